@@ -1,0 +1,126 @@
+"""The attention function and cache that make Hugging Face layers trace to standard ONNX ops.
+
+``transformers`` lets a caller register an attention function by name and hand any object with an
+``update`` method as cache; nothing is patched. The traced graph holds ``Attention`` (opset 23/24)
+and ``TensorScatter`` (24) nodes; what a target cannot take is rewritten later, in ``lowering``.
+Source: ONNX operator docs, ``Attention`` and ``TensorScatter``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+NAME = "lvlm_export_onnx"
+
+_watched: ContextVar[list[tuple[Tensor, Tensor]] | None] = ContextVar("watched", default=None)
+
+
+@contextmanager
+def watch_attention() -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Collect ``(query, key)`` of every attention call inside the block, in call order.
+
+    A vision layer does not hand keyword arguments through to its attention function, so the
+    collector cannot be one; a context variable keeps it local to the caller.
+    """
+    seen: list[tuple[Tensor, Tensor]] = []
+    token = _watched.set(seen)
+    try:
+        yield seen
+    finally:
+        _watched.reset(token)
+
+
+class CacheView:
+    """The key and value caches of some decoder layers while they are traced.
+
+    Args:
+        keys: ``[1, Hkv, C, D]`` per layer.
+        values: ``[1, Hkv, C, D]`` per layer.
+        first_layer: Index of the first of these layers in the model.
+        write_index: ``[1]`` int64, the row where new keys start.
+        kv_length: ``[1]`` int64, filled rows after this call.
+    """
+
+    def __init__(
+        self,
+        keys: list[Tensor],
+        values: list[Tensor],
+        first_layer: int,
+        write_index: Tensor,
+        kv_length: Tensor,
+    ) -> None:
+        self.keys = list(keys)
+        self.values = list(values)
+        self.first_layer = first_layer
+        self.write_index = write_index
+        self.kv_length = kv_length
+
+    def update(
+        self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write new rows ``[1, Hkv, S, D]`` at ``write_index``; called by the layer."""
+        slot = layer_idx - self.first_layer
+        self.keys[slot] = _scatter(self.keys[slot], key, self.write_index)
+        self.values[slot] = _scatter(self.values[slot], value, self.write_index)
+        return self.keys[slot], self.values[slot]
+
+
+def _scatter(cache: Tensor, rows: Tensor, write_index: Tensor) -> Tensor:
+    return torch.onnx.ops.symbolic(
+        "TensorScatter",
+        (cache, rows, write_index),
+        {"axis": 2, "mode": "linear"},
+        dtype=cache.dtype,
+        shape=cache.shape,
+        version=24,
+    )
+
+
+def onnx_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    kv_length: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Emit one ONNX ``Attention`` node; only for tracing, it computes nothing.
+
+    Args:
+        module: The attention module (unused; the registry's signature).
+        query: ``[B, H, S, D]``.
+        key: ``[B, Hkv, N, D]``: the tokens themselves, or a cache when ``kv_length`` is given.
+        value: As ``key``.
+        attention_mask: Must be None.
+        scaling: Factor on the products.
+        kv_length: ``[1]`` int64, filled rows of the cache; makes the node causal.
+
+    Returns:
+        ``[B, S, H, D]`` and None for the weights that no fused kernel returns.
+    """
+    assert attention_mask is None, "masks are expressed by kv_length and is_causal"
+    seen = _watched.get()
+    if seen is not None:
+        seen.append((query, key))
+    if kv_length is None:
+        inputs, attrs, version = (query, key, value), {"scale": scaling}, 23
+    else:
+        inputs = (query, key, value, None, None, None, kv_length)
+        attrs, version = {"scale": scaling, "is_causal": 1}, 24
+    out = torch.onnx.ops.symbolic(
+        "Attention", inputs, attrs, dtype=query.dtype, shape=query.shape, version=version
+    )
+    return out.transpose(1, 2), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(NAME, onnx_attention)

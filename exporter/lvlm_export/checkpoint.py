@@ -1,0 +1,239 @@
+"""A Hugging Face checkpoint on disk: JSON files and lazily read safetensors.
+
+Tensors are read one at a time when they are written into the bundle, so the export never holds
+the checkpoint in memory. Nothing here runs code from a checkpoint or reads a pickle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from lvlm_export.families import Family, load_family
+from lvlm_runtime.errors import LvlmError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PretrainedConfig
+
+# What a hub snapshot needs; weights in any other format (pickles above all) stay there.
+HUB_FILES = ("*.json", "*.jinja", "*.safetensors")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "processor_config.json",
+)
+# Buffers that older checkpoints carry and current modules compute.
+IGNORED = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")
+
+
+def locate(model: str) -> Path:
+    """A local directory, or the snapshot of a hub id (downloaded when needed).
+
+    Raises:
+        LvlmError: Neither a directory nor a hub id that can be fetched.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise LvlmError(f"no checkpoint directory at {model!r}; give a directory or a hub id (owner/name)")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(HUB_FILES)))
+    except Exception as error:  # the hub client has many error types; each means the same here
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LvlmError(f"{model!r} is no local directory and the hub did not give it: {reason}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Parse a JSON object; LvlmError names the file when it is missing or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LvlmError(f"{path} is missing; is this a Hugging Face checkpoint directory?") from None
+    except (OSError, ValueError) as error:
+        raise LvlmError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise LvlmError(f"{path} does not hold a JSON object")
+    return content
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint directory whose family is known.
+
+    Attributes:
+        directory: Where it lies.
+        family: The family of its ``model_type``.
+        config: The HF configuration.
+    """
+
+    directory: Path
+    family: Family
+    config: PretrainedConfig
+
+    @classmethod
+    def open(cls, directory: Path) -> Checkpoint:
+        """Read config.json and check that the weights are there.
+
+        Raises:
+            LvlmError: Unknown model_type, missing or damaged files, pickles only.
+        """
+        raw = read_json(directory / "config.json")
+        model_type = raw.get("model_type")
+        if not isinstance(model_type, str):
+            raise LvlmError(f"{directory / 'config.json'} has no model_type")
+        family = load_family(model_type)
+        if raw.get("quantization_config"):
+            raise LvlmError(f"{directory} holds quantised weights; give the unquantised checkpoint")
+        from transformers import AutoConfig
+
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        return cls(directory, family, config)
+
+    @cached_property
+    def files(self) -> dict[str, Path]:
+        """Parameter name (current HF module tree) -> the safetensors file that holds it."""
+        return {name: path for name, (path, _) in self._index.items()}
+
+    @cached_property
+    def _index(self) -> dict[str, tuple[Path, str]]:
+        found: dict[str, tuple[Path, str]] = {}
+        for path in self._shards():
+            with _open_shard(path) as shard:
+                for stored in shard.keys():  # noqa: SIM118 (not a dict)
+                    if not IGNORED.search(stored):
+                        found[self._current_name(stored)] = (path, stored)
+        return found
+
+    def _shards(self) -> list[Path]:
+        index = self.directory / "model.safetensors.index.json"
+        if index.exists():
+            names = sorted(set(read_json(index).get("weight_map", {}).values()))
+            paths = [self.directory / name for name in names]
+            missing = [path.name for path in paths if not path.exists()]
+            if missing:
+                raise LvlmError(f"{self.directory} lacks {missing[0]} which its index names; copy it again")
+            return paths
+        paths = sorted(self.directory.glob("*.safetensors"))
+        if not paths:
+            pickles = [*self.directory.glob("*.bin"), *self.directory.glob("*.pt")]
+            hint = "; pickled weights are never read, convert them to safetensors" if pickles else ""
+            raise LvlmError(f"{self.directory} has no .safetensors file{hint}")
+        return paths
+
+    def _current_name(self, stored: str) -> str:
+        for pattern, replacement in self.family.renames:
+            stored = re.sub(pattern, replacement, stored)
+        return stored
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """Read one tensor; the only place that brings weights into memory."""
+        path, stored = self._index[name]
+        with _open_shard(path) as shard:
+            tensor: torch.Tensor = shard.get_tensor(stored)
+            return tensor
+
+    @property
+    def tied_embeddings(self) -> bool:
+        """The output projection is the token table."""
+        tied = self.config.tie_word_embeddings or getattr(
+            self.config.text_config, "tie_word_embeddings", False
+        )
+        return bool(tied) or "lm_head.weight" not in self.files
+
+    @property
+    def preprocessor(self) -> dict[str, Any]:
+        """The image processor's settings, wherever this version of transformers put them."""
+        path = self.directory / "preprocessor_config.json"
+        if path.exists():
+            return read_json(path)
+        nested = read_json(self.directory / "processor_config.json").get("image_processor")
+        if not isinstance(nested, dict):
+            raise LvlmError(f"{self.directory} has no preprocessor_config.json and no image_processor")
+        return nested
+
+    @property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Ids that end an answer, from generation_config.json or else the text configuration."""
+        path = self.directory / "generation_config.json"
+        ids = read_json(path).get("eos_token_id") if path.exists() else None
+        for config in (self.config, self.config.text_config):
+            ids = getattr(config, "eos_token_id", None) if ids is None else ids
+        if ids is None:
+            raise LvlmError(f"{self.directory} names no eos_token_id; add it to generation_config.json")
+        return tuple(ids) if isinstance(ids, list) else (int(ids),)
+
+    def content_key(self) -> str:
+        """SHA-256 over everything a bundle is made of."""
+        digest = hashlib.sha256()
+        names = {"config.json", "generation_config.json", "preprocessor_config.json", *TOKENIZER_FILES}
+        paths = [self.directory / name for name in sorted(names)]
+        for path in [*(path for path in paths if path.exists()), *self._shards()]:
+            digest.update(path.name.encode())
+            with path.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return digest.hexdigest()
+
+    def skeleton(self, dtype: torch.dtype) -> nn.Module:
+        """The HF model with unset parameters of ``dtype`` and real buffers, for tracing.
+
+        Parameters are allocated but never written, so they cost address space and no memory.
+
+        Raises:
+            LvlmError: The stored tensors do not fit the configuration.
+        """
+        from transformers import AutoModelForImageTextToText
+        from transformers.initialization import no_init_weights
+
+        from lvlm_export.attention import NAME
+
+        with no_init_weights():
+            model = AutoModelForImageTextToText.from_config(
+                self.config, dtype=dtype, attn_implementation=NAME
+            )
+        self._check_names({name for name, _ in model.named_parameters(remove_duplicate=False)})
+        return model.eval().requires_grad_(False)
+
+    def _check_names(self, wanted: set[str]) -> None:
+        if self.tied_embeddings:
+            wanted = wanted - {"lm_head.weight"}
+        missing = sorted(wanted - set(self.files))
+        unknown = sorted(set(self.files) - wanted - {"lm_head.weight"})
+        # A tower without its pooling head, or with one that is never run, is common.
+        missing = [name for name in missing if not _unused_by_features(name)]
+        unknown = [name for name in unknown if not _unused_by_features(name)]
+        for problem, names in (("lacks", missing), ("has unknown tensor", unknown)):
+            if names:
+                raise LvlmError(
+                    f"{self.directory} {problem} {names[0]} ({len(names)} in all); its config.json"
+                    " and weights do not fit each other"
+                )
+
+
+def _unused_by_features(name: str) -> bool:
+    return bool(re.match(r"model\.vision_tower\.(head|post_layernorm)\.", name))
+
+
+@contextmanager
+def _open_shard(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as shard:
+            yield shard
+    except (SafetensorError, OSError) as error:
+        raise LvlmError(f"{path} is truncated or damaged ({error}); copy it again") from error

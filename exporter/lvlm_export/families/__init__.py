@@ -1,0 +1,155 @@
+"""Families of checkpoints: the protocol and the table, keyed by HF ``model_type``.
+
+A family is one file here and one line in ``FAMILIES``. It says which parts a model has; cutting,
+tracing, budgets and the runtime never ask which model it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from lvlm_export.registry import resolve
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PretrainedConfig
+
+    from lvlm_runtime.anyres import TileLayout
+    from lvlm_runtime.preprocess import PreprocessSpec
+
+FAMILIES: dict[str, str] = {
+    "llava": "lvlm_export.families.llava:FAMILY",
+    "llava_onevision": "lvlm_export.families.llava_onevision:FAMILY",
+}
+
+
+@dataclass(frozen=True)
+class VisionShape:
+    """The vision tower as far as it runs.
+
+    Attributes:
+        layers: Layers that run, up to ``vision_feature_layer``.
+        tokens: Patch tokens per tile.
+        prefix: Leading tokens that are not patches (1 for a CLS token).
+        hidden_size: Width.
+        heads: Attention heads.
+        image_size: Edge of a tile in pixels.
+        scale: Attention's factor on query-key products.
+    """
+
+    layers: int
+    tokens: int
+    prefix: int
+    hidden_size: int
+    heads: int
+    image_size: int
+    scale: float
+
+
+@dataclass(frozen=True)
+class TextShape:
+    """The language model.
+
+    Attributes:
+        context_length: Positions it was made for (its sliding window where that is shorter).
+        scale: Attention's factor on query-key products.
+    """
+
+    layers: int
+    hidden_size: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab_size: int
+    context_length: int
+    scale: float
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Everything about a checkpoint that can be known from its JSON files.
+
+    Attributes:
+        square_tiles: Kept tokens of a tile must form a square grid.
+        packed: Projected tiles go through a packer before they are an image's tokens.
+        visual_tokens: ``(layout, kept per tile) -> tokens the decoder sees per image``.
+    """
+
+    vision: VisionShape
+    text: TextShape
+    image_token_id: int
+    preprocess: PreprocessSpec
+    layouts: tuple[TileLayout, ...]
+    square_tiles: bool
+    packed: bool
+    visual_tokens: Callable[[TileLayout, int], int]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The torch modules of a model, in the order a picture and a prompt pass through them.
+
+    Attributes:
+        vision_embed: ``pixel_values [B, 3, H, W] -> [B, P+N, C]``.
+        vision_layers: Blocks with ``layer_norm1``, ``self_attn``, ``layer_norm2`` and ``mlp``.
+        project: Feature selection and projector, ``[B, P+K, C] -> [B, K, D]``.
+        text_layers: Decoder layers.
+        rotary: ``(hidden, position_ids) -> (cos, sin)``.
+        norm: Final norm.
+        lm_head: Output projection.
+        embed_tokens: Parameter name of the token table.
+    """
+
+    vision_embed: nn.Module
+    vision_layers: nn.ModuleList
+    project: nn.Module
+    text_layers: nn.ModuleList
+    rotary: nn.Module
+    norm: nn.Module
+    lm_head: nn.Module
+    embed_tokens: str
+
+
+class Family(Protocol):
+    """One kind of checkpoint.
+
+    Attributes:
+        summary: One line for ``lvlm-export list families``.
+        renames: ``(pattern, replacement)`` that take older checkpoints' tensor names to the
+            names of the current HF module tree, applied in order.
+    """
+
+    summary: str
+    renames: tuple[tuple[str, str], ...]
+
+    def shape(
+        self, config: PretrainedConfig, preprocessor: dict[str, Any], image_size: tuple[int, int] | None
+    ) -> ModelShape:
+        """Read the configuration; LvlmError names what is not supported.
+
+        Args:
+            config: The HF configuration.
+            preprocessor: preprocessor_config.json as written.
+            image_size: Height and width of the picture that a static tile layout is made for;
+                None for the family's default.
+        """
+        ...
+
+    def parts(self, model: nn.Module) -> Parts:
+        """Take the HF model apart; nothing is copied."""
+        ...
+
+    def packer(self, model: nn.Module, layout: TileLayout, kept: int) -> nn.Module | None:
+        """Graph that turns projected tiles into one image's tokens; None where they are equal.
+
+        ``features [tiles, K, D] -> [1, V, D]`` for a layout with a grid, else
+        ``[n, K, D] -> [n, V, D]``.
+        """
+        ...
+
+
+def load_family(model_type: str) -> Family:
+    """The family of a ``model_type``; UsageError that lists the known ones if there is none."""
+    return cast("Family", resolve(FAMILIES, model_type, "model_type"))

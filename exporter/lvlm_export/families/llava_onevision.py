@@ -1,0 +1,113 @@
+"""LLaVA-OneVision: SigLIP and Qwen2, anyres tiles with unpad and newline, several images.
+
+A single picture is a base view and a grid of tiles; several pictures are one padded view each.
+Graphs are static, so a bundle is built for one tile layout (``--image-size``). iLLaVA leaves a
+tile's survivors in raster order but no longer on the tower's grid; as in the authors' code they
+are laid out as a smaller square, which is why the kept count must be a square (shared METHODS
+§2.1). Source: arXiv:2408.03326; transformers ``models/llava_onevision``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lvlm_export.families import ModelShape, Parts
+from lvlm_export.families.towers import RENAMES, llava_parts, text_shape, vision_shape
+from lvlm_export.image_config import preprocess_spec
+from lvlm_runtime import anyres
+from lvlm_runtime.anyres import TileLayout
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+class SinglePacker(nn.Module):
+    """Base view, then the tiles' joint map without its padding, a newline after every row.
+
+    ``features [tiles, K, D] -> [1, V, D]``.
+    """
+
+    def __init__(self, newline: nn.Parameter, layout: TileLayout, kept: int, max_patches: int) -> None:
+        super().__init__()
+        self.newline = newline
+        self.layout = layout
+        self.side = math.isqrt(kept)
+        self.max_patches = max_patches
+
+    def forward(self, features: Tensor) -> Tensor:
+        side, width = self.side, features.shape[-1]
+        rows, cols, row0, col0 = anyres.unpadded_grid(self.layout, side)
+        grid = (self.layout.grid_rows, self.layout.grid_cols)
+        tiles = features[1:].reshape(*grid, side, side, width)
+        joint = tiles.permute(0, 2, 1, 3, 4).reshape(grid[0] * side, grid[1] * side, width)
+        joint = joint.narrow(0, row0, rows).narrow(1, col0, cols)
+        shrunk = anyres.max_patches_shape(rows, cols, side, self.max_patches)
+        if shrunk != (rows, cols):
+            channels_first = joint.permute(2, 0, 1).unsqueeze(0)
+            resized = nn.functional.interpolate(channels_first, shrunk, mode="bilinear")
+            joint = resized[0].permute(1, 2, 0)
+        newline = self.newline.expand(joint.shape[0], 1, width)
+        lines = torch.cat((joint, newline), dim=1).reshape(-1, width)
+        return torch.cat((features[0], lines), dim=0).unsqueeze(0)
+
+
+class MultiPacker(nn.Module):
+    """One view per picture and a newline after it: ``features [n, K, D] -> [n, K+1, D]``."""
+
+    def __init__(self, newline: nn.Parameter) -> None:
+        super().__init__()
+        self.newline = newline
+
+    def forward(self, features: Tensor) -> Tensor:
+        newline = self.newline.expand(features.shape[0], 1, features.shape[-1])
+        return torch.cat((features, newline), dim=1)
+
+
+class LlavaOnevision:
+    """SigLIP + Qwen2 with a static tile layout."""
+
+    summary = "LLaVA-OneVision: SigLIP + Qwen2, anyres tiles, several images"
+    renames = RENAMES
+
+    def shape(
+        self, config: PretrainedConfig, preprocessor: dict[str, Any], image_size: tuple[int, int] | None
+    ) -> ModelShape:
+        vision = vision_shape(config)
+        tile = vision.image_size
+        height, width = image_size or (tile, tile)
+        single = anyres.layout_for(height, width, config.image_grid_pinpoints, tile)
+        max_patches = _max_patches(config)
+        return ModelShape(
+            vision=vision,
+            text=text_shape(config.text_config),
+            image_token_id=config.image_token_id,
+            preprocess=replace(preprocess_spec(preprocessor), feature_side=math.isqrt(vision.tokens)),
+            layouts=(single, anyres.MULTI_LAYOUT),
+            square_tiles=True,
+            packed=True,
+            visual_tokens=lambda layout, kept: anyres.visual_tokens(
+                layout, math.isqrt(kept), max_patches
+            ),
+        )
+
+    def parts(self, model: nn.Module) -> Parts:
+        return llava_parts(model)
+
+    def packer(self, model: Any, layout: TileLayout, kept: int) -> nn.Module:
+        newline = model.model.image_newline
+        if layout.name == anyres.MULTI:
+            return MultiPacker(newline)
+        return SinglePacker(newline, layout, kept, _max_patches(model.config))
+
+
+def _max_patches(config: PretrainedConfig) -> int:
+    """N of ``vision_aspect_ratio = "anyres_max_N"``."""
+    return int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
+
+
+FAMILY = LlavaOnevision()

@@ -1,0 +1,209 @@
+"""Every graph of a bundle: its module, example inputs and signature."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from lvlm_export.families import Family, ModelShape, Parts
+from lvlm_export.onnx_export import Signature, example
+from lvlm_export.plan import Plan
+from lvlm_export.reduction import ReducerShape
+from lvlm_export.reduction.schedule import SiteCount
+from lvlm_export.reduction.tensors import DecoderReducer, VisionReducer
+from lvlm_export.subgraph import (
+    Assemble,
+    DecoderCut,
+    DecoderSubgraph,
+    LmHead,
+    VisionCut,
+    VisionSubgraph,
+)
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class GraphJob:
+    """One graph to export.
+
+    Attributes:
+        file: Name in the bundle.
+        module: What is traced.
+        arguments: Example inputs.
+        signature: Names and dynamic axes.
+        weighted: Its weights go to the weight file; else it must have none.
+    """
+
+    file: str
+    module: nn.Module
+    arguments: tuple[Any, ...]
+    signature: Signature
+    weighted: bool
+
+
+def reducer_file(count: SiteCount) -> str:
+    """File of a reducer; equal counts at a site share one, whatever budget or layout wants it."""
+    return f"reduce.{count.site.name}.{count.tokens_in}-{count.tokens_out}.onnx"
+
+
+def packer_file(layout: str, kept: int) -> str:
+    """File of a packer."""
+    return f"pack.{layout}.{kept}.onnx"
+
+
+def graph_jobs(plan: Plan, family: Family, model: nn.Module) -> Iterator[GraphJob]:
+    """All graphs of a bundle, weighted ones first; reducers that budgets share come once."""
+    parts, shape = family.parts(model), plan.shape
+    dtype = DTYPES[plan.options.effective_precision]
+    for vision_cut in plan.vision:
+        yield vision_job(parts, shape, vision_cut, dtype)
+    for decoder_cut in plan.decoder:
+        yield decoder_job(parts, shape, decoder_cut, dtype)
+    yield lm_head_job(parts, shape, dtype)
+    yield assemble_job(shape, dtype)
+    seen: set[str] = set()
+    for job in _budget_jobs(plan, family, model, dtype):
+        if job.file not in seen:
+            seen.add(job.file)
+            yield job
+
+
+def _budget_jobs(
+    plan: Plan, family: Family, model: nn.Module, dtype: torch.dtype
+) -> Iterator[GraphJob]:
+    layouts = {layout.name: layout for layout in plan.shape.layouts}
+    for budget in plan.budgets:
+        for count in budget.vision:
+            yield vision_reducer_job(plan, count, dtype)
+        kept = budget.vision[-1].tokens_out if budget.vision else plan.shape.vision.tokens
+        for part in budget.layouts:
+            packer = family.packer(model, layouts[part.layout], kept)
+            if packer is not None:
+                yield packer_job(packer, plan.shape, layouts[part.layout], kept, dtype)
+            for count in part.decoder:
+                yield decoder_reducer_job(plan, count, dtype)
+
+
+def vision_job(parts: Parts, shape: ModelShape, cut: VisionCut, dtype: torch.dtype) -> GraphJob:
+    """A vision subgraph: any number of tiles, any number of tokens after the first cut."""
+    vision = shape.vision
+    tiles = torch.export.Dim("tiles", min=1, max=4096)
+    tokens = torch.export.Dim("tokens", min=2, max=65536)
+    if cut.mlp_of is None:
+        name, axes = "pixel_values", {0: tiles}
+        value = example((2, 3, vision.image_size, vision.image_size), dtype)
+    else:
+        name, axes = "hidden", {0: tiles, 1: tokens}
+        value = example((2, vision.prefix + vision.tokens, vision.hidden_size), dtype)
+    outputs = ("features",) if cut.attention_of is None else ("hidden_out", "query", "key")
+    signature = Signature((name,), outputs, (axes,))
+    return GraphJob(f"{cut.name}.onnx", VisionSubgraph(parts, cut), (value,), signature, True)
+
+
+def decoder_job(parts: Parts, shape: ModelShape, cut: DecoderCut, dtype: torch.dtype) -> GraphJob:
+    """A decoder subgraph: prefill, chunks and single tokens through one graph."""
+    text = shape.text
+    sequence = torch.export.Dim("sequence", min=1, max=text.context_length)
+    cache = torch.export.Dim("cache", min=2, max=2 * text.context_length)
+    layers = range(cut.first, cut.last)
+    keys = [example((1, text.kv_heads, 32, text.head_dim), dtype) for _ in layers]
+    values = [example((1, text.kv_heads, 32, text.head_dim), dtype) for _ in layers]
+    arguments = (
+        example((1, 8, text.hidden_size), dtype),
+        example((1, 8), torch.int64),
+        example((1,), torch.int64),
+        example((1,), torch.int64),
+        keys,
+        values,
+    )
+    past = [f"past_{kind}.{layer}" for kind in ("key", "value") for layer in layers]
+    present = [f"present_{kind}.{layer}" for kind in ("key", "value") for layer in layers]
+    signature = Signature(
+        ("hidden", "position_ids", "write_index", "kv_length", *past),
+        ("hidden_out", *(["query"] if cut.scored else []), *present),
+        ({1: sequence}, {1: sequence}, None, None, [{2: cache}] * len(layers), [{2: cache}] * len(layers)),
+    )
+    return GraphJob(f"{cut.name}.onnx", DecoderSubgraph(parts, cut), arguments, signature, True)
+
+
+def lm_head_job(parts: Parts, shape: ModelShape, dtype: torch.dtype) -> GraphJob:
+    """Logits of the last token."""
+    sequence = torch.export.Dim("sequence", min=1, max=shape.text.context_length)
+    signature = Signature(("hidden",), ("logits",), ({1: sequence},))
+    value = example((1, 8, shape.text.hidden_size), dtype)
+    return GraphJob("lm_head.onnx", LmHead(parts), (value,), signature, True)
+
+
+def assemble_job(shape: ModelShape, dtype: torch.dtype) -> GraphJob:
+    """Text and visual embeddings in prompt order."""
+    width = shape.text.hidden_size
+    dims = {name: torch.export.Dim(name, min=1, max=65536) for name in ("text", "images", "visual", "sequence")}
+    signature = Signature(
+        ("text", "visual", "order"),
+        ("hidden",),
+        ({1: dims["text"]}, {0: dims["images"], 1: dims["visual"]}, {0: dims["sequence"]}),
+    )
+    arguments = (example((1, 5, width), dtype), example((2, 7, width), dtype), example((19,), torch.int64))
+    return GraphJob("assemble.onnx", Assemble(), arguments, signature, False)
+
+
+def vision_reducer_job(plan: Plan, count: SiteCount, dtype: torch.dtype) -> GraphJob:
+    """A reducer inside the vision tower."""
+    vision = plan.shape.vision
+    shape = ReducerShape(
+        count.tokens_in, count.tokens_out, vision.prefix, vision.scale, plan.options.seed
+    )
+    module = VisionReducer(shape, plan.method.selector(count.site, shape))
+    heads, dim = vision.heads, vision.hidden_size // vision.heads
+    total = vision.prefix + count.tokens_in
+    tiles = torch.export.Dim("tiles", min=1, max=4096)
+    arguments = (
+        example((2, total, vision.hidden_size), dtype),
+        example((2, heads, total, dim), dtype),
+        example((2, heads, total, dim), dtype),
+    )
+    signature = Signature(("hidden", "query", "key"), ("hidden_out",), ({0: tiles},) * 3)
+    return GraphJob(reducer_file(count), module, arguments, signature, False)
+
+
+def decoder_reducer_job(plan: Plan, count: SiteCount, dtype: torch.dtype) -> GraphJob:
+    """A reducer at the input of a decoder layer."""
+    text = plan.shape.text
+    shape = ReducerShape(count.tokens_in, count.tokens_out, 0, text.scale, plan.options.seed)
+    module = DecoderReducer(shape, plan.method.selector(count.site, shape))
+    limit = 2 * text.context_length + 2 * count.tokens_in
+    length = torch.export.Dim("sequence", min=count.tokens_in + 1, max=limit)
+    cache = torch.export.Dim("cache", min=count.tokens_in + 1, max=2 * limit)
+    images = torch.export.Dim("images", min=1, max=64)
+    reduced = torch.export.Dim("reduced", min=1, max=limit)
+    rows, after = 2 * count.tokens_in + 9, 2 * count.tokens_out + 9
+    arguments = (
+        example((1, rows, text.hidden_size), dtype),
+        example((1, text.heads, rows, text.head_dim), dtype),
+        example((1, text.kv_heads, rows + 5, text.head_dim), dtype),
+        example((1, rows), torch.int64),
+        example((2, count.tokens_in), torch.int64),
+        example((after,), torch.int64),
+    )
+    signature = Signature(
+        ("hidden", "query", "key", "position_ids", "visual_index", "order"),
+        ("hidden_out", "position_ids_out"),
+        ({1: length}, {2: length}, {2: cache}, {1: length}, {0: images}, {0: reduced}),
+    )
+    return GraphJob(reducer_file(count), module, arguments, signature, False)
+
+
+def packer_job(
+    packer: nn.Module, shape: ModelShape, layout: Any, kept: int, dtype: torch.dtype
+) -> GraphJob:
+    """Projected tiles to an image's tokens; it reads the newline, so it counts as weighted."""
+    grid = bool(layout.grid_rows)
+    images = torch.export.Dim("images", min=1, max=64)
+    value = example((layout.tiles if grid else 2, kept, shape.text.hidden_size), dtype)
+    signature = Signature(("features",), ("visual",), (None if grid else {0: images},))
+    return GraphJob(packer_file(layout.name, kept), packer, (value,), signature, True)

@@ -1,0 +1,130 @@
+"""What to build, decided before anything heavy happens: options, shapes, budgets, cuts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from lvlm_export.reduction import Method, Site, load_method
+from lvlm_export.reduction.schedule import BudgetPlan, Geometry, plan_budget
+from lvlm_export.subgraph import DecoderCut, VisionCut, cut_decoder, cut_vision
+from lvlm_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from lvlm_export.checkpoint import Checkpoint
+    from lvlm_export.families import ModelShape
+
+PRECISIONS = ("fp32", "fp16")
+TARGETS = {"cpu": "fp32", "cuda": "fp16"}
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What the user asked for.
+
+    Attributes:
+        ratios: Shares of visual tokens kept; the first is the bundle's default.
+        baseline: Add ratio 1.0, so that every bundle can be compared with the unreduced model.
+        method: Key in ``METHODS``.
+        target: Key in ``TARGETS``.
+        precision: Key in ``PRECISIONS``, or None for the target's own.
+        seed: For methods that draw numbers.
+        image_size: Height and width of the picture a static tile layout is made for.
+        context_length: Positions for prompt and answer, or None for the model's own.
+    """
+
+    ratios: tuple[float, ...]
+    baseline: bool = True
+    method: str = "illava"
+    target: str = "cpu"
+    precision: str | None = None
+    seed: int = 0
+    image_size: tuple[int, int] | None = None
+    context_length: int | None = None
+
+    @property
+    def effective_precision(self) -> str:
+        """The precision asked for, or the target's own."""
+        return self.precision or TARGETS[self.target]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the build does, in integers.
+
+    Attributes:
+        key: Content key of checkpoint, options and this program's version.
+    """
+
+    options: BuildOptions
+    shape: ModelShape
+    method: Method
+    sites: tuple[Site, ...]
+    vision: tuple[VisionCut, ...]
+    decoder: tuple[DecoderCut, ...]
+    budgets: tuple[BudgetPlan, ...]
+    key: str
+
+
+def make_plan(checkpoint: Checkpoint, options: BuildOptions) -> Plan:
+    """Check the options against the checkpoint and count every token.
+
+    Raises:
+        UsageError: A ratio, method or size that does not fit the model.
+        LvlmError: A checkpoint that is not supported.
+    """
+    shape = checkpoint.family.shape(checkpoint.config, checkpoint.preprocessor, options.image_size)
+    shape = _limit_context(shape, options.context_length)
+    method = load_method(options.method)
+    geometry = Geometry(
+        vision_layers=shape.vision.layers,
+        vision_tokens=shape.vision.tokens,
+        text_layers=shape.text.layers,
+        layouts=shape.layouts,
+        square_tiles=shape.square_tiles,
+        visual_tokens=shape.visual_tokens,
+    )
+    ratios = _ratios(options)
+    budgets = tuple(plan_budget(ratio, method, geometry) for ratio in ratios)
+    sites = method.sites(shape.vision.layers, shape.text.layers) if any(r < 1 for r in ratios) else ()
+    return Plan(
+        options=options,
+        shape=shape,
+        method=method,
+        sites=sites,
+        vision=cut_vision(shape.vision.layers, sites),
+        decoder=cut_decoder(shape.text.layers, sites),
+        budgets=budgets,
+        key=_key(checkpoint, options),
+    )
+
+
+def _ratios(options: BuildOptions) -> tuple[float, ...]:
+    if not options.ratios:
+        raise UsageError("no ratio given; say which shares of visual tokens to keep, --ratio 0.33")
+    wanted = (*options.ratios, 1.0) if options.baseline else options.ratios
+    return tuple(dict.fromkeys(wanted))
+
+
+def _limit_context(shape: ModelShape, limit: int | None) -> ModelShape:
+    if limit is None:
+        return shape
+    if not 0 < limit <= shape.text.context_length:
+        raise UsageError(
+            f"--context-length {limit} is outside 1 to {shape.text.context_length}, what the model"
+            " was made for"
+        )
+    return replace(shape, text=replace(shape.text, context_length=limit))
+
+
+def _key(checkpoint: Checkpoint, options: BuildOptions) -> str:
+    from lvlm_export.versions import versions
+
+    content = {
+        "checkpoint": checkpoint.content_key(),
+        "options": {**vars(options), "precision": options.effective_precision},
+        "versions": versions(),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,26 @@
+"""No reduction: the baseline that every table needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from lvlm_export.reduction import ReducerShape, Site
+
+
+class NoReduction:
+    """Every visual token is kept; only ratio 1.0 can be built."""
+
+    name = "none"
+    summary = "keep every visual token (ratio 1.0 only)"
+    paper = "-"
+    vision_share = 0.0
+
+    def sites(self, vision_layers: int, text_layers: int) -> tuple[Site, ...]:
+        return ()
+
+    def selector(self, site: Site, shape: ReducerShape) -> NoReturn:
+        raise AssertionError("method none has no sites")
+
+
+METHOD = NoReduction()

@@ -1,0 +1,93 @@
+"""The bundle's one weight file: every tensor once, by content.
+
+Tensors are appended to ``weights.bin`` as they are met and found again by the SHA-256 of their
+bytes, so graphs that share a tensor (all of them share, across budgets and with the host's token
+table) point at one place. Only one tensor is in memory at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from lvlm_runtime.spec import TensorRef
+
+FILE_NAME = "weights.bin"
+# Memory maps start at page bounds: a large tensor gets a page of its own, a small one a cache line.
+PAGE, LINE = 4096, 64
+LARGE_BYTES = 1 << 20
+DTYPE_NAMES = {
+    torch.float32: "float32",
+    torch.float16: "float16",
+    torch.int64: "int64",
+    torch.int32: "int32",
+}
+
+
+class TensorSource(Protocol):
+    """Where values come from; ``Checkpoint`` is one."""
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """The tensor of that parameter name."""
+        ...
+
+
+@dataclass(frozen=True)
+class Placement:
+    """How a graph wants a stored tensor: cast to ``dtype``, and transposed where it says so."""
+
+    name: str
+    dtype: torch.dtype
+    transposed: bool = False
+
+
+class WeightStore:
+    """Append-only writer of ``weights.bin``.
+
+    Args:
+        directory: The bundle under construction.
+        source: Gives tensors by name.
+        refs: What an interrupted build had already stored; the file is cut back to that.
+    """
+
+    def __init__(
+        self, directory: Path, source: TensorSource, refs: dict[str, TensorRef] | None = None
+    ) -> None:
+        self.path = directory / FILE_NAME
+        self.source = source
+        self.refs = dict(refs or {})
+        self._by_placement: dict[Placement, TensorRef] = {}
+        self.path.touch()
+        end = max((ref.offset + ref.size_bytes for ref in self.refs.values()), default=0)
+        with self.path.open("r+b") as stream:
+            stream.truncate(end)
+
+    def place(self, placement: Placement) -> TensorRef:
+        """Store a tensor of the source, unless it is there, and say where it lies."""
+        if placement not in self._by_placement:
+            tensor = self.source.tensor(placement.name).to(placement.dtype)
+            tensor = tensor.t() if placement.transposed else tensor
+            self._by_placement[placement] = self.put(tensor)
+        return self._by_placement[placement]
+
+    def put(self, tensor: torch.Tensor) -> TensorRef:
+        """Store a tensor's bytes, unless they are there, and say where they lie."""
+        array = tensor.detach().contiguous().numpy()
+        digest = hashlib.sha256(array.data if array.ndim else array.tobytes()).hexdigest()
+        known = self.refs.get(digest)
+        if known is None:
+            alignment = PAGE if array.nbytes >= LARGE_BYTES else LINE
+            start = -(-self.path.stat().st_size // alignment) * alignment
+            with self.path.open("r+b") as stream:
+                stream.seek(start)
+                array.tofile(stream)
+            known = TensorRef(DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), start, array.nbytes, digest)
+            self.refs[digest] = known
+        # Equal bytes may be wanted in another shape ([1, N] and [N]); the place is the same.
+        return TensorRef(
+            DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), known.offset, known.size_bytes, digest
+        )

@@ -1,0 +1,30 @@
+"""Run lvlm-export bundles: numpy, Pillow, tokenizers, jinja2 and a backend; never torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lvlm_runtime.errors import LvlmError, UsageError
+    from lvlm_runtime.sampling import SamplingOptions
+    from lvlm_runtime.session import Generation, Session
+
+__all__ = ["Generation", "LvlmError", "SamplingOptions", "Session", "UsageError"]
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Generation": "session",
+    "LvlmError": "errors",
+    "SamplingOptions": "sampling",
+    "Session": "session",
+    "UsageError": "errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: ``--help`` and bundle checks need no backend."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"lvlm_runtime.{_HOMES[name]}"), name)

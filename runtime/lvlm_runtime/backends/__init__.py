@@ -1,0 +1,94 @@
+"""Backends: what executes a graph. The protocol and the table.
+
+A backend is one file here and one line in ``BACKENDS``. Heavy libraries are imported in that file
+only. Values stay where the backend keeps them (host or device) from one graph to the next.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvlm_runtime.errors import UsageError
+
+BACKENDS: dict[str, str] = {
+    "onnxruntime": "lvlm_runtime.backends.onnxruntime:open_backend",
+}
+
+# A tensor in the backend's own memory; only the backend that made it looks inside.
+Value = Any
+
+
+class Runner(Protocol):
+    """One loaded graph."""
+
+    outputs: tuple[str, ...]
+
+    def __call__(
+        self, feeds: Mapping[str, Value], bound: Mapping[str, Value] | None = None
+    ) -> dict[str, Value]:
+        """Run the graph.
+
+        Args:
+            feeds: Every input by name.
+            bound: Outputs to write into given values; an input and an output may share one, and
+                then the update is in place.
+
+        Returns:
+            The outputs that were not bound, by name.
+        """
+        ...
+
+
+class Backend(Protocol):
+    """Memory and graphs of one device.
+
+    Attributes:
+        name: Key in ``BACKENDS``.
+        device: Where it runs, for reports (``cpu``, ``cuda``).
+    """
+
+    name: str
+    device: str
+
+    def load(self, path: Path) -> Runner:
+        """Load a graph; weights are mapped or read from the bundle."""
+        ...
+
+    def put(self, array: NDArray[Any]) -> Value:
+        """Move a host array to the device."""
+        ...
+
+    def zeros(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Value:
+        """A zeroed buffer on the device."""
+        ...
+
+    def fetch(self, value: Value) -> NDArray[Any]:
+        """Move a value to the host."""
+        ...
+
+    def shape(self, value: Value) -> tuple[int, ...]:
+        """Shape of a value, without moving it."""
+        ...
+
+
+def open_backend(name: str, device: str, threads: int | None) -> Backend:
+    """Open a backend by name.
+
+    Args:
+        name: Key in ``BACKENDS``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        threads: CPU threads; None for one per physical core.
+
+    Raises:
+        UsageError: Unknown name, or a device it does not have here.
+    """
+    if name not in BACKENDS:
+        raise UsageError(f"unknown backend {name!r}; known: {', '.join(sorted(BACKENDS))}")
+    module, attribute = BACKENDS[name].split(":")
+    return cast("Backend", getattr(importlib.import_module(module), attribute)(device, threads))

@@ -1,0 +1,45 @@
+"""Timing the chain: one record per graph call, on a monotonic clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Span:
+    """One graph call.
+
+    Attributes:
+        name: Graph or step.
+        phase: ``vision``, ``prefill`` or ``decode``.
+        duration_ms: Wall time.
+        tokens: Tokens that entered it.
+    """
+
+    name: str
+    phase: str
+    duration_ms: float
+    tokens: int
+
+
+@dataclass
+class Recorder:
+    """Collects spans; pass one to a call that should be measured."""
+
+    spans: list[Span] = field(default_factory=list)
+
+    @contextmanager
+    def span(self, name: str, phase: str, tokens: int) -> Iterator[None]:
+        """Time the block."""
+        start = time.perf_counter_ns()
+        try:
+            yield
+        finally:
+            self.spans.append(Span(name, phase, (time.perf_counter_ns() - start) / 1e6, tokens))
+
+    def total_ms(self, *phases: str) -> float:
+        """Time in the graph calls of these phases."""
+        return sum(span.duration_ms for span in self.spans if span.phase in phases)

@@ -1,0 +1,71 @@
+"""Where text and visual tokens stand in the decoder's sequence. Pure integers on the host.
+
+A prompt is runs of text with images between them: run 0, image 0, run 1, …, image n-1, run n.
+Reducers shorten every image by the same count, so each new order is known before a graph runs
+and no graph has to sort a sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A sequence after images were put into it.
+
+    Attributes:
+        order: ``[S]`` source row of every position: rows of the old sequence, then images' rows.
+        text: ``[T]`` positions of the text tokens.
+        visual: ``[n, V]`` positions of each image's tokens.
+    """
+
+    order: Indices
+    text: Indices
+    visual: Indices
+
+
+def text_runs(token_ids: Sequence[int], image_token_id: int) -> list[list[int]]:
+    """Split a prompt at its image placeholders (one id per image) into n+1 text runs."""
+    runs: list[list[int]] = [[]]
+    for token in token_ids:
+        if token == image_token_id:
+            runs.append([])
+        else:
+            runs[-1].append(token)
+    return runs
+
+
+def place(
+    run_lengths: Sequence[int], text_rows: Indices, images_start: int, per_image: int
+) -> Placed:
+    """Interleave text runs with images of ``per_image`` rows.
+
+    Args:
+        run_lengths: Lengths of the n+1 text runs.
+        text_rows: ``[T]`` source row of every text token.
+        images_start: Source row of the first image's first token; images follow one another.
+        per_image: Rows per image.
+    """
+    order: list[Indices] = []
+    visual: list[Indices] = []
+    taken, position = 0, 0
+    for image, length in enumerate(run_lengths):
+        order.append(text_rows[taken : taken + length])
+        taken, position = taken + length, position + length
+        if image == len(run_lengths) - 1:
+            break
+        start = images_start + image * per_image
+        order.append(np.arange(start, start + per_image, dtype=np.int64))
+        visual.append(np.arange(position, position + per_image, dtype=np.int64))
+        position += per_image
+    joined = np.concatenate(order)
+    places = np.stack(visual) if visual else np.zeros((0, per_image), np.int64)
+    text = np.setdiff1d(np.arange(position, dtype=np.int64), places.reshape(-1))
+    return Placed(joined, text, places)

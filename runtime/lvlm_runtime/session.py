@@ -1,0 +1,275 @@
+"""``Session``: ask a bundle questions about pictures.
+
+    >>> from lvlm_runtime import Session
+    >>> session = Session.open("bundle")
+    >>> session.generate(images=["cat.jpg"], prompt="What is on the table?", ratio=0.33).text
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lvlm_runtime import preprocess
+from lvlm_runtime.anyres import MULTI, TileLayout
+from lvlm_runtime.backends import open_backend
+from lvlm_runtime.bundle import TOKENIZER, Bundle
+from lvlm_runtime.chain import Chain
+from lvlm_runtime.errors import LvlmError, UsageError
+from lvlm_runtime.measure import Recorder
+from lvlm_runtime.picture import load_image
+from lvlm_runtime.prompt import PromptEncoder
+from lvlm_runtime.sampling import Sampler, SamplingOptions
+from lvlm_runtime.sequence import text_runs
+from lvlm_runtime.spec import Budget, LayoutBudget
+
+GREEDY = SamplingOptions()
+Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer and what it took.
+
+    Attributes:
+        text: The answer.
+        token_ids: Its tokens, the stop token included.
+        finish_reason: ``stop``, or ``length`` when ``max_new_tokens`` ran out.
+        ratio: Share of visual tokens kept, as asked for.
+        visual_tokens: Visual tokens at each stage, ``(stage, tokens)``, all images together;
+            empty without images.
+        prompt_tokens: Positions of the prompt before reduction in the decoder.
+        time_to_first_token_ms: From decoded pictures to the first token.
+        decode_tokens_per_s: Speed after the first token; None for one token.
+        own_time_ms: Part of the time to the first token outside the graph calls, without image
+            preprocessing.
+        letterboxed: Indices of images that were padded to the bundle's tile layout.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    ratio: float
+    visual_tokens: tuple[tuple[str, int], ...]
+    prompt_tokens: int
+    time_to_first_token_ms: float
+    decode_tokens_per_s: float | None
+    own_time_ms: float
+    letterboxed: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A checked request: everything that generation needs."""
+
+    runs: list[list[int]]
+    pixel_values: NDArray[np.float32] | None
+    budget: Budget
+    layout: LayoutBudget | None
+    images: int
+    letterboxed: tuple[int, ...]
+
+
+class Session:
+    """A bundle loaded into a backend. Not thread-safe: one request at a time."""
+
+    def __init__(self, bundle: Bundle, chain: Chain, encoder: PromptEncoder) -> None:
+        self.bundle = bundle
+        self.chain = chain
+        self.encoder = encoder
+
+    @classmethod
+    def open(
+        cls,
+        directory: str | os.PathLike[str],
+        backend: str = "onnxruntime",
+        device: str = "auto",
+        threads: int | None = None,
+    ) -> Session:
+        """Check and load a bundle.
+
+        Args:
+            directory: The bundle.
+            backend: Key in ``lvlm_runtime.backends.BACKENDS``.
+            device: ``auto``, ``cpu`` or ``cuda``.
+            threads: CPU threads; None for one per physical core.
+
+        Raises:
+            LvlmError: Not a bundle, damaged, or not loadable.
+        """
+        bundle = Bundle.open(directory)
+        encoder = PromptEncoder.open(Path(directory) / TOKENIZER)
+        return cls(bundle, Chain(bundle, open_backend(backend, device, threads)), encoder)
+
+    def generate(
+        self,
+        prompt: str,
+        images: Sequence[Picture] = (),
+        ratio: float | None = None,
+        *,
+        max_new_tokens: int = 128,
+        sampling: SamplingOptions = GREEDY,
+        system: str | None = None,
+        on_text: Callable[[str], None] | None = None,
+        recorder: Recorder | None = None,
+    ) -> Generation:
+        """Answer a question about pictures.
+
+        Args:
+            prompt: The question.
+            images: Paths, PIL pictures or arrays, in the order the prompt speaks of them.
+            ratio: Share of visual tokens to keep; one of the bundle's, None for its first.
+            max_new_tokens: Longest answer.
+            sampling: How tokens are chosen; greedy unless told otherwise.
+            system: A system message, where the template knows one.
+            on_text: Called with each new piece of the answer (streaming).
+            recorder: Takes the timing of every graph call.
+
+        Raises:
+            UsageError: The bundle has no such ratio.
+            LvlmError: A picture cannot be read, or the prompt does not fit.
+        """
+        ids = self.encoder.encode(prompt, len(images), system=system)
+        return self.generate_ids(
+            ids,
+            images,
+            ratio,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
+            on_text=on_text,
+            recorder=recorder,
+        )
+
+    def generate_ids(
+        self,
+        token_ids: Sequence[int],
+        images: Sequence[Picture] = (),
+        ratio: float | None = None,
+        *,
+        max_new_tokens: int = 128,
+        sampling: SamplingOptions = GREEDY,
+        on_text: Callable[[str], None] | None = None,
+        recorder: Recorder | None = None,
+    ) -> Generation:
+        """As ``generate``, for a prompt that is already tokens, one placeholder id per image."""
+        if max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens {max_new_tokens} is below 1")
+        recorder = Recorder() if recorder is None else recorder
+        request = self._check(token_ids, images, ratio, max_new_tokens)
+        start = time.perf_counter()
+        visual = None
+        if request.pixel_values is not None and request.layout is not None:
+            visual = self.chain.encode(request.pixel_values, request.budget, request.layout, recorder)
+        state, logits = self.chain.prefill(
+            request.runs, visual, request.layout, max_new_tokens, recorder
+        )
+        sampler, decoder = Sampler(sampling), self.encoder.decoder()
+        answer: list[int] = []
+        pieces: list[str] = []
+        history = [token for run in request.runs for token in run]
+        stop_ids = self.bundle.manifest.text.stop_ids
+        first = 0.0
+        own = 0.0
+        while True:
+            token = sampler.sample(logits, [*history, *answer] if sampling.repetition_penalty != 1 else ())
+            answer.append(token)
+            if len(answer) == 1:
+                first = time.perf_counter()
+                own = (first - start) * 1e3 - recorder.total_ms("vision", "prefill")
+            if token in stop_ids:
+                break
+            piece = decoder.push(token)
+            if piece:
+                pieces.append(piece)
+                if on_text is not None:
+                    on_text(piece)
+            if len(answer) == max_new_tokens:
+                break
+            logits = self.chain.step(state, token, recorder)
+        elapsed = time.perf_counter() - first
+        return Generation(
+            text="".join(pieces).strip(),
+            token_ids=tuple(answer),
+            finish_reason="stop" if answer[-1] in stop_ids else "length",
+            ratio=request.budget.ratio,
+            visual_tokens=self._stages(request),
+            prompt_tokens=self._prompt_length(request),
+            time_to_first_token_ms=(first - start) * 1e3,
+            decode_tokens_per_s=(len(answer) - 1) / elapsed if len(answer) > 1 else None,
+            own_time_ms=own,
+            letterboxed=request.letterboxed,
+        )
+
+    def _check(
+        self,
+        token_ids: Sequence[int],
+        images: Sequence[Picture],
+        ratio: float | None,
+        max_new_tokens: int,
+    ) -> _Request:
+        """Everything that can be wrong with a request is found here, before any graph runs."""
+        manifest = self.bundle.manifest
+        budget = self.bundle.budget(ratio)
+        runs = text_runs(token_ids, manifest.text.image_token_id)
+        if len(runs) - 1 != len(images):
+            raise LvlmError(
+                f"the prompt has {len(runs) - 1} image placeholders and {len(images)} images were"
+                " given; give as many images as the prompt speaks of (--image)"
+            )
+        layout = self._layout(len(images))
+        part = None if layout is None else budget.layout(layout.name)
+        self._check_length(runs, part, max_new_tokens)
+        pixel_values, letterboxed = None, ()
+        if layout is not None:
+            prepared = preprocess.preprocess(
+                [load_image(image) for image in images], manifest.preprocess, layout
+            )
+            pixel_values = prepared.pixel_values
+            letterboxed = tuple(i for i, fit in enumerate(prepared.fits) if fit.letterboxed)
+        return _Request(runs, pixel_values, budget, part, len(images), letterboxed)
+
+    def _layout(self, images: int) -> TileLayout | None:
+        """The tile layout for a number of images; the family decided which there are."""
+        layouts = self.bundle.manifest.layouts
+        if images == 0:
+            return None
+        if images > 1:
+            return next((layout for layout in layouts if layout.name == MULTI), layouts[0])
+        return layouts[0]
+
+    def _check_length(
+        self, runs: list[list[int]], part: LayoutBudget | None, max_new_tokens: int
+    ) -> None:
+        text = sum(map(len, runs))
+        visual = 0 if part is None else (len(runs) - 1) * part.tokens_in
+        limit = self.bundle.manifest.text.context_length
+        if text + visual + max_new_tokens > limit:
+            raise LvlmError(
+                f"the prompt does not fit: {text} text and {visual} visual tokens and an answer of"
+                f" {max_new_tokens} exceed the context of {limit}; shorten the prompt, give fewer"
+                " images, a smaller --ratio or a smaller --max-new-tokens"
+            )
+        if text == 0:
+            raise LvlmError("the prompt is empty; ask a question")
+
+    def _prompt_length(self, request: _Request) -> int:
+        visual = 0 if request.layout is None else request.images * request.layout.tokens_in
+        return sum(map(len, request.runs)) + visual
+
+    def _stages(self, request: _Request) -> tuple[tuple[str, int], ...]:
+        """Visual tokens at each stage, all images together."""
+        if request.layout is None or request.pixel_values is None:
+            return ()
+        tiles = len(request.pixel_values)
+        counts = [("vision", tiles * self.bundle.manifest.vision_tokens)]
+        counts += [(cut.site, tiles * cut.tokens_out) for cut in request.budget.vision]
+        counts.append(("decoder", request.images * request.layout.tokens_in))
+        counts += [(cut.site, request.images * cut.tokens_out) for cut in request.layout.decoder]
+        return tuple(counts)
