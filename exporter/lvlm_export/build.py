@@ -17,8 +17,9 @@ from lvlm_export.reduction.schedule import BudgetPlan, LayoutPlan, SiteCount
 from lvlm_export.versions import versions
 from lvlm_export.weights import FILE_NAME, Placement, WeightStore
 from lvlm_export.workspace import Workspace, existing_bundle, file_ref, open_workspace
-from lvlm_runtime.bundle import TOKENIZER
+from lvlm_runtime.bundle import TOKENIZER, Bundle
 from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.session import Session
 from lvlm_runtime.spec import (
     SCHEMA,
     Budget,
@@ -31,6 +32,8 @@ from lvlm_runtime.spec import (
     TextSpec,
 )
 
+# Answer tokens that the parity gate compares per sample.
+GATE_TOKENS = 16
 NUMPY_NAMES = {"fp32": "float32", "fp16": "float16"}
 
 
@@ -69,9 +72,10 @@ def build(
     options: BuildOptions,
     output: Path,
     progress: Progress,
+    verify_samples: int = 1,
     force: bool = False,
 ) -> BuildResult:
-    """Export a checkpoint into a bundle directory; parity is checked by the caller.
+    """Export a checkpoint into a bundle directory, and publish it if it agrees with PyTorch.
 
     Args:
         checkpoint: The model.
@@ -79,10 +83,12 @@ def build(
         options: Ratios, method, target.
         output: Where the bundle goes.
         progress: Told about every graph.
+        verify_samples: Synthetic samples per tile layout for the parity gate; 0 leaves it out.
         force: Replace a bundle that was built from something else.
 
     Raises:
-        LvlmError: The checkpoint is not supported, or ``output`` holds something else.
+        LvlmError: The checkpoint is not supported, ``output`` holds something else, or the
+            exported chain does not agree with PyTorch.
     """
     output = output.absolute()
     present = existing_bundle(output)
@@ -98,6 +104,8 @@ def build(
     embed_tokens = export_graphs(checkpoint, plan, workspace, progress)
     copy_tokenizer(checkpoint, workspace)
     manifest = write_manifest(checkpoint, model_name, plan, workspace, embed_tokens, progress)
+    if verify_samples:
+        check_parity(checkpoint, plan, Bundle(workspace.directory, manifest), verify_samples, progress)
     workspace.publish(manifest)
     return BuildResult(output, manifest, False)
 
@@ -145,6 +153,20 @@ class _TiedSource:
         return self.checkpoint.tensor(name)
 
 
+def check_parity(
+    checkpoint: Checkpoint, plan: Plan, bundle: Bundle, samples: int, progress: Progress
+) -> None:
+    """The gate: LvlmError when the chain and PyTorch differ."""
+    from lvlm_export.parity import synthetic_samples, verify
+
+    requests = synthetic_samples(plan.shape.layouts, samples)
+    session = Session.load(bundle, device="cpu")
+    with progress.stage("checking against PyTorch", len(plan.budgets) * len(requests)) as advance:
+        report = verify(session, checkpoint, plan, requests, GATE_TOKENS, advance)
+    if not report.passed:
+        raise LvlmError(f"the exported chain is not the model: {report.failure()}; nothing was published")
+
+
 def copy_tokenizer(checkpoint: Checkpoint, workspace: Workspace) -> None:
     """Take the tokenizer and chat template along, as they are."""
     if not (checkpoint.directory / "tokenizer.json").exists():
@@ -173,6 +195,7 @@ def write_manifest(
     return Manifest(
         schema=SCHEMA,
         content_key=plan.key,
+        checkpoint_key=plan.checkpoint_key,
         versions=versions(),
         model=model_name,
         family=checkpoint.config.model_type,

@@ -55,7 +55,8 @@ class Plan:
     """Everything the build does, in integers.
 
     Attributes:
-        key: Content key of checkpoint, options and this program's version.
+        key: Content key of checkpoint, options and library versions.
+        checkpoint_key: Content key of the checkpoint alone.
     """
 
     options: BuildOptions
@@ -66,6 +67,7 @@ class Plan:
     decoder: tuple[DecoderCut, ...]
     budgets: tuple[BudgetPlan, ...]
     key: str
+    checkpoint_key: str
 
 
 def make_plan(checkpoint: Checkpoint, options: BuildOptions) -> Plan:
@@ -75,6 +77,7 @@ def make_plan(checkpoint: Checkpoint, options: BuildOptions) -> Plan:
         UsageError: A ratio, method or size that does not fit the model.
         LvlmError: A checkpoint that is not supported.
     """
+    checkpoint_key = checkpoint.content_key()
     shape = checkpoint.family.shape(checkpoint.config, checkpoint.preprocessor, options.image_size)
     shape = _limit_context(shape, options.context_length)
     method = load_method(options.method)
@@ -97,7 +100,8 @@ def make_plan(checkpoint: Checkpoint, options: BuildOptions) -> Plan:
         vision=cut_vision(shape.vision.layers, sites),
         decoder=cut_decoder(shape.text.layers, sites),
         budgets=budgets,
-        key=_key(checkpoint, options),
+        key=_key(checkpoint_key, options),
+        checkpoint_key=checkpoint_key,
     )
 
 
@@ -119,11 +123,11 @@ def _limit_context(shape: ModelShape, limit: int | None) -> ModelShape:
     return replace(shape, text=replace(shape.text, context_length=limit))
 
 
-def _key(checkpoint: Checkpoint, options: BuildOptions) -> str:
+def _key(checkpoint_key: str, options: BuildOptions) -> str:
     from lvlm_export.versions import versions
 
     content = {
-        "checkpoint": checkpoint.content_key(),
+        "checkpoint": checkpoint_key,
         "options": {**vars(options), "precision": options.effective_precision},
         "versions": versions(),
     }

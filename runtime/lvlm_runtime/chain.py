@@ -73,17 +73,21 @@ class Chain:
                 out = self.runner(stage.graph)({name: hidden})
             if stage.site is None:
                 hidden = out["features"]
+                recorder.show(stage.name, hidden)
                 break
             name, hidden = "hidden", out["hidden_out"]
+            recorder.show(stage.name, hidden)
             reduction = reductions.get(stage.site)
             if reduction is not None:
                 feeds = {"hidden": hidden, "query": out["query"], "key": out["key"]}
                 with recorder.span(reduction.site, "vision", tiles * tokens):
                     hidden = self.runner(reduction.graph)(feeds)["hidden_out"]
+                recorder.show(reduction.site, hidden)
                 tokens = reduction.tokens_out
         if layout.packer is not None:
             with recorder.span("packer", "vision", tiles * tokens):
                 hidden = self.runner(layout.packer)({"features": hidden})["visual"]
+            recorder.show("packer", hidden)
         return hidden
 
     def prefill(
@@ -144,7 +148,9 @@ class Chain:
             return rows
         feeds = {"text": rows, "visual": visual, "order": self.backend.put(placed.order)}
         with recorder.span("assemble", "prefill", len(placed.order)):
-            return self.runner(self.manifest.assemble)(feeds)["hidden"]
+            hidden = self.runner(self.manifest.assemble)(feeds)["hidden"]
+        recorder.show("assemble", hidden)
+        return hidden
 
     def _allocate(self, stage: Stage, capacity: int) -> kv_cache.LayerGroup:
         return kv_cache.allocate(stage, capacity, self.manifest.text, self.dtype, self.backend)
@@ -173,6 +179,7 @@ class Chain:
         }
         with recorder.span(reduction.site, "prefill", count):
             out = self.runner(reduction.graph)(feeds)
+        recorder.show(reduction.site, out["hidden_out"])
         return after, out["hidden_out"], out["position_ids_out"]
 
     def _run_stage(
@@ -194,6 +201,7 @@ class Chain:
         }
         with recorder.span(stage.name, phase, count):
             out = self.runner(stage.graph)(feeds, group.bound)
+        recorder.show(stage.name, out["hidden_out"])
         group.length += count
         return out["hidden_out"], out.get("query")
 
@@ -201,4 +209,5 @@ class Chain:
         with recorder.span("lm_head", phase, 1):
             out = self.runner(self.manifest.lm_head)({"hidden": hidden})
             logits: NDArray[np.float32] = self.backend.fetch(out["logits"])[0]
+        recorder.show("lm_head", out["logits"])
         return logits

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,21 @@ class Span:
 
 @dataclass
 class Recorder:
-    """Collects spans; pass one to a call that should be measured."""
+    """Collects spans; pass one to a call that should be measured.
+
+    Attributes:
+        spans: What was timed, in order.
+        on_stage: Called with the name and the result of every graph call of the prefill, outside
+            the timed blocks; verification looks at hidden states through it.
+    """
 
     spans: list[Span] = field(default_factory=list)
+    on_stage: Callable[[str, Any], None] | None = None
+
+    def show(self, name: str, value: Any) -> None:
+        """Hand a graph's result to ``on_stage``."""
+        if self.on_stage is not None:
+            self.on_stage(name, value)
 
     @contextmanager
     def span(self, name: str, phase: str, tokens: int) -> Iterator[None]:

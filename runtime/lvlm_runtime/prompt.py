@@ -30,8 +30,6 @@ class PromptEncoder:
         special_tokens: what the template may use, as "bos_token": "<s>".
         image_token: text of the token that stands for a picture.
         image_token_id: its id; the caller puts the visual tokens in its place.
-        add_bos: whether a beginning-of-sequence id is put in front, None to ask the tokenizer.
-        add_eos: whether an end-of-sequence id is put behind, None to ask the tokenizer.
     """
 
     tokenizer: Tokenizer
@@ -39,8 +37,6 @@ class PromptEncoder:
     special_tokens: Mapping[str, str]
     image_token: str
     image_token_id: int
-    add_bos: bool | None = None
-    add_eos: bool | None = None
 
     @classmethod
     def open(cls, directory: str | Path) -> PromptEncoder:
@@ -68,8 +64,6 @@ class PromptEncoder:
             special_tokens=special,
             image_token=image_token,
             image_token_id=image_token_id,
-            add_bos=_switch(config, "add_bos_token", "add_eos_token"),
-            add_eos=_switch(config, "add_eos_token", "add_bos_token"),
         )
 
     def encode(self, prompt: str, n_images: int, system: str | None = None) -> list[int]:
@@ -172,25 +166,14 @@ class PromptEncoder:
             ) from error
 
     def _tokenize(self, text: str) -> list[int]:
-        """Ids of a rendered chat, special tokens in front and behind as the processor adds them."""
-        bos, eos = self.special_tokens.get("bos_token"), self.special_tokens.get("eos_token")
-        if bos is not None and text.startswith(bos):
-            return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
-        if self.add_bos is None and self.add_eos is None:
-            return list(self.tokenizer.encode(text, add_special_tokens=True).ids)
-        ids = list(self.tokenizer.encode(text, add_special_tokens=False).ids)
-        front = [self._id(bos)] if self.add_bos and bos is not None else []
-        behind = [self._id(eos)] if self.add_eos and eos is not None else []
-        return front + ids + behind
+        """Ids of a rendered chat, with the tokenizer's special tokens unless it begins with them.
 
-    def _id(self, token: str) -> int:
-        token_id = self.tokenizer.token_to_id(token)
-        if token_id is None:
-            raise LvlmError(
-                f"tokenizer_config.json names the token {token!r}, which tokenizer.json does not "
-                "have. Export both from one checkpoint."
-            )
-        return int(token_id)
+        `add_bos_token` and `add_eos_token` of `tokenizer_config.json` have no effect, since
+        transformers drops them where there is a `tokenizer.json`.
+        """
+        bos = self.special_tokens.get("bos_token")
+        begun = bos is not None and text.startswith(bos)
+        return list(self.tokenizer.encode(text, add_special_tokens=not begun).ids)
 
 
 class StreamDecoder:
@@ -265,8 +248,3 @@ def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
         if key.endswith("_token") and isinstance(text, str):
             tokens[key] = text
     return tokens
-
-
-def _switch(config: Mapping[str, Any], key: str, other: str) -> bool | None:
-    """One of two switches; with either set, transformers drops the tokenizer's own rule."""
-    return bool(config.get(key)) if key in config or other in config else None

@@ -131,7 +131,8 @@ def _penalise(
 
 def _top_p(scores: NDArray[np.float32], top_p: float) -> NDArray[np.float32]:
     """Drops the least probable tokens, as many as hold at most 1 - top_p. Source: 1904.09751."""
-    order = np.argsort(scores, kind="stable")
+    left = np.flatnonzero(scores > -np.inf)  # top-k leaves few of many to sort
+    order = left[np.argsort(scores[left], kind="stable")]
     # torch's CPU cumsum of float32 accumulates in float64 and rounds each sum
     reached = np.cumsum(_softmax(scores[order]), dtype=np.float64).astype(np.float32)
     dropped = reached <= np.float32(1 - top_p)

@@ -21,7 +21,7 @@ from lvlm_runtime import preprocess
 from lvlm_runtime.anyres import MULTI, TileLayout
 from lvlm_runtime.backends import open_backend
 from lvlm_runtime.bundle import TOKENIZER, Bundle
-from lvlm_runtime.chain import Chain
+from lvlm_runtime.chain import Chain, DecodeState
 from lvlm_runtime.errors import LvlmError, UsageError
 from lvlm_runtime.measure import Recorder
 from lvlm_runtime.picture import load_image
@@ -105,7 +105,14 @@ class Session:
             LvlmError: Not a bundle, damaged, or not loadable.
         """
         bundle = Bundle.open(directory)
-        encoder = PromptEncoder.open(Path(directory) / TOKENIZER)
+        return cls.load(bundle, backend, device, threads)
+
+    @classmethod
+    def load(
+        cls, bundle: Bundle, backend: str = "onnxruntime", device: str = "auto", threads: int | None = None
+    ) -> Session:
+        """As ``open``, for a bundle that is checked already."""
+        encoder = PromptEncoder.open(bundle.path(TOKENIZER))
         return cls(bundle, Chain(bundle, open_backend(backend, device, threads)), encoder)
 
     def generate(
@@ -163,37 +170,24 @@ class Session:
             raise UsageError(f"max_new_tokens {max_new_tokens} is below 1")
         recorder = Recorder() if recorder is None else recorder
         request = self._check(token_ids, images, ratio, max_new_tokens)
-        start = time.perf_counter()
-        visual = None
-        if request.pixel_values is not None and request.layout is not None:
-            visual = self.chain.encode(request.pixel_values, request.budget, request.layout, recorder)
-        state, logits = self.chain.prefill(
-            request.runs, visual, request.layout, max_new_tokens, recorder
-        )
         sampler, decoder = Sampler(sampling), self.encoder.decoder()
-        answer: list[int] = []
-        pieces: list[str] = []
+        start = time.perf_counter()
+        state, logits = self._prefill(request, max_new_tokens, recorder)
         history = [token for run in request.runs for token in run]
+        answer = [sampler.sample(logits, history)]
+        first = time.perf_counter()
+        own_ms = (first - start) * 1e3 - recorder.total_ms("vision", "prefill")
         stop_ids = self.bundle.manifest.text.stop_ids
-        first = 0.0
-        own = 0.0
-        while True:
-            token = sampler.sample(logits, [*history, *answer] if sampling.repetition_penalty != 1 else ())
-            answer.append(token)
-            if len(answer) == 1:
-                first = time.perf_counter()
-                own = (first - start) * 1e3 - recorder.total_ms("vision", "prefill")
-            if token in stop_ids:
-                break
-            piece = decoder.push(token)
-            if piece:
-                pieces.append(piece)
-                if on_text is not None:
-                    on_text(piece)
+        pieces: list[str] = []
+        while answer[-1] not in stop_ids:
+            _emit(decoder.push(answer[-1]), pieces, on_text)
             if len(answer) == max_new_tokens:
                 break
-            logits = self.chain.step(state, token, recorder)
+            logits = self.chain.step(state, answer[-1], recorder)
+            history.append(answer[-1])
+            answer.append(sampler.sample(logits, history))
         elapsed = time.perf_counter() - first
+        _emit(decoder.flush(), pieces, on_text)
         return Generation(
             text="".join(pieces).strip(),
             token_ids=tuple(answer),
@@ -203,9 +197,17 @@ class Session:
             prompt_tokens=self._prompt_length(request),
             time_to_first_token_ms=(first - start) * 1e3,
             decode_tokens_per_s=(len(answer) - 1) / elapsed if len(answer) > 1 else None,
-            own_time_ms=own,
+            own_time_ms=own_ms,
             letterboxed=request.letterboxed,
         )
+
+    def _prefill(
+        self, request: _Request, max_new_tokens: int, recorder: Recorder
+    ) -> tuple[DecodeState, NDArray[np.float32]]:
+        visual = None
+        if request.pixel_values is not None and request.layout is not None:
+            visual = self.chain.encode(request.pixel_values, request.budget, request.layout, recorder)
+        return self.chain.prefill(request.runs, visual, request.layout, max_new_tokens, recorder)
 
     def _check(
         self,
@@ -273,3 +275,11 @@ class Session:
         counts.append(("decoder", request.images * request.layout.tokens_in))
         counts += [(cut.site, request.images * cut.tokens_out) for cut in request.layout.decoder]
         return tuple(counts)
+
+
+def _emit(piece: str, pieces: list[str], on_text: Callable[[str], None] | None) -> None:
+    """Keep a piece of the answer and stream it; half a character gives an empty piece."""
+    if piece:
+        pieces.append(piece)
+        if on_text is not None:
+            on_text(piece)

@@ -149,7 +149,8 @@ class Manifest:
 
     Attributes:
         schema: Version of this layout.
-        content_key: Of the checkpoint and the options it was built from.
+        content_key: Of the checkpoint, the options and the libraries it was built from.
+        checkpoint_key: Of the checkpoint alone.
         versions: Libraries it was built with.
         model: What the checkpoint was called.
         family: Its ``model_type``.
@@ -171,6 +172,7 @@ class Manifest:
 
     schema: int
     content_key: str
+    checkpoint_key: str
     versions: dict[str, str]
     model: str
     family: str

@@ -1,0 +1,215 @@
+"""The PyTorch reference: the Hugging Face model with the same reducers inside it.
+
+It runs the model's own modules with eager attention, takes scores from the attention weights that
+they return (the exported graphs compute them from query and key), and keeps a ``DynamicCache``.
+At ratio 1.0 the reference is ``transformers``' own ``generate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, DynamicCache
+
+from lvlm_export.families import Family, Parts
+from lvlm_export.plan import Plan
+from lvlm_export.reduction import ReducerShape
+from lvlm_export.reduction.schedule import BudgetPlan, LayoutPlan, SiteCount
+from lvlm_export.reduction.tensors import DecoderReducer, VisionReducer
+from lvlm_export.subgraph import feed_forward
+from lvlm_runtime.anyres import TileLayout
+from lvlm_runtime.sequence import Placed, place
+
+
+@dataclass
+class Trace:
+    """Hidden states at every cut, by the name of the stage or site that made them."""
+
+    hidden: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    def note(self, name: str, value: Tensor) -> None:
+        """Keep a copy of a hidden state."""
+        self.hidden[name] = value.float().numpy().copy()
+
+
+class Reference:
+    """A loaded HF model that can be run at any budget of a plan.
+
+    Args:
+        directory: The checkpoint.
+        family: Its family.
+        plan: Sites, budgets and shapes.
+    """
+
+    def __init__(self, directory: Path, family: Family, plan: Plan) -> None:
+        self.model = AutoModelForImageTextToText.from_pretrained(
+            directory, dtype=torch.float32, attn_implementation="eager", use_safetensors=True
+        ).eval()
+        self.family = family
+        self.plan = plan
+        self.parts: Parts = family.parts(self.model)
+
+    @torch.no_grad()
+    def generate_unreduced(
+        self, inputs: dict[str, Any], stop_ids: Sequence[int], max_new_tokens: int
+    ) -> list[int]:
+        """``transformers.generate``, greedy; ``inputs`` as its processor gives them."""
+        out = self.model.generate(
+            **inputs,
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=list(stop_ids),
+        )
+        answer: list[int] = out[0, inputs["input_ids"].shape[1] :].tolist()
+        return answer
+
+    @torch.no_grad()
+    def generate(
+        self,
+        runs: Sequence[Sequence[int]],
+        pixel_values: NDArray[np.float32],
+        budget: BudgetPlan,
+        layout: TileLayout,
+        stop_ids: Sequence[int],
+        max_new_tokens: int,
+    ) -> tuple[list[int], Trace]:
+        """Greedy answer at a budget, and the hidden states on the way."""
+        trace = Trace()
+        part = next(part for part in budget.layouts if part.layout == layout.name)
+        visual = self.encode(torch.from_numpy(pixel_values), budget, layout, trace)
+        hidden, cache, position = self._prefill(runs, visual, part, trace)
+        answer: list[int] = []
+        while True:
+            logits = self.parts.lm_head(self.parts.norm(hidden[:, -1]))
+            if not answer:
+                trace.note("lm_head", logits)
+            answer.append(int(logits[0].argmax()))
+            if answer[-1] in stop_ids or len(answer) == max_new_tokens:
+                return answer, trace
+            embedded = self.model.get_input_embeddings()(torch.tensor([[answer[-1]]]))
+            hidden = self._layers(
+                embedded, torch.tensor([[position]]), cache, range(len(self.parts.text_layers)), None
+            )
+            position += 1
+
+    def encode(
+        self, pixel_values: Tensor, budget: BudgetPlan, layout: TileLayout, trace: Trace
+    ) -> Tensor:
+        """Visual tokens ``[n, V, C]`` of pixels ``[tiles, 3, H, W]``."""
+        counts = {count.site.layer: count for count in budget.vision}
+        cuts = {cut.attention_of: cut for cut in self.plan.vision}
+        hidden = self.parts.vision_embed(pixel_values)
+        for index, layer in enumerate(self.parts.vision_layers):
+            attended, weights = layer.self_attn(
+                hidden_states=layer.layer_norm1(hidden), attention_mask=None
+            )
+            hidden = hidden + attended
+            if index in cuts:
+                trace.note(cuts[index].name, hidden)
+            if index in counts:
+                reducer = self._vision_reducer(counts[index])
+                hidden = reducer.reduce(hidden, weights.float().mean(dim=(1, 2)))
+                trace.note(counts[index].site.name, hidden)
+            hidden = feed_forward(layer, hidden)
+        features = self.parts.project(hidden)
+        trace.note(self.plan.vision[-1].name, features)
+        kept = budget.vision[-1].tokens_out if budget.vision else self.plan.shape.vision.tokens
+        packer = self.family.packer(self.model, layout, kept)
+        if packer is not None:
+            features = packer(features)
+            trace.note("packer", features)
+        return features
+
+    def _prefill(
+        self,
+        runs: Sequence[Sequence[int]],
+        visual: Tensor,
+        part: LayoutPlan,
+        trace: Trace,
+    ) -> tuple[Tensor, DynamicCache, int]:
+        text = torch.tensor([token for run in runs for token in run])
+        embedded = self.model.get_input_embeddings()(text)
+        lengths = [len(run) for run in runs]
+        placed = place(lengths, np.arange(len(text), dtype=np.int64), len(text), part.tokens_in)
+        rows = torch.cat((embedded, visual.reshape(-1, embedded.shape[-1])))
+        hidden = rows[torch.from_numpy(placed.order)][None]
+        trace.note("assemble", hidden)
+        positions, cache = torch.arange(hidden.shape[1])[None], DynamicCache()
+        counts = {count.site.layer: count for count in part.decoder}
+        for cut in self.plan.decoder:
+            weights: list[Tensor] = []
+            hidden = self._layers(hidden, positions, cache, range(cut.first, cut.last), weights)
+            trace.note(cut.name, hidden)
+            if cut.last in counts:
+                count = counts[cut.last]
+                row = weights[-1].float().mean(dim=1)[0, -1]
+                placed, hidden, positions = self._reduce(count, lengths, placed, hidden, row, positions)
+                trace.note(count.site.name, hidden)
+        return hidden, cache, int(sum(lengths) + visual.shape[0] * visual.shape[1])
+
+    def _reduce(
+        self,
+        count: SiteCount,
+        lengths: Sequence[int],
+        placed: Placed,
+        hidden: Tensor,
+        row: Tensor,
+        positions: Tensor,
+    ) -> tuple[Placed, Tensor, Tensor]:
+        after = place(lengths, placed.text, hidden.shape[1], count.tokens_out)
+        shape = self._reducer_shape(count, 0, self.plan.shape.text.scale)
+        reducer = DecoderReducer(shape, self.plan.method.selector(count.site, shape))
+        order, visual = torch.from_numpy(after.order), torch.from_numpy(placed.visual)
+        hidden, positions = reducer.reduce(hidden, row, positions, visual, order)
+        return after, hidden, positions
+
+    def _layers(
+        self,
+        hidden: Tensor,
+        positions: Tensor,
+        cache: DynamicCache,
+        layers: range,
+        weights: list[Tensor] | None,
+    ) -> Tensor:
+        """Run decoder layers; ``weights`` collects the last one's attention ``[1, H, S, S]``."""
+        length = hidden.shape[1]
+        mask = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)[None, None]
+        rotary = self.parts.rotary(hidden, positions)
+        for index in layers:
+            layer = self.parts.text_layers[index]
+            handle = None
+            if weights is not None and index == layers[-1]:
+                handle = layer.self_attn.register_forward_hook(
+                    lambda _module, _inputs, output: weights.append(output[1])
+                )
+            hidden = layer(
+                hidden,
+                attention_mask=mask if length > 1 else None,
+                position_ids=positions,
+                past_key_values=cache,
+                position_embeddings=rotary,
+            )
+            if handle is not None:
+                handle.remove()
+        return hidden
+
+    def _vision_reducer(self, count: SiteCount) -> VisionReducer:
+        vision = self.plan.shape.vision
+        shape = self._reducer_shape(count, vision.prefix, vision.scale)
+        return VisionReducer(shape, self.plan.method.selector(count.site, shape))
+
+    def _reducer_shape(self, count: SiteCount, prefix: int, scale: float) -> ReducerShape:
+        return ReducerShape(
+            count.tokens_in, count.tokens_out, prefix, scale, self.plan.options.seed
+        )
+
+
