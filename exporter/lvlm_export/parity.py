@@ -1,7 +1,7 @@
 """Parity of a bundle with PyTorch: the gate of every build, and ``lvlm-export verify``.
 
-At ratio 1.0 the chain's greedy answer must equal ``transformers.generate`` on the inputs of
-``transformers``' own processor; at every other ratio that of the reference with the same reducers
+At ratio 1.0 the chain's greedy answer must equal ``transformers.generate``; at every other ratio
+that of the reference with the same reducers
 inside the HF model. Hidden states are compared at every cut, so a failure says where.
 """
 
@@ -12,14 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from lvlm_export.checkpoint import Checkpoint
 from lvlm_export.plan import Plan
-from lvlm_export.reduction.schedule import BudgetPlan
-from lvlm_export.reference import Reference, Trace
+from lvlm_export.reference import Reference, Request, Trace
 from lvlm_runtime import preprocess
 from lvlm_runtime.anyres import MULTI, TileLayout
 from lvlm_runtime.backends import Value
@@ -155,36 +153,41 @@ def verify(
     limit = LIMITS[session.bundle.manifest.precision]
     errors: dict[tuple[float, str], float] = {}
     answers: list[AnswerParity] = []
+    requests = [prepare(session, sample) for sample in samples]
     for budget in plan.budgets:
-        for index, sample in enumerate(samples):
-            expected, trace = run_reference(session, reference, budget, sample, max_new_tokens)
+        for index, (sample, request) in enumerate(zip(samples, requests, strict=True)):
+            expected, trace = reference.generate(request, budget, checkpoint.stop_ids, max_new_tokens)
             seen, got = run_chain(session, budget.ratio, sample, max_new_tokens)
             for stage, error in compare(trace, seen).items():
                 key = (budget.ratio, stage)
                 errors[key] = max(error, errors.get(key, 0.0))
             answers.append(AnswerParity(budget.ratio, index, "the PyTorch reference", expected, got))
             if budget.ratio == 1.0:
-                official = run_transformers(reference, checkpoint, sample, max_new_tokens)
+                official = reference.generate_unreduced(request, checkpoint.stop_ids, max_new_tokens)
                 answers.append(AnswerParity(1.0, index, "transformers.generate", official, got))
             advance(f"ratio {budget.ratio:g}, sample {index}")
     stages = tuple(StageParity(ratio, stage, error, limit) for (ratio, stage), error in errors.items())
     return ParityReport(stages, tuple(answers))
 
 
-def run_reference(
-    session: Session, reference: Reference, budget: BudgetPlan, sample: Sample, max_new_tokens: int
-) -> tuple[tuple[int, ...], Trace]:
-    """Answer and hidden states of the PyTorch reference."""
+def prepare(session: Session, sample: Sample) -> Request:
+    """Tokens and pixels of a sample, by the runtime's own preprocessing.
+
+    Both are held equal to ``transformers``' processors by tests of their own.
+    """
     manifest = session.bundle.manifest
     layouts = {layout.name: layout for layout in manifest.layouts}
     several = len(sample.images) > 1 and MULTI in layouts
     layout = layouts[MULTI] if several else manifest.layouts[0]
     ids = session.encoder.encode(sample.question, len(sample.images))
+    prepared = preprocess.preprocess(list(sample.images), manifest.preprocess, layout)
+    # A letterboxed picture is a picture of the layout's nominal size to the model.
+    sizes = [
+        (layout.image_height, layout.image_width) if fit.letterboxed else (image.height, image.width)
+        for image, fit in zip(sample.images, prepared.fits, strict=True)
+    ]
     runs = text_runs(ids, manifest.text.image_token_id)
-    pixels = preprocess.pixel_values(list(sample.images), manifest.preprocess, layout)
-    stop = manifest.text.stop_ids
-    answer, trace = reference.generate(runs, pixels, budget, layout, stop, max_new_tokens)
-    return tuple(answer), trace
+    return Request(runs, prepared.pixel_values, layout, sizes)
 
 
 def run_chain(
@@ -205,30 +208,6 @@ def run_chain(
         recorder=Recorder(on_stage=keep),
     )
     return seen, answer.token_ids
-
-
-def run_transformers(
-    reference: Reference, checkpoint: Checkpoint, sample: Sample, max_new_tokens: int
-) -> tuple[int, ...]:
-    """Answer of ``transformers.generate`` on its own processor's inputs."""
-    from transformers import AutoProcessor
-
-    try:
-        processor = AutoProcessor.from_pretrained(checkpoint.directory, trust_remote_code=False)
-    except Exception as error:  # any of many: absent files, absent libraries
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LvlmError(
-            f"transformers cannot load the processor of {checkpoint.directory}: {reason}; repair it,"
-            " or build with --no-verify"
-        ) from error
-    content = [{"type": "image", "image": image} for image in sample.images]
-    messages = [{"role": "user", "content": [*content, {"type": "text", "text": sample.question}]}]
-    inputs = processor.apply_chat_template(
-        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
-    tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
-    answer = reference.generate_unreduced(tensors, checkpoint.stop_ids, max_new_tokens)
-    return tuple(answer)
 
 
 def compare(trace: Trace, seen: dict[str, NDArray[Any]]) -> dict[str, float]:

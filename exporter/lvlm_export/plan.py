@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 from lvlm_export.reduction import Method, Site, load_method
 from lvlm_export.reduction.schedule import BudgetPlan, Geometry, plan_budget
 from lvlm_export.subgraph import DecoderCut, VisionCut, cut_decoder, cut_vision
+from lvlm_export.targets import TARGETS
 from lvlm_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from lvlm_export.checkpoint import Checkpoint
     from lvlm_export.families import ModelShape
-
-PRECISIONS = ("fp32", "fp16")
-TARGETS = {"cpu": "fp32", "cuda": "fp16"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class BuildOptions:
     @property
     def effective_precision(self) -> str:
         """The precision asked for, or the target's own."""
-        return self.precision or TARGETS[self.target]
+        return self.precision or TARGETS[self.target].precision
 
 
 @dataclass(frozen=True)

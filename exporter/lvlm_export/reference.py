@@ -7,16 +7,16 @@ At ratio 1.0 the reference is ``transformers``' own ``generate``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, DynamicCache
+from transformers.utils import logging as transformers_logging
 
 from lvlm_export.families import Family, Parts
 from lvlm_export.plan import Plan
@@ -39,6 +39,16 @@ class Trace:
         self.hidden[name] = value.float().numpy().copy()
 
 
+@dataclass(frozen=True)
+class Request:
+    """A sample as both sides take it: text runs, pixels, tile layout."""
+
+    runs: list[list[int]]
+    pixel_values: NDArray[np.float32]
+    layout: TileLayout
+    image_sizes: list[tuple[int, int]]
+
+
 class Reference:
     """A loaded HF model that can be run at any budget of a plan.
 
@@ -49,44 +59,53 @@ class Reference:
     """
 
     def __init__(self, directory: Path, family: Family, plan: Plan) -> None:
-        self.model = AutoModelForImageTextToText.from_pretrained(
-            directory, dtype=torch.float32, attn_implementation="eager", use_safetensors=True
-        ).eval()
+        with quiet_transformers():
+            self.model = AutoModelForImageTextToText.from_pretrained(
+                directory, dtype=torch.float32, attn_implementation="eager", use_safetensors=True
+            ).eval()
         self.family = family
         self.plan = plan
         self.parts: Parts = family.parts(self.model)
 
     @torch.no_grad()
     def generate_unreduced(
-        self, inputs: dict[str, Any], stop_ids: Sequence[int], max_new_tokens: int
-    ) -> list[int]:
-        """``transformers.generate``, greedy; ``inputs`` as its processor gives them."""
+        self, request: Request, stop_ids: Sequence[int], max_new_tokens: int
+    ) -> tuple[int, ...]:
+        """Greedy answer of ``transformers.generate``."""
+        per_image = self.plan.shape.visual_tokens(request.layout, self.plan.shape.vision.tokens)
+        image = [self.plan.shape.image_token_id] * per_image
+        ids = list(request.runs[0])
+        for run in request.runs[1:]:
+            ids += [*image, *run]
+        input_ids = torch.tensor([ids])
+        pixels = torch.from_numpy(request.pixel_values)
         out = self.model.generate(
-            **inputs,
+            input_ids=input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            **self.family.generate_inputs(pixels, request.layout, request.image_sizes),
             do_sample=False,
             num_beams=1,
             repetition_penalty=1.0,
             max_new_tokens=max_new_tokens,
             eos_token_id=list(stop_ids),
+            pad_token_id=stop_ids[0],
         )
-        answer: list[int] = out[0, inputs["input_ids"].shape[1] :].tolist()
-        return answer
+        return tuple(out[0, len(ids) :].tolist())
 
     @torch.no_grad()
     def generate(
         self,
-        runs: Sequence[Sequence[int]],
-        pixel_values: NDArray[np.float32],
+        request: Request,
         budget: BudgetPlan,
-        layout: TileLayout,
         stop_ids: Sequence[int],
         max_new_tokens: int,
-    ) -> tuple[list[int], Trace]:
+    ) -> tuple[tuple[int, ...], Trace]:
         """Greedy answer at a budget, and the hidden states on the way."""
         trace = Trace()
-        part = next(part for part in budget.layouts if part.layout == layout.name)
-        visual = self.encode(torch.from_numpy(pixel_values), budget, layout, trace)
-        hidden, cache, position = self._prefill(runs, visual, part, trace)
+        part = next(part for part in budget.layouts if part.layout == request.layout.name)
+        pixels = torch.from_numpy(request.pixel_values)
+        visual = self.encode(pixels, budget, request.layout, trace)
+        hidden, cache, position = self._prefill(request.runs, visual, part, trace)
         answer: list[int] = []
         while True:
             logits = self.parts.lm_head(self.parts.norm(hidden[:, -1]))
@@ -94,11 +113,10 @@ class Reference:
                 trace.note("lm_head", logits)
             answer.append(int(logits[0].argmax()))
             if answer[-1] in stop_ids or len(answer) == max_new_tokens:
-                return answer, trace
+                return tuple(answer), trace
             embedded = self.model.get_input_embeddings()(torch.tensor([[answer[-1]]]))
-            hidden = self._layers(
-                embedded, torch.tensor([[position]]), cache, range(len(self.parts.text_layers)), None
-            )
+            layers = range(len(self.parts.text_layers))
+            hidden = self._layers(embedded, torch.tensor([[position]]), cache, layers, None)
             position += 1
 
     def encode(
@@ -213,3 +231,16 @@ class Reference:
         )
 
 
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep the loader's progress bar and notes off the screen; errors still raise."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()

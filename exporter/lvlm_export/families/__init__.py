@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 from lvlm_export.registry import resolve
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PretrainedConfig
 
     from lvlm_runtime.anyres import TileLayout
@@ -146,6 +146,18 @@ class Family(Protocol):
 
         ``features [tiles, K, D] -> [1, V, D]`` for a layout with a grid, else
         ``[n, K, D] -> [n, V, D]``.
+        """
+        ...
+
+    def generate_inputs(
+        self, pixel_values: Tensor, layout: TileLayout, image_sizes: list[tuple[int, int]]
+    ) -> dict[str, Tensor]:
+        """The visual arguments of ``model.generate`` for pixels ``[n * tiles, 3, H, W]``.
+
+        Args:
+            pixel_values: As the runtime's preprocessing gives them.
+            layout: The tile layout they have.
+            image_sizes: Height and width of every picture.
         """
         ...
 

@@ -14,7 +14,7 @@ from lvlm_runtime.anyres import IMAGE_LAYOUT, TileLayout
 from lvlm_runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from transformers import PretrainedConfig
 
 
@@ -45,6 +45,11 @@ class Llava:
 
     def packer(self, model: nn.Module, layout: TileLayout, kept: int) -> None:
         return None
+
+    def generate_inputs(
+        self, pixel_values: Tensor, layout: TileLayout, image_sizes: list[tuple[int, int]]
+    ) -> dict[str, Tensor]:
+        return {"pixel_values": pixel_values}
 
 
 FAMILY = Llava()

@@ -104,6 +104,16 @@ class LlavaOnevision:
             return MultiPacker(newline)
         return SinglePacker(newline, layout, kept, _max_patches(model.config))
 
+    def generate_inputs(
+        self, pixel_values: Tensor, layout: TileLayout, image_sizes: list[tuple[int, int]]
+    ) -> dict[str, Tensor]:
+        images = len(image_sizes)
+        return {
+            "pixel_values": pixel_values.reshape(images, layout.tiles, *pixel_values.shape[1:]),
+            "image_sizes": torch.tensor(image_sizes),
+            "batch_num_images": torch.tensor([images]),
+        }
+
 
 def _max_patches(config: PretrainedConfig) -> int:
     """N of ``vision_aspect_ratio = "anyres_max_N"``."""

@@ -1,0 +1,103 @@
+"""Where chat templates lie, and what they can and cannot do."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import jinja2
+import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from lvlm_runtime.chat_template import compile_template, find_template, read_json
+from lvlm_runtime.errors import LvlmError
+
+MESSAGES = [{"role": "user", "content": [{"type": "text", "text": "<é> & 'two'"}]}]
+
+TEMPLATES = [
+    "{{ messages | tojson }}",
+    "{{ messages | tojson(ensure_ascii=true, indent=2, sort_keys=true) }}",
+    "{% for i in [1, 2] %}{{ i }}{% break %}{% endfor %}",
+    "{% generation %}a{{ messages[0].role }}{% endgeneration %}b",
+    "{% set n = namespace(a=1) %}{% set n.a = n.a + 1 %}{{ n.a }}",
+    "{% set n = namespace(self=1) %}{{ n.self }}",
+    "{{ dict(a=1).a }}{{ dict.fromkeys('b') }}{{ dict.fromkeys('b', 2) }}",
+    "  {% if add_generation_prompt %}  \n  trimmed\n  {% endif %}\n  ",
+    "{{ messages[0].content | selectattr('type', 'equalto', 'text') | map(attribute='text') "
+    "| join }}{{ tools }}{{ documents }}{{ missing }}",
+]
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_a_template_renders_as_in_transformers(template: str) -> None:
+    theirs, _ = render_jinja_template(
+        [MESSAGES], chat_template=template, add_generation_prompt=True
+    )
+    ours = compile_template(template).render(
+        messages=MESSAGES, tools=None, documents=None, add_generation_prompt=True
+    )
+    assert [ours] == theirs
+
+
+def test_a_template_knows_the_day() -> None:
+    assert compile_template("{{ strftime_now('%Y') }}").render() == datetime.now().strftime("%Y")
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('one user only') }}", "one user only"),
+        ("{{ ''.__class__.__mro__ }}", "access to attribute '__class__'"),
+        ("{{ messages.append(1) }}", "append"),
+        ("{{ messages[5].content }}", "has no element 5"),
+        ("{% set n = namespace(_a=1) %}", "a namespace may not hold '_a'"),
+        ("{% set n = namespace() %}{% set n._a = 1 %}", "a namespace may not hold '_a'"),
+        ("{{ dict.__init__ }}{{ dict.mro() }}", "has no attribute 'mro'|access to attribute"),
+    ],
+)
+def test_what_a_template_may_not_do(template: str, message: str) -> None:
+    with pytest.raises(jinja2.TemplateError, match=message):
+        compile_template(template).render(messages=MESSAGES)
+
+
+def test_a_template_that_is_not_valid_is_refused() -> None:
+    with pytest.raises(LvlmError, match=r"chat template is not valid: .*Unexpected end"):
+        compile_template("{% for m in messages %}")
+
+
+def test_the_order_of_places(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "old"}))
+    (tmp_path / "chat_template.jinja").write_text("jinja")
+    tokenizer = {"chat_template": "tokenizer"}
+    assert find_template(tmp_path, tokenizer, {"chat_template": "processor"}) == "processor"
+    assert find_template(tmp_path, tokenizer, {}) == "old"
+    (tmp_path / "chat_template.json").unlink()
+    assert find_template(tmp_path, tokenizer, {}) == "jinja"
+    (tmp_path / "chat_template.jinja").unlink()
+    assert find_template(tmp_path, tokenizer, {}) == "tokenizer"
+
+
+def test_of_several_templates_the_default_is_taken(tmp_path: Path) -> None:
+    several = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "y"}]
+    assert find_template(tmp_path, {"chat_template": several}, {}) == "y"
+    assert find_template(tmp_path, {}, {"chat_template": {"default": "z"}}) == "z"
+
+
+@pytest.mark.parametrize("template", [None, {"rag": "x"}, [{"name": "rag", "template": "x"}]])
+def test_no_template_is_refused(template: object, tmp_path: Path) -> None:
+    with pytest.raises(LvlmError, match=r"There is no chat template in .*add the file"):
+        find_template(tmp_path, {"chat_template": template}, {})
+
+
+def test_a_file_that_is_not_json_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    assert read_json(path, required=False) == {}
+    with pytest.raises(LvlmError, match=r"There is no .*a\.json\. Give the directory"):
+        read_json(path, required=True)
+    path.write_text("{")
+    with pytest.raises(LvlmError, match=r"a\.json is not JSON: "):
+        read_json(path, required=False)
+    path.write_text("[]")
+    with pytest.raises(LvlmError, match=r"a\.json holds no JSON object"):
+        read_json(path, required=False)

@@ -1,0 +1,129 @@
+"""Reading pictures: as transformers reads them, or refused by name."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers.image_utils import load_image as load_image_of_transformers
+
+from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.preprocess import load_image
+
+PHOTOS = Path(__file__).parent.parent / "data" / "photos"
+
+
+def picture(height: int, width: int) -> Image.Image:
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(noise)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"])
+def test_modes_of_files_are_converted_as_transformers_does(mode: str, tmp_path: Path) -> None:
+    path = tmp_path / ("a.tiff" if mode in ("CMYK", "YCbCr", "PA") else "a.png")
+    source = picture(20, 30).convert("L" if mode == "LA" else "RGB")
+    if mode == "PA":
+        path = tmp_path / "a.png"
+        source.convert("P").save(path, transparency=3)
+    elif mode in ("LA", "RGBA"):
+        source.putalpha(picture(20, 30).convert("L"))
+        source.save(path)
+    else:
+        source.convert(mode).save(path)
+    ours, theirs = load_image(path), load_image_of_transformers(str(path))
+    assert ours.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+    np.testing.assert_array_equal(np.asarray(load_image(path.read_bytes())), np.asarray(theirs))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(orientation: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.jpg"
+    exif = Image.Exif()
+    exif[274] = orientation
+    picture(20, 30).save(path, exif=exif)
+    ours, theirs = load_image(str(path)), load_image_of_transformers(str(path))
+    np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+    np.testing.assert_array_equal(np.asarray(load_image(Image.open(path))), np.asarray(theirs))
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1), (4, 6, 3), (4, 6, 4)])
+def test_arrays_are_pictures(shape: tuple[int, ...]) -> None:
+    array = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    first = array if array.ndim == 2 else array[:, :, 0]
+    np.testing.assert_array_equal(np.asarray(load_image(array))[:, :, 0], first)
+
+
+def png_header(height: int, width: int) -> bytes:
+    """A PNG whose size is known and whose pixels are missing."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        checksum = zlib.crc32(name + data)
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum)
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0"))
+
+
+@pytest.mark.parametrize("edge", [8001, 10_000, 20_000])
+def test_huge_pictures_are_refused_before_decoding(edge: int) -> None:
+    message = f"has {edge * edge} pixels, at most 64000000 are decoded"
+    with pytest.raises(LvlmError, match=message):
+        load_image(png_header(edge, edge))
+
+
+def test_a_huge_jpeg_is_refused_and_not_shrunk() -> None:
+    data = io.BytesIO()
+    Image.new("L", (10_000, 7_000)).save(data, "jpeg", quality=1)
+    with pytest.raises(LvlmError, match="70000000 pixels, at most 64000000"):
+        load_image(data.getvalue())
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LvlmError, match=r"no picture file .*nowhere\.png"):
+        load_image(tmp_path / "nowhere.png")
+
+
+def test_a_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LvlmError, match="is a directory, a picture file is needed"):
+        load_image(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"%!PS-Adobe-3.0 EPSF-3.0\n" * 9])
+def test_what_is_not_a_picture_is_refused(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    with pytest.raises(LvlmError, match=r"a\.png is not a picture in a known format \(JPEG"):
+        load_image(path)
+
+
+@pytest.mark.parametrize("name", ["chelsea.png", "rocket.jpg"])
+def test_a_truncated_file_is_refused(name: str) -> None:
+    data = (PHOTOS / name).read_bytes()
+    with pytest.raises(LvlmError, match="is a damaged or truncated picture"):
+        load_image(data[: len(data) // 2])
+
+
+def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(np.full((4, 4), 30_000, np.uint16)).save(path)
+    with pytest.raises(LvlmError, match=r"Pillow mode 'I;16' .* would not survive in 8-bit RGB"):
+        load_image(path)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.zeros((3, 20, 20), np.uint8), r"uint8 \[3, 20, 20\] was given, allowed is uint8"),
+        (np.zeros((4, 4, 3), np.float32), r"float32 \[4, 4, 3\] was given"),
+        (np.zeros((0, 4, 3), np.uint8), r"\[0, 4, 3\] is empty"),
+    ],
+)
+def test_other_arrays_are_refused(array: np.ndarray, message: str) -> None:
+    with pytest.raises(LvlmError, match=message):
+        load_image(array)

@@ -1,0 +1,384 @@
+"""Token ids and text against transformers' processors, with tokenizers made here."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from tokenizers import (
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import (
+    LlamaTokenizer,
+    LlavaOnevisionProcessor,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+    Qwen2Tokenizer,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.llava_onevision.image_processing_pil_llava_onevision import (
+    LlavaOnevisionImageProcessorPil,
+)
+
+from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.prompt import PromptEncoder
+
+PLAIN_TEMPLATE = """\
+{% for message in messages %}
+{% if message['role'] == 'system' %}
+{{ message['content'][0]['text'] + ' ' }}
+{%- else %}
+{{ message['role'] | upper }}: {% for part in message['content'] if part['type'] == 'image' %}
+{{ '<image>\n' }}
+{%- endfor %}
+{% for part in message['content'] if part['type'] == 'text' %}
+{{ part['text'] + ' ' }}
+{%- endfor %}
+{% endif %}
+{% endfor %}
+{% if add_generation_prompt %}ASSISTANT:{% endif %}
+"""
+
+CHATML_TEMPLATE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ' ' }}"
+    "{% for p in m['content'] | selectattr('type', 'equalto', 'image') %}{{ '<image>' }}"
+    "{% endfor %}{% for p in m['content'] | selectattr('type', 'equalto', 'text') %}"
+    "{{ '\n' + p['text'] }}{% endfor %}{{ '<|im_end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+WORDS = "the cat sat on the mat USER: what is it? ASSISTANT: yes naïve 日本語 🙂 user assistant\n"
+
+
+def metaspace_tokenizer(*, with_bos: bool = True) -> Tokenizer:
+    """As Llama's: sentencepiece spaces, byte fallback, a beginning-of-sequence token."""
+    vocab = {"<unk>": 0, "<s>": 1, "</s>": 2}
+    for byte in range(256):
+        vocab[f"<0x{byte:02X}>"] = len(vocab)
+    for letter in "▁abcdefghijklmnopqrstuvwxyzAEINRSTU:,.?é":
+        vocab[letter] = len(vocab)
+    merges = [("t", "h"), ("th", "e"), ("▁", "the"), ("▁", "c"), ("▁c", "a"), ("▁ca", "t")]
+    merges += [("a", "t"), ("U", "S"), ("▁", "US"), ("▁", "▁")]
+    for left, right in merges:
+        vocab[left + right] = len(vocab)
+    tokenizer = Tokenizer(
+        models.BPE(vocab, merges, fuse_unk=True, byte_fallback=True, unk_token="<unk>")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>", "<image>"])
+    if with_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
+        )
+    return tokenizer
+
+
+def byte_level_tokenizer() -> Tokenizer:
+    """As Qwen2's: byte-level BPE without a beginning-of-sequence token."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([WORDS] * 3, trainer)
+    tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>"])
+    return tokenizer
+
+
+class OnevisionProcessor(LlavaOnevisionProcessor):
+    """Without a video processor, which would need torchvision."""
+
+    def check_argument_for_proper_class(self, argument_name: str, argument: object) -> None:
+        """Accepts its absence."""
+
+
+def llava(tokenizer: PreTrainedTokenizerFast, template: str = PLAIN_TEMPLATE) -> LlavaProcessor:
+    return LlavaProcessor(
+        CLIPImageProcessorPil(size=28, crop_size=28),
+        tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=template,
+    )
+
+
+def onevision(tokenizer: PreTrainedTokenizerFast) -> OnevisionProcessor:
+    return OnevisionProcessor(
+        LlavaOnevisionImageProcessorPil(),
+        tokenizer,
+        None,
+        num_image_tokens=4,
+        vision_feature_select_strategy="full",
+        chat_template=CHATML_TEMPLATE,
+    )
+
+
+def wrapped(tokenizer: Tokenizer, **options: object) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, extra_special_tokens={"image_token": "<image>"}, **options
+    )
+
+
+PROCESSORS = {
+    "llava": lambda: llava(
+        wrapped(metaspace_tokenizer(), bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    ),
+    "llava_class_tokenizer": lambda: llava(
+        LlamaTokenizer(
+            vocab=json.loads(metaspace_tokenizer().to_str())["model"]["vocab"],
+            merges=[
+                tuple(m) for m in json.loads(metaspace_tokenizer().to_str())["model"]["merges"]
+            ],
+            add_bos_token=True,
+            extra_special_tokens={"image_token": "<image>"},
+        )
+    ),
+    "llava_bos_in_template": lambda: llava(
+        wrapped(metaspace_tokenizer(), bos_token="<s>", eos_token="</s>"),
+        "{{ bos_token }}" + PLAIN_TEMPLATE,
+    ),
+    "onevision": lambda: onevision(
+        wrapped(byte_level_tokenizer(), eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    ),
+    "onevision_class_tokenizer": lambda: onevision(
+        Qwen2Tokenizer(
+            vocab=json.loads(byte_level_tokenizer().to_str())["model"]["vocab"],
+            merges=[
+                tuple(m) for m in json.loads(byte_level_tokenizer().to_str())["model"]["merges"]
+            ],
+            add_bos_token=False,
+            extra_special_tokens={"image_token": "<image>"},
+        )
+    ),
+}
+
+
+def save(processor: LlavaProcessor, directory: Path) -> Path:
+    """The files that a bundle has."""
+    processor.tokenizer.save_pretrained(directory)
+    (directory / "chat_template.jinja").write_text(processor.chat_template, encoding="utf-8")
+    return directory
+
+
+@pytest.fixture(scope="module", params=PROCESSORS)
+def both(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[PromptEncoder, LlavaProcessor]:
+    processor = PROCESSORS[request.param]()
+    return PromptEncoder.open(save(processor, tmp_path_factory.mktemp("model"))), processor
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return save(PROCESSORS["llava"](), tmp_path)
+
+
+def collapsed(ids: list[int], image_token_id: int) -> list[int]:
+    """Runs of image tokens as one each."""
+    return ids[:1] + [b for a, b in pairwise(ids) if not a == b == image_token_id]
+
+
+def of_processor(processor: LlavaProcessor, messages: list[dict[str, object]]) -> list[int]:
+    ids = processor.apply_chat_template(messages, tokenize=True, add_generation_prompt=True)
+    return collapsed(list(ids[0]), processor.image_token_id)
+
+
+texts = st.text(
+    st.sampled_from("the cat?Naïv日語🙂é  \n\t:.") | st.characters(exclude_categories=["Cs"]),
+    max_size=20,
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(prompt=texts, system=st.none() | texts, n_images=st.integers(0, 2))
+def test_ids_are_the_processors(
+    both: tuple[PromptEncoder, LlavaProcessor], prompt: str, system: str | None, n_images: int
+) -> None:
+    encoder, processor = both
+    image = Image.new("RGB", (20, 30))
+    content = [{"type": "image", "image": image}] * n_images + [{"type": "text", "text": prompt}]
+    messages = [{"role": "user", "content": content}]
+    if system is not None:
+        text = [{"type": "text", "text": system}]
+        messages.insert(0, {"role": "system", "content": text})
+    ids = encoder.encode(prompt, n_images, system)
+    assert ids.count(encoder.image_token_id) == n_images
+    assert collapsed(ids, encoder.image_token_id) == of_processor(processor, messages)
+
+
+def test_a_chat_of_several_turns(both: tuple[PromptEncoder, LlavaProcessor]) -> None:
+    encoder, processor = both
+    image = {"type": "image", "image": Image.new("RGB", (20, 30))}
+    messages = [
+        {"role": "user", "content": [image, {"type": "text", "text": "the cat?"}]},
+        {"role": "assistant", "content": [{"type": "text", "text": "yes"}]},
+        {"role": "user", "content": [{"type": "text", "text": "what"}, image]},
+    ]
+    ids = encoder.encode_messages(messages)
+    assert ids.count(encoder.image_token_id) == 2
+    assert collapsed(ids, encoder.image_token_id) == of_processor(processor, messages)
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_streamed_text_is_the_decoded_text(
+    both: tuple[PromptEncoder, LlavaProcessor], data: st.DataObject
+) -> None:
+    encoder, processor = both
+    any_id = st.integers(0, encoder.tokenizer.get_vocab_size() - 1)
+    ids = data.draw(
+        st.lists(any_id, max_size=25)
+        | texts.map(lambda text: encoder.tokenizer.encode(text, add_special_tokens=False).ids)
+    )
+    stream = encoder.decoder()
+    pieces = [stream.push(token_id) for token_id in ids]
+    assert not any(piece.endswith("\ufffd") for piece in pieces)
+    text = "".join(pieces) + stream.flush()
+    assert text == processor.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def test_words_are_shown_at_once(both: tuple[PromptEncoder, LlavaProcessor]) -> None:
+    encoder, _ = both
+    stream = encoder.decoder()
+    ids = encoder.tokenizer.encode("the cat sat", add_special_tokens=False).ids
+    shown = [stream.push(token_id) for token_id in ids]
+    assert "".join(shown) == "the cat sat"
+    assert stream.flush() == ""
+
+
+def test_a_character_of_many_bytes_is_shown_whole(
+    both: tuple[PromptEncoder, LlavaProcessor],
+) -> None:
+    encoder, _ = both
+    stream = encoder.decoder()
+    ids = encoder.tokenizer.encode("the🦀cat", add_special_tokens=False).ids
+    pieces = [piece for piece in map(stream.push, ids) if piece]
+    assert "".join(pieces) == "the🦀cat"
+    assert any("🦀" in piece for piece in pieces)
+
+
+def test_special_and_unknown_ids_have_no_text(directory: Path) -> None:
+    stream = PromptEncoder.open(directory).decoder()
+    assert [stream.push(token_id) for token_id in (1, 2, 99_999)] == ["", "", ""]
+    assert stream.flush() == ""
+
+
+@pytest.mark.parametrize("switches", [{"add_bos_token": False}, {"add_eos_token": True}, {}])
+def test_a_tokenizer_json_decides_on_special_tokens(
+    switches: dict[str, bool], directory: Path
+) -> None:
+    path = directory / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **switches}))
+    theirs = PreTrainedTokenizerFast.from_pretrained(directory)
+    ids = PromptEncoder.open(directory).encode("the", 0)
+    assert ids == theirs("USER: the ASSISTANT:").input_ids
+    assert ids[0] == theirs.bos_token_id
+
+
+def test_truncation_that_was_saved_is_not_applied(directory: Path) -> None:
+    path = directory / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=50)
+    tokenizer.save(str(path))
+    assert 10 < len(PromptEncoder.open(directory).encode("the cat sat on", 1)) < 50
+
+
+def with_template(directory: Path, template: str) -> PromptEncoder:
+    (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
+    return PromptEncoder.open(directory)
+
+
+def test_a_template_that_fails_says_why(directory: Path) -> None:
+    encoder = with_template(directory, "{{ raise_exception('one\n user only') }}")
+    with pytest.raises(LvlmError, match=r"template refused this chat: one user only. Change the"):
+        encoder.encode("the", 0)
+    encoder = with_template(directory, "{{ 1 / 0 }}")
+    with pytest.raises(LvlmError, match="template refused this chat: division by zero"):
+        encoder.encode("the", 0)
+
+
+def test_a_template_may_use_the_special_tokens(directory: Path) -> None:
+    encoder = with_template(directory, "{{ bos_token }}{{ image_token }}{{ eos_token }}")
+    assert encoder.encode("the", 1) == [1, encoder.image_token_id, 2]
+
+
+@pytest.mark.parametrize("template", ["no pictures", "<image><image>{{ messages[0].role }}"])
+def test_a_template_that_loses_a_picture_is_refused(template: str, directory: Path) -> None:
+    encoder = with_template(directory, template)
+    with pytest.raises(LvlmError, match=r"put \d image tokens into a chat with 1 pictures"):
+        encoder.encode("the", 1)
+
+
+@pytest.mark.parametrize("system", [None, "the <image> cat"])
+def test_the_image_token_in_a_text_is_refused(system: str | None, directory: Path) -> None:
+    encoder = PromptEncoder.open(directory)
+    with pytest.raises(LvlmError, match="prompt contains '<image>', which stands for a picture"):
+        encoder.encode("what" if system else "a <image> b", 1, system)
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        ({"role": "user", "content": [{"type": "video"}]}, "has a part of type 'video'; allowed"),
+        ({"role": "user", "content": ["the"]}, "has a part of type None; allowed"),
+        ({"role": "user", "content": None}, "role 'user' and content of type NoneType"),
+        ({"content": "the"}, "role None and content of type str"),
+    ],
+)
+def test_messages_of_another_form_are_refused(
+    message: dict[str, object], error: str, directory: Path
+) -> None:
+    with pytest.raises(LvlmError, match=error):
+        PromptEncoder.open(directory).encode_messages([message])
+
+
+def test_a_damaged_tokenizer_is_named(directory: Path) -> None:
+    (directory / "tokenizer.json").write_text("{}")
+    with pytest.raises(LvlmError, match=r"tokenizer.json is not a tokenizer: .* Export it again"):
+        PromptEncoder.open(directory)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+def test_a_missing_file_is_named(name: str, directory: Path) -> None:
+    (directory / name).unlink()
+    with pytest.raises(LvlmError, match=rf"There is no .*{name}\. Give the directory of a bundle"):
+        PromptEncoder.open(directory)
+
+
+def test_a_tokenizer_without_image_token_is_refused(directory: Path) -> None:
+    path = directory / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "image_token": "<picture>"}))
+    with pytest.raises(LvlmError, match="has no image token '<picture>'"):
+        PromptEncoder.open(directory)
