@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import shutil
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from lvlm_export.reduction.schedule import BudgetPlan, LayoutPlan, SiteCount
 from lvlm_export.versions import versions
 from lvlm_export.weights import FILE_NAME, Placement, WeightStore
 from lvlm_export.workspace import Workspace, existing_bundle, file_ref, open_workspace
-from lvlm_runtime.bundle import TOKENIZER, Bundle
+from lvlm_runtime.bundle import TOKENIZER, Bundle, check_files
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.session import Session
 from lvlm_runtime.spec import (
@@ -93,21 +92,30 @@ def build(
     output = output.absolute()
     present = existing_bundle(output)
     plan = make_plan(checkpoint, options)
-    if present is not None and present.content_key == plan.key:
+    if present is not None and present.content_key == plan.key and _intact(output, present):
         return BuildResult(output, present, True)
-    if present is not None and not force:
+    if present is not None and present.content_key != plan.key and not force:
         raise LvlmError(
             f"{output} holds a bundle of other options or another checkpoint; give --force to"
             " replace it, or another --output"
         )
     workspace = open_workspace(output, plan.key)
-    embed_tokens = export_graphs(checkpoint, plan, workspace, progress)
     copy_tokenizer(checkpoint, workspace)
+    embed_tokens = export_graphs(checkpoint, plan, workspace, progress)
     manifest = write_manifest(checkpoint, model_name, plan, workspace, embed_tokens, progress)
     if verify_samples:
         check_parity(checkpoint, plan, Bundle(workspace.directory, manifest), verify_samples, progress)
     workspace.publish(manifest)
     return BuildResult(output, manifest, False)
+
+
+def _intact(directory: Path, manifest: Manifest) -> bool:
+    """Every file is what the manifest says; a damaged bundle is built again."""
+    try:
+        check_files(directory, manifest.files)
+    except LvlmError:
+        return False
+    return True
 
 
 def export_graphs(
@@ -132,7 +140,6 @@ def export_graphs(
                     store if job.weighted else None,
                 )
                 workspace.finish(job.file, store.refs)
-                gc.collect()
             advance(job.file)
         table = store.place(Placement(checkpoint.family.parts(model).embed_tokens, dtype))
         workspace.finish(jobs[-1].file, store.refs)

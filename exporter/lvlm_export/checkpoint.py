@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lvlm_export.families import Family, load_family
-from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.errors import LvlmError, UsageError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,12 +98,19 @@ class Checkpoint:
         model_type = raw.get("model_type")
         if not isinstance(model_type, str):
             raise LvlmError(f"{directory / 'config.json'} has no model_type")
-        family = load_family(model_type)
+        try:
+            family = load_family(model_type)
+        except UsageError as error:
+            raise LvlmError(f"{directory} is not supported: {error}") from None
         if raw.get("quantization_config"):
             raise LvlmError(f"{directory} holds quantised weights; give the unquantised checkpoint")
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        try:
+            config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        except Exception as error:  # validators raise types of their own
+            reason = " ".join(str(error).split())
+            raise LvlmError(f"{directory / 'config.json'} is refused by transformers: {reason}") from error
         return cls(directory, family, config)
 
     @cached_property
@@ -163,7 +170,8 @@ class Checkpoint:
         path = self.directory / "preprocessor_config.json"
         if path.exists():
             return read_json(path)
-        nested = read_json(self.directory / "processor_config.json").get("image_processor")
+        path = self.directory / "processor_config.json"
+        nested = read_json(path).get("image_processor") if path.exists() else None
         if not isinstance(nested, dict):
             raise LvlmError(f"{self.directory} has no preprocessor_config.json and no image_processor")
         return nested

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import onnx_ir as ir
 import torch
 from onnxscript import optimizer
 from torch import Tensor, nn
+from torch.onnx._internal.exporter import _core, _registration
 
 from lvlm_export import lowering
 from lvlm_export.weights import FILE_NAME, Placement, WeightStore
@@ -73,19 +75,28 @@ def export_graph(
 
 
 def trace(module: nn.Module, arguments: tuple[Any, ...], signature: Signature) -> Any:
-    """``torch.onnx.export`` without its chatter; returns the ONNX program."""
+    """What ``torch.onnx.export(dynamo=True, optimize=False)`` does; returns the ONNX program.
+
+    The public function builds the table of operator translations anew for every graph, half of
+    the time that a small graph takes; a bundle has dozens. One level below, the table can be kept.
+    """
     with _quiet(), torch.no_grad():
-        return torch.onnx.export(
+        return _core.export(
             module.eval(),
             arguments,
-            dynamo=True,
-            opset_version=OPSET,
+            registry=_registry(),
+            dynamic_shapes=signature.dynamic_shapes,
             input_names=list(signature.inputs),
             output_names=list(signature.outputs),
-            dynamic_shapes=signature.dynamic_shapes,
+            opset_version=OPSET,
             optimize=False,
             verbose=False,
         )
+
+
+@functools.cache
+def _registry() -> _registration.ONNXRegistry:
+    return _registration.ONNXRegistry.from_torchlib(opset_version=OPSET)
 
 
 def _detach_parameters(

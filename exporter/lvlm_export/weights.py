@@ -84,7 +84,7 @@ class WeightStore:
             start = -(-self.path.stat().st_size // alignment) * alignment
             with self.path.open("r+b") as stream:
                 stream.seek(start)
-                array.tofile(stream)
+                stream.write(array.data if array.ndim else array.tobytes())
             known = TensorRef(DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), start, array.nbytes, digest)
             self.refs[digest] = known
         # Equal bytes may be wanted in another shape ([1, N] and [N]); the place is the same.

@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from lvlm_runtime.bundle import MANIFEST, file_sha256, read_manifest
+from lvlm_runtime.bundle import MANIFEST, WEIGHTS, file_sha256, manifest_text, read_manifest
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.spec import FileRef, Manifest, TensorRef, from_json, to_json
+from lvlm_runtime.spec import FileRef, Manifest, TensorRef, from_json
 
 JOURNAL = "journal.json"
 
@@ -63,7 +63,7 @@ class Workspace:
     def publish(self, manifest: Manifest) -> None:
         """Write the manifest and become the bundle; an older bundle there is replaced."""
         self.path(JOURNAL).unlink(missing_ok=True)
-        write_atomically(self.path(MANIFEST), json.dumps(to_json(manifest), indent=1))
+        write_atomically(self.path(MANIFEST), manifest_text(manifest))
         for path in (*self.directory.rglob("*"), self.directory):
             _flush(path)
         old = self.target.with_name(self.target.name + ".old")
@@ -99,9 +99,19 @@ def open_workspace(target: Path, key: str) -> Workspace:
         workspace.done = from_json(dict[str, FileRef], journal["done"], "journal")
         workspace.tensors = from_json(dict[str, TensorRef], journal["tensors"], "journal")
     elif directory.exists():
+        _refuse_foreign(directory)
         shutil.rmtree(directory)
     directory.mkdir(parents=True, exist_ok=True)
     return workspace
+
+
+def _refuse_foreign(directory: Path) -> None:
+    """LvlmError for a directory that no build of ours left behind: it must not be deleted."""
+    ours = (JOURNAL, MANIFEST, WEIGHTS)
+    if any(directory.iterdir()) and not any((directory / name).exists() for name in ours):
+        raise LvlmError(
+            f"{directory} is in the way and holds something else; move it, or choose another --output"
+        )
 
 
 def file_ref(path: Path, on_bytes: Callable[[int], None] | None = None) -> FileRef:

@@ -14,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvlm_runtime.errors import LvlmError, UsageError
-from lvlm_runtime.spec import SCHEMA, Budget, FileRef, Manifest, from_json
+from lvlm_runtime.spec import SCHEMA, Budget, FileRef, Manifest, from_json, to_json
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
 TOKENIZER = "tokenizer"
 # Sizes and times of the files when they were last found intact; beside them, if writable.
 STAMP = ".verified.json"
+# Entry of the manifest that holds the SHA-256 of the others.
+DIGEST = "sha256"
 REBUILD = "copy the bundle again or build it again"
 
 
@@ -95,7 +97,19 @@ def read_manifest(directory: Path) -> Manifest:
         raise LvlmError(
             f"{path} has schema {schema!r} and this version reads {SCHEMA}; build the bundle again"
         )
+    if content.pop(DIGEST, None) != _digest(content):
+        raise LvlmError(f"{path} is damaged: its SHA-256 is not its own; {REBUILD}")
     return from_json(Manifest, content)
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """What ``read_manifest`` reads: JSON that carries its own SHA-256, so a flipped digit shows."""
+    content = to_json(manifest)
+    return json.dumps({DIGEST: _digest(content), **content}, indent=1)
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def check_files(directory: Path, files: dict[str, FileRef]) -> None:
