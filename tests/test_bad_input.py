@@ -10,8 +10,8 @@ import zlib
 from pathlib import Path
 
 import pytest
-from command_line import PICTURE, QUESTION, error_line, typed
 
+from command_line import PICTURE, QUESTION, error_line, typed
 from lvlm_export.demo import CHECKPOINT
 from lvlm_runtime.bundle import MANIFEST, WEIGHTS, read_manifest
 from lvlm_runtime.errors import LvlmError
@@ -134,7 +134,9 @@ def test_no_prompt(demo_bundle: Path) -> None:
         (("--nonsense",), "--nonsense"),
     ],
 )
-def test_an_option_outside_its_range(demo_bundle: Path, words: tuple[str, ...], reason: str) -> None:
+def test_an_option_outside_its_range(
+    demo_bundle: Path, words: tuple[str, ...], reason: str
+) -> None:
     assert reason in error_line(typed("run", demo_bundle, QUESTION, *words), 2)
 
 
@@ -143,7 +145,10 @@ def test_an_option_outside_its_range(demo_bundle: Path, words: tuple[str, ...], 
 def test_one_flipped_byte_in_a_file(damaged_bundle: Path, name: str, place: float) -> None:
     path = damaged_bundle / name
     flip(path, int(place * (path.stat().st_size - 1)))
-    for words in (("run", damaged_bundle, "--image", PICTURE, QUESTION), ("inspect", damaged_bundle)):
+    for words in (
+        ("run", damaged_bundle, "--image", PICTURE, QUESTION),
+        ("inspect", damaged_bundle),
+    ):
         line = error_line(typed(*words), 1)
         assert f"{path} is damaged: its SHA-256 is not the manifest's" in line
         assert "copy the bundle again or build it again" in line
@@ -157,12 +162,13 @@ def test_one_flipped_byte_anywhere_in_the_manifest(damaged_bundle: Path) -> None
     for at in [0, len(whole) - 1, *generator.sample(range(len(whole)), 60)]:
         path.write_bytes(whole)
         flip(path, at)
-        try:
+        result = typed("inspect", damaged_bundle)
+        if result.exit_code:
+            refused += 1
+            error_line(result, 1)
+        else:
             # White space between entries means nothing; everything else is refused.
             assert read_manifest(damaged_bundle) == manifest
-        except LvlmError as error:
-            refused += 1
-            assert "\n" not in str(error)
     assert refused > 30
 
 
@@ -191,7 +197,9 @@ def test_a_place_that_is_no_bundle(tmp_path: Path) -> None:
     assert "no such directory" in error_line(typed("verify", PICTURE), 1)
 
 
-def test_a_damaged_bundle_is_built_again_not_reused(demo_bundle: Path, damaged_bundle: Path) -> None:
+def test_a_damaged_bundle_is_built_again_not_reused(
+    demo_bundle: Path, damaged_bundle: Path
+) -> None:
     from lvlm_export.build import _intact
 
     manifest = read_manifest(damaged_bundle)
@@ -233,7 +241,9 @@ def test_weights_that_do_not_fit_the_configuration(checkpoint: Path, tmp_path: P
     assert "do not fit each other" in build_fails(checkpoint, tmp_path / "bundle")
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "", '{"model_type": 3}', '{"model_type": "llava", "text_config": 3}'])
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "", '{"model_type": 3}', '{"model_type": "llava", "text_config": 3}']
+)
 def test_a_damaged_configuration(checkpoint: Path, tmp_path: Path, content: str) -> None:
     (checkpoint / "config.json").write_text(content)
     assert "config.json" in build_fails(checkpoint, tmp_path / "bundle")

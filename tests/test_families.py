@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 import torch
-from helpers import build_tiny
 
+import tiny
+from helpers import build_tiny
 from lvlm_export.checkpoint import Checkpoint
 from lvlm_export.parity import ParityReport, synthetic_samples, verify
 from lvlm_export.plan import BuildOptions, make_plan

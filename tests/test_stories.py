@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
-import stories
-import tiny
 import torch
-from helpers import build_tiny
 from safetensors.torch import load_file, save_file
 from transformers import LlavaConfig
 
+import stories
+import tiny
+from helpers import build_tiny
 from lvlm_runtime.session import Session
 
 
@@ -27,14 +26,21 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
         vision_feature_select_strategy="full",
         tie_word_embeddings=True,
     )
-    processor = {"image_processor_type": "SiglipImageProcessor", "size": {"height": 48, "width": 48}}
+    processor = {
+        "image_processor_type": "SiglipImageProcessor",
+        "size": {"height": 48, "width": 48},
+    }
     path = tiny.save(folder / "model", config, processor, seed=0)
     weights = load_file(path / "model.safetensors")
     text = stories.state_dict("language_model.model.")
     kept = {name: value for name, value in weights.items() if "language_model" not in name}
     save_file({**kept, **text}, path / "model.safetensors", metadata={"format": "pt"})
     (path / "tokenizer.json").write_bytes((stories.FOLDER / "tokenizer.json").read_bytes())
-    tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>"}
+    tokenizer = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+    }
     (path / "tokenizer_config.json").write_text(json.dumps({**tokenizer, "image_token": "<unk>"}))
     result = build_tiny(path, folder / "bundle", 0.5)
     return Session.open(result.directory, device="cpu")

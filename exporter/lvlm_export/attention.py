@@ -112,11 +112,12 @@ def onnx_attention(
     seen = _watched.get()
     if seen is not None:
         seen.append((query, key))
-    if kv_length is None:
-        inputs, attrs, version = (query, key, value), {"scale": scaling}, 23
-    else:
-        inputs = (query, key, value, None, None, None, kv_length)
-        attrs, version = {"scale": scaling, "is_causal": 1}, 24
+    inputs: tuple[Tensor | None, ...] = (query, key, value)
+    attrs: dict[str, Any] = {"scale": scaling}
+    if kv_length is not None:
+        inputs = (*inputs, None, None, None, kv_length)
+        attrs["is_causal"] = 1
+    version = 23 if kv_length is None else 24
     out = torch.onnx.ops.symbolic(
         "Attention", inputs, attrs, dtype=query.dtype, shape=query.shape, version=version
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from lvlm_export import lowering
 from lvlm_export.checkpoint import TOKENIZER_FILES, Checkpoint
 from lvlm_export.graphs import DTYPES, graph_jobs, packer_file, reducer_file
 from lvlm_export.onnx_export import export_graph, parameter_names
@@ -104,7 +105,9 @@ def build(
     embed_tokens = export_graphs(checkpoint, plan, workspace, progress)
     manifest = write_manifest(checkpoint, model_name, plan, workspace, embed_tokens, progress)
     if verify_samples:
-        check_parity(checkpoint, plan, Bundle(workspace.directory, manifest), verify_samples, progress)
+        check_parity(
+            checkpoint, plan, Bundle(workspace.directory, manifest), verify_samples, progress
+        )
     workspace.publish(manifest)
     return BuildResult(output, manifest, False)
 
@@ -138,6 +141,7 @@ def export_graphs(
                     workspace.path(job.file),
                     names,
                     store if job.weighted else None,
+                    lowering.for_target(plan.options.target),
                 )
                 workspace.finish(job.file, store.refs)
             advance(job.file)
@@ -171,7 +175,9 @@ def check_parity(
     with progress.stage("checking against PyTorch", len(plan.budgets) * len(requests)) as advance:
         report = verify(session, checkpoint, plan, requests, GATE_TOKENS, advance)
     if not report.passed:
-        raise LvlmError(f"the exported chain is not the model: {report.failure()}; nothing was published")
+        raise LvlmError(
+            f"the exported chain is not the model: {report.failure()}; nothing was published"
+        )
 
 
 def copy_tokenizer(checkpoint: Checkpoint, workspace: Workspace) -> None:
@@ -285,7 +291,10 @@ def _reduction(count: SiteCount) -> Reduction:
 
 def _files(workspace: Workspace, progress: Progress) -> dict[str, FileRef]:
     names = sorted(workspace.done)
-    names += [FILE_NAME, *(f"{TOKENIZER}/{path.name}" for path in sorted(workspace.path(TOKENIZER).iterdir()))]
+    names += [
+        FILE_NAME,
+        *(f"{TOKENIZER}/{path.name}" for path in sorted(workspace.path(TOKENIZER).iterdir())),
+    ]
     files = {}
     with progress.stage("hashing files", len(names)) as advance:
         for name in names:

@@ -50,14 +50,18 @@ def locate(model: str) -> Path:
     if path.is_dir():
         return path
     if path.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
-        raise LvlmError(f"no checkpoint directory at {model!r}; give a directory or a hub id (owner/name)")
+        raise LvlmError(
+            f"no checkpoint directory at {model!r}; give a directory or a hub id (owner/name)"
+        )
     from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(model, allow_patterns=list(HUB_FILES)))
     except Exception as error:  # the hub client has many error types; each means the same here
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LvlmError(f"{model!r} is no local directory and the hub did not give it: {reason}") from error
+        raise LvlmError(
+            f"{model!r} is no local directory and the hub did not give it: {reason}"
+        ) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -65,7 +69,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise LvlmError(f"{path} is missing; is this a Hugging Face checkpoint directory?") from None
+        raise LvlmError(
+            f"{path} is missing; is this a Hugging Face checkpoint directory?"
+        ) from None
     except (OSError, ValueError) as error:
         raise LvlmError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(content, dict):
@@ -110,7 +116,9 @@ class Checkpoint:
             config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
         except Exception as error:  # validators raise types of their own
             reason = " ".join(str(error).split())
-            raise LvlmError(f"{directory / 'config.json'} is refused by transformers: {reason}") from error
+            raise LvlmError(
+                f"{directory / 'config.json'} is refused by transformers: {reason}"
+            ) from error
         return cls(directory, family, config)
 
     @cached_property
@@ -135,12 +143,16 @@ class Checkpoint:
             paths = [self.directory / name for name in names]
             missing = [path.name for path in paths if not path.exists()]
             if missing:
-                raise LvlmError(f"{self.directory} lacks {missing[0]} which its index names; copy it again")
+                raise LvlmError(
+                    f"{self.directory} lacks {missing[0]} which its index names; copy it again"
+                )
             return paths
         paths = sorted(self.directory.glob("*.safetensors"))
         if not paths:
             pickles = [*self.directory.glob("*.bin"), *self.directory.glob("*.pt")]
-            hint = "; pickled weights are never read, convert them to safetensors" if pickles else ""
+            hint = (
+                "; pickled weights are never read, convert them to safetensors" if pickles else ""
+            )
             raise LvlmError(f"{self.directory} has no .safetensors file{hint}")
         return paths
 
@@ -173,7 +185,9 @@ class Checkpoint:
         path = self.directory / "processor_config.json"
         nested = read_json(path).get("image_processor") if path.exists() else None
         if not isinstance(nested, dict):
-            raise LvlmError(f"{self.directory} has no preprocessor_config.json and no image_processor")
+            raise LvlmError(
+                f"{self.directory} has no preprocessor_config.json and no image_processor"
+            )
         return nested
 
     @property
@@ -184,13 +198,20 @@ class Checkpoint:
         for config in (self.config, self.config.text_config):
             ids = getattr(config, "eos_token_id", None) if ids is None else ids
         if ids is None:
-            raise LvlmError(f"{self.directory} names no eos_token_id; add it to generation_config.json")
+            raise LvlmError(
+                f"{self.directory} names no eos_token_id; add it to generation_config.json"
+            )
         return tuple(ids) if isinstance(ids, list) else (int(ids),)
 
     def content_key(self) -> str:
         """SHA-256 over everything a bundle is made of."""
         digest = hashlib.sha256()
-        names = {"config.json", "generation_config.json", "preprocessor_config.json", *TOKENIZER_FILES}
+        names = {
+            "config.json",
+            "generation_config.json",
+            "preprocessor_config.json",
+            *TOKENIZER_FILES,
+        }
         paths = [self.directory / name for name in sorted(names)]
         for path in [*(path for path in paths if path.exists()), *self._shards()]:
             digest.update(path.name.encode())
@@ -216,7 +237,8 @@ class Checkpoint:
                 self.config, dtype=dtype, attn_implementation=NAME
             )
         self._check_names({name for name, _ in model.named_parameters(remove_duplicate=False)})
-        return model.eval().requires_grad_(False)
+        frozen: nn.Module = model.eval().requires_grad_(False)
+        return frozen
 
     def _check_names(self, wanted: set[str]) -> None:
         if self.tied_embeddings:

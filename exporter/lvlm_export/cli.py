@@ -9,8 +9,11 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
@@ -60,16 +63,37 @@ class Cli(click.Group):
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")
+        interrupts: list[int] = []
         try:
-            status = super().main(*args, **kwargs)
+            with noting_interrupts(interrupts):
+                status = super().main(*args, **kwargs)
         except Exception as error:
-            line, status = explain(error)
+            # A library that is interrupted while it loads may turn that into an error of its own.
+            line, status = explain(click.Abort() if interrupts else error)
             if line is None:
                 raise
             if os.environ.get(DEBUG):
                 traceback.print_exc()
             click.echo(line, err=True)
         sys.exit(status if isinstance(status, int) else 0)
+
+
+@contextmanager
+def noting_interrupts(seen: list[int]) -> Iterator[None]:
+    """Inside, Ctrl-C raises KeyboardInterrupt as ever, and is noted in ``seen``."""
+
+    def note(number: int, _frame: object) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def explain(error: Exception) -> tuple[str | None, int]:

@@ -32,7 +32,13 @@ class BarProgress:
     def stage(self, title: str, steps: int) -> Iterator[Advance]:
         """A bar of ``steps`` steps."""
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+        )
 
         columns = (
             TextColumn("{task.description:<24}"),

@@ -126,7 +126,14 @@ def decoder_job(parts: Parts, shape: ModelShape, cut: DecoderCut, dtype: torch.d
     signature = Signature(
         ("hidden", "position_ids", "write_index", "kv_length", *past),
         ("hidden_out", *(["query"] if cut.scored else []), *present),
-        ({1: sequence}, {1: sequence}, None, None, [{2: cache}] * len(layers), [{2: cache}] * len(layers)),
+        (
+            {1: sequence},
+            {1: sequence},
+            None,
+            None,
+            [{2: cache}] * len(layers),
+            [{2: cache}] * len(layers),
+        ),
     )
     return GraphJob(f"{cut.name}.onnx", DecoderSubgraph(parts, cut), arguments, signature, True)
 
@@ -142,13 +149,20 @@ def lm_head_job(parts: Parts, shape: ModelShape, dtype: torch.dtype) -> GraphJob
 def assemble_job(shape: ModelShape, dtype: torch.dtype) -> GraphJob:
     """Text and visual embeddings in prompt order."""
     width = shape.text.hidden_size
-    dims = {name: torch.export.Dim(name, min=1, max=65536) for name in ("text", "images", "visual", "sequence")}
+    dims = {
+        name: torch.export.Dim(name, min=1, max=65536)
+        for name in ("text", "images", "visual", "sequence")
+    }
     signature = Signature(
         ("text", "visual", "order"),
         ("hidden",),
         ({1: dims["text"]}, {0: dims["images"], 1: dims["visual"]}, {0: dims["sequence"]}),
     )
-    arguments = (example((1, 5, width), dtype), example((2, 7, width), dtype), example((19,), torch.int64))
+    arguments = (
+        example((1, 5, width), dtype),
+        example((2, 7, width), dtype),
+        example((19,), torch.int64),
+    )
     return GraphJob("assemble.onnx", Assemble(), arguments, signature, False)
 
 

@@ -47,6 +47,7 @@ def export_graph(
     path: Path,
     names: Mapping[int, str],
     store: WeightStore | None,
+    rewrites: Sequence[lowering.Rewrite] = (),
 ) -> None:
     """Trace ``module`` and write its graph.
 
@@ -57,15 +58,20 @@ def export_graph(
         path: The ``.onnx`` file to write, beside the weight file.
         names: ``id(parameter) -> name`` in the whole model, for the store.
         store: The weight file, or None for a weight-free graph, which is then self-contained.
+        rewrites: What the target runs faster (``lowering.for_target``).
     """
     program = trace(module, arguments, signature)
     model = program.model
     placements = _detach_parameters(model.graph, module, names)
     with _quiet():
         optimizer.optimize(model)
+        for rewrite in rewrites:
+            rewrite(model)
     lowering.fold_weight_transposes(model.graph, placements)
     if store is None:
-        assert not placements, f"{path.name} is to be weight-free but holds {sorted(placements)[:3]}"
+        assert not placements, (
+            f"{path.name} is to be weight-free but holds {sorted(placements)[:3]}"
+        )
     else:
         _attach(model.graph, placements, store, module)
     _strip(model)

@@ -98,7 +98,7 @@ class ParityReport:
 
     @property
     def passed(self) -> bool:
-        return all(row.passed for row in (*self.stages, *self.answers))
+        return all(row.passed for row in self.stages) and all(row.passed for row in self.answers)
 
     def failure(self) -> str:
         """One line on the worst that failed."""
@@ -156,17 +156,25 @@ def verify(
     requests = [prepare(session, sample) for sample in samples]
     for budget in plan.budgets:
         for index, (sample, request) in enumerate(zip(samples, requests, strict=True)):
-            expected, trace = reference.generate(request, budget, checkpoint.stop_ids, max_new_tokens)
+            expected, trace = reference.generate(
+                request, budget, checkpoint.stop_ids, max_new_tokens
+            )
             seen, got = run_chain(session, budget.ratio, sample, max_new_tokens)
             for stage, error in compare(trace, seen).items():
                 key = (budget.ratio, stage)
                 errors[key] = max(error, errors.get(key, 0.0))
-            answers.append(AnswerParity(budget.ratio, index, "the PyTorch reference", expected, got))
+            answers.append(
+                AnswerParity(budget.ratio, index, "the PyTorch reference", expected, got)
+            )
             if budget.ratio == 1.0:
-                official = reference.generate_unreduced(request, checkpoint.stop_ids, max_new_tokens)
+                official = reference.generate_unreduced(
+                    request, checkpoint.stop_ids, max_new_tokens
+                )
                 answers.append(AnswerParity(1.0, index, "transformers.generate", official, got))
             advance(f"ratio {budget.ratio:g}, sample {index}")
-    stages = tuple(StageParity(ratio, stage, error, limit) for (ratio, stage), error in errors.items())
+    stages = tuple(
+        StageParity(ratio, stage, error, limit) for (ratio, stage), error in errors.items()
+    )
     return ParityReport(stages, tuple(answers))
 
 
@@ -183,7 +191,9 @@ def prepare(session: Session, sample: Sample) -> Request:
     prepared = preprocess.preprocess(list(sample.images), manifest.preprocess, layout)
     # A letterboxed picture is a picture of the layout's nominal size to the model.
     sizes = [
-        (layout.image_height, layout.image_width) if fit.letterboxed else (image.height, image.width)
+        (layout.image_height, layout.image_width)
+        if fit.letterboxed
+        else (image.height, image.width)
         for image, fit in zip(sample.images, prepared.fits, strict=True)
     ]
     runs = text_runs(ids, manifest.text.image_token_id)
@@ -219,6 +229,8 @@ def compare(trace: Trace, seen: dict[str, NDArray[Any]]) -> dict[str, float]:
     for name, expected in trace.hidden.items():
         got = seen[name].astype(np.float32)
         if got.shape != expected.shape:
-            raise LvlmError(f"{name} has shape {got.shape} in the chain and {expected.shape} in PyTorch")
+            raise LvlmError(
+                f"{name} has shape {got.shape} in the chain and {expected.shape} in PyTorch"
+            )
         errors[name] = float(np.abs(got - expected).max() / max(np.abs(expected).max(), 1e-12))
     return errors

@@ -89,7 +89,9 @@ def make_plan(checkpoint: Checkpoint, options: BuildOptions) -> Plan:
     )
     ratios = _ratios(options)
     budgets = tuple(plan_budget(ratio, method, geometry) for ratio in ratios)
-    sites = method.sites(shape.vision.layers, shape.text.layers) if any(r < 1 for r in ratios) else ()
+    sites = (
+        method.sites(shape.vision.layers, shape.text.layers) if any(r < 1 for r in ratios) else ()
+    )
     return Plan(
         options=options,
         shape=shape,

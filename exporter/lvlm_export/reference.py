@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -138,7 +139,7 @@ class Reference:
                 hidden = reducer.reduce(hidden, weights.float().mean(dim=(1, 2)))
                 trace.note(counts[index].site.name, hidden)
             hidden = feed_forward(layer, hidden)
-        features = self.parts.project(hidden)
+        features: Tensor = self.parts.project(hidden)
         trace.note(self.plan.vision[-1].name, features)
         kept = budget.vision[-1].tokens_out if budget.vision else self.plan.shape.vision.tokens
         packer = self.family.packer(self.model, layout, kept)
@@ -170,7 +171,9 @@ class Reference:
             if cut.last in counts:
                 count = counts[cut.last]
                 row = weights[-1].float().mean(dim=1)[0, -1]
-                placed, hidden, positions = self._reduce(count, lengths, placed, hidden, row, positions)
+                placed, hidden, positions = self._reduce(
+                    count, lengths, placed, hidden, row, positions
+                )
                 trace.note(count.site.name, hidden)
         return hidden, cache, int(sum(lengths) + visual.shape[0] * visual.shape[1])
 
@@ -229,8 +232,6 @@ class Reference:
         return ReducerShape(
             count.tokens_in, count.tokens_out, prefix, scale, self.plan.options.seed
         )
-
-
 
 
 @contextmanager

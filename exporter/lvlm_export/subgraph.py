@@ -83,7 +83,8 @@ def cut_decoder(layers: int, sites: Sequence[Site]) -> tuple[DecoderCut, ...]:
 def attend(layer: Any, hidden: Tensor) -> Tensor:
     """First half of a vision block: ``hidden + attention(norm(hidden))``."""
     attended, _ = layer.self_attn(hidden_states=layer.layer_norm1(hidden), attention_mask=None)
-    return hidden + attended
+    result: Tensor = hidden + attended
+    return result
 
 
 def feed_forward(layer: Any, hidden: Tensor) -> Tensor:

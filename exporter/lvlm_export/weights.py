@@ -85,7 +85,9 @@ class WeightStore:
             with self.path.open("r+b") as stream:
                 stream.seek(start)
                 stream.write(array.data if array.ndim else array.tobytes())
-            known = TensorRef(DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), start, array.nbytes, digest)
+            known = TensorRef(
+                DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), start, array.nbytes, digest
+            )
             self.refs[digest] = known
         # Equal bytes may be wanted in another shape ([1, N] and [N]); the place is the same.
         return TensorRef(

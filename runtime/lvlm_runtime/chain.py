@@ -62,7 +62,11 @@ class Chain:
         return self._runners[graph]
 
     def encode(
-        self, pixel_values: NDArray[np.float32], budget: Budget, layout: LayoutBudget, recorder: Recorder
+        self,
+        pixel_values: NDArray[np.float32],
+        budget: Budget,
+        layout: LayoutBudget,
+        recorder: Recorder,
     ) -> Value:
         """Visual tokens ``[n, V, C]`` of pixels ``[tiles, 3, H, W]``."""
         reductions = {reduction.site: reduction for reduction in budget.vision}
@@ -118,7 +122,8 @@ class Chain:
         sites = {} if layout is None else {part.site: part for part in layout.decoder}
         prompt_length = len(placed.order)
         positions = self.backend.put(np.arange(prompt_length, dtype=np.int64)[None])
-        groups, site = [], None
+        groups: list[kv_cache.LayerGroup] = []
+        site, query = None, None
         for stage in self.manifest.decoder:
             if site is not None:
                 reduction = sites[site]

@@ -1,8 +1,8 @@
 """``Session``: ask a bundle questions about pictures.
 
-    >>> from lvlm_runtime import Session
-    >>> session = Session.open("bundle")
-    >>> session.generate(images=["cat.jpg"], prompt="What is on the table?", ratio=0.33).text
+>>> from lvlm_runtime import Session
+>>> session = Session.open("bundle")
+>>> session.generate(images=["cat.jpg"], prompt="What is on the table?", ratio=0.33).text
 """
 
 from __future__ import annotations
@@ -109,7 +109,11 @@ class Session:
 
     @classmethod
     def load(
-        cls, bundle: Bundle, backend: str = "onnxruntime", device: str = "auto", threads: int | None = None
+        cls,
+        bundle: Bundle,
+        backend: str = "onnxruntime",
+        device: str = "auto",
+        threads: int | None = None,
     ) -> Session:
         """As ``open``, for a bundle that is checked already."""
         encoder = PromptEncoder.open(bundle.path(TOKENIZER))
@@ -206,7 +210,9 @@ class Session:
     ) -> tuple[DecodeState, NDArray[np.float32]]:
         visual = None
         if request.pixel_values is not None and request.layout is not None:
-            visual = self.chain.encode(request.pixel_values, request.budget, request.layout, recorder)
+            visual = self.chain.encode(
+                request.pixel_values, request.budget, request.layout, recorder
+            )
         return self.chain.prefill(request.runs, visual, request.layout, max_new_tokens, recorder)
 
     def _check(
@@ -228,7 +234,8 @@ class Session:
         layout = self._layout(len(images))
         part = None if layout is None else budget.layout(layout.name)
         self._check_length(runs, part, max_new_tokens)
-        pixel_values, letterboxed = None, ()
+        pixel_values = None
+        letterboxed: tuple[int, ...] = ()
         if layout is not None:
             prepared = preprocess.preprocess(
                 [load_image(image) for image in images], manifest.preprocess, layout

@@ -227,7 +227,9 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         _expect(isinstance(value, dict), value, "an object", where)
         return {key: _read(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
     if kind is float:
-        _expect(isinstance(value, int | float) and not isinstance(value, bool), value, "a number", where)
+        _expect(
+            isinstance(value, int | float) and not isinstance(value, bool), value, "a number", where
+        )
         return float(value)
     if kind in (int, str, bool):
         _expect(type(value) is kind, value, kind.__name__, where)

@@ -130,7 +130,10 @@ def report(result: dict[str, Any], checkpoint: Path, precision: str) -> int:
     print(f"{result['seconds']:.0f} s; {'within' if within else 'OVER'} the bound")
     print_environment(where)
     content = {"environment": where, "precision": precision, "checkpoint_bytes": size}
-    save(f"export_memory.{precision}", {**content, "layer_bytes": layer, "within_bound": within, **result})
+    save(
+        f"export_memory.{precision}",
+        {**content, "layer_bytes": layer, "within_bound": within, **result},
+    )
     return 0 if within else 1
 
 

@@ -104,7 +104,9 @@ def ensure_bundle(work: Path, layout: str) -> Path:
     print("building the bundle unless it is there …", flush=True)
     bundle = work / f"{layout}-bundle"
     built = BuildOptions(ratios=(0.33,))
-    build(Checkpoint.open(checkpoint), layout, built, bundle, Silent(), verify_samples=0, force=True)
+    build(
+        Checkpoint.open(checkpoint), layout, built, bundle, Silent(), verify_samples=0, force=True
+    )
     return bundle
 
 
@@ -147,11 +149,15 @@ def report(
     ratio = median(reduced.first_ms()) / median(full.first_ms())
     least = min(reduced.first_ms()) / min(full.first_ms())
     own = max(median(each.own_ms()) / median(each.first_ms()) for each in (full, reduced))
-    print_table(f"{options.layout}: median (least), ms", ("", "1.0", "0.33", "0.33 / 1.0"), _rows(results))
+    print_table(
+        f"{options.layout}: median (least), ms", ("", "1.0", "0.33", "0.33 / 1.0"), _rows(results)
+    )
     print(f"image preprocessing {_both(preparing)} ms, not part of the first token's time above")
     print(f"first token at 0.33: {ratio:.3f} of 1.0 (least {least:.3f}); aim {AIM_RATIO}")
     print(f"own time: {own:.2%} of the first token's; aim {AIM_OWN:.0%}")
-    print(f"{options.rounds} rounds after a warm-up, {options.answer_tokens} answer tokens asked for")
+    print(
+        f"{options.rounds} rounds after a warm-up, {options.answer_tokens} answer tokens asked for"
+    )
     print_environment(where)
     save(
         f"first_token.{options.layout}",

@@ -106,7 +106,9 @@ def write_llava(directory: Path, onevision: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     _write_settings(directory, llava_config(), preprocessor_config("SiglipImageProcessor"))
     for shard in ("vision", "text"):
-        (directory / f"{shard}.safetensors").symlink_to((onevision / f"{shard}.safetensors").absolute())
+        (directory / f"{shard}.safetensors").symlink_to(
+            (onevision / f"{shard}.safetensors").absolute()
+        )
 
 
 def _write_settings(directory: Path, config: dict[str, Any], preprocessor: dict[str, Any]) -> None:
@@ -181,9 +183,7 @@ def _write_shard(
             stream.write(chunk.tobytes())
 
 
-def _values(
-    name: str, count: int, generator: np.random.Generator
-) -> Iterator[NDArray[np.uint16]]:
+def _values(name: str, count: int, generator: np.random.Generator) -> Iterator[NDArray[np.uint16]]:
     """Random bfloat16 values as their bits; norms' weights lie around one."""
     centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
     for size in _chunks(count):

@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from command_line import PICTURE, QUESTION, error_line, process, typed
 
+from command_line import PICTURE, QUESTION, error_line, process, typed
 from lvlm_export import __version__
 from lvlm_export.cli import COMMANDS, explain
 from lvlm_runtime.bundle import read_manifest
@@ -40,7 +40,7 @@ def test_build_tables_show_tokens_at_each_stage(demo_bundle: Path) -> None:
     cells = [list(column.cells) for column in table.columns]
     assert cells[0] == ["0.33", "0.5", "1"]
     assert cells[2] == ["196 → 162 → 128 → 94", "196 → 172 → 148 → 124", "196"]
-    assert cells[4] == ["65 of 196", "98 of 196", "196 of 196"]
+    assert cells[4] == ["65 of 196 = 0.332", "98 of 196 = 0.500", "196 of 196 = 1.000"]
     show_table(table)
     assert next_command(Path("my dir"), False).startswith("lvlm-export run 'my dir' --image")
 
@@ -88,7 +88,9 @@ def test_run_gives_the_same_answer_from_argument_pipe_and_dash(demo_bundle: Path
 def test_run_draws_the_same_tokens_from_the_same_seed(demo_bundle: Path) -> None:
     words = ("run", demo_bundle, "--image", PICTURE, QUESTION, "--json", "--max-new-tokens", "8")
     drawn = (*words, "--temperature", "1.5", "--top-k", "50", "--top-p", "0.9", "--seed")
-    ids = [json.loads(typed(*drawn, seed).stdout)["token_ids"] for seed in ("1", "1", "2", "3", "4")]
+    ids = [
+        json.loads(typed(*drawn, seed).stdout)["token_ids"] for seed in ("1", "1", "2", "3", "4")
+    ]
     assert ids[0] == ids[1]
     assert len({tuple(each) for each in ids}) > 1
 
@@ -114,9 +116,9 @@ def test_verify_passes_and_ends_with_the_worst_error(demo_bundle: Path) -> None:
 
 
 def test_verify_fails_on_a_bundle_that_says_something_else(damaged_bundle: Path) -> None:
+    from lvlm_export.workspace import file_ref
     from lvlm_runtime.bundle import MANIFEST, WEIGHTS, manifest_text
     from lvlm_runtime.spec import FileRef
-    from lvlm_export.workspace import file_ref
 
     # Another model in the same clothes: weights changed, hashes made to fit.
     weights = damaged_bundle / WEIGHTS
@@ -172,7 +174,9 @@ def test_inspect_counts_what_the_runtime_allocates(demo_bundle: Path) -> None:
     rows = {"decoder.0": 20 + layout.tokens_in + 9, "decoder.1": 20 + layout.tokens_out + 9}
     for stage in session.bundle.manifest.decoder:
         group = session.chain._allocate(stage, rows[stage.name])
-        allocated += sum(session.chain.backend.fetch(value).nbytes for value in group.feeds.values())
+        allocated += sum(
+            session.chain.backend.fetch(value).nbytes for value in group.feeds.values()
+        )
     assert counted["kv_cache_bytes"] == allocated
     assert content["bundle_bytes"] == sum(
         path.stat().st_size

@@ -25,12 +25,14 @@ REDUCING = sorted(set(METHODS) - {"none"})
 
 
 def numpy_merge(tokens: np.ndarray, scores: np.ndarray, keep: int) -> np.ndarray:
-    """iLLaVA's merge of one image as its authors' loop does it: lists, a set, a sort."""
+    """ILLaVA's merge of one image as its authors' loop does it: lists, a set, a sort."""
     removed = len(tokens) - keep
     ranking = sorted(range(len(tokens)), key=lambda i: scores[i])
     group = ranking[: removed + 1]
     total = (removed + 1) * (removed + 2) / 2
-    merged = sum((removed + 1 - i) / total * tokens[j].astype(np.float64) for i, j in enumerate(group))
+    merged = sum(
+        (removed + 1 - i) / total * tokens[j].astype(np.float64) for i, j in enumerate(group)
+    )
     survivors = sorted(set(range(len(tokens))) - set(group[:removed]))
     return np.stack([merged if j == group[-1] else tokens[j] for j in survivors])
 

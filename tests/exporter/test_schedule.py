@@ -59,7 +59,12 @@ def test_illava_share_is_that_of_the_published_point() -> None:
 
 @pytest.mark.parametrize(
     ("depths", "vision", "decoder"),
-    [((26, 28), [5, 6, 7, 8], 8), ((23, 32), [4, 5, 6, 7], 9), ((12, 6), [2, 3, 4], 2), ((4, 2), [1], 1)],
+    [
+        ((26, 28), [5, 6, 7, 8], 8),
+        ((23, 32), [4, 5, 6, 7], 9),
+        ((12, 6), [2, 3, 4], 2),
+        ((4, 2), [1], 1),
+    ],
 )
 def test_sites_sit_at_the_same_fractions(
     depths: tuple[int, int], vision: list[int], decoder: int

@@ -103,9 +103,9 @@ class Parts:
     """
 
     vision_embed: nn.Module
-    vision_layers: nn.ModuleList
+    vision_layers: Any  # an nn.ModuleList; torch types its elements as Tensor | Module
     project: nn.Module
-    text_layers: nn.ModuleList
+    text_layers: Any
     rotary: nn.Module
     norm: nn.Module
     lm_head: nn.Module
@@ -125,7 +125,10 @@ class Family(Protocol):
     renames: tuple[tuple[str, str], ...]
 
     def shape(
-        self, config: PretrainedConfig, preprocessor: dict[str, Any], image_size: tuple[int, int] | None
+        self,
+        config: PretrainedConfig,
+        preprocessor: dict[str, Any],
+        image_size: tuple[int, int] | None,
     ) -> ModelShape:
         """Read the configuration; LvlmError names what is not supported.
 

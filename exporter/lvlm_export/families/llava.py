@@ -25,7 +25,10 @@ class Llava:
     renames = RENAMES
 
     def shape(
-        self, config: PretrainedConfig, preprocessor: dict[str, Any], image_size: tuple[int, int] | None
+        self,
+        config: PretrainedConfig,
+        preprocessor: dict[str, Any],
+        image_size: tuple[int, int] | None,
     ) -> ModelShape:
         if image_size is not None:
             raise UsageError("--image-size is for families with tiles; llava resizes every picture")

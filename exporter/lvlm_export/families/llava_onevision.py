@@ -32,7 +32,9 @@ class SinglePacker(nn.Module):
     ``features [tiles, K, D] -> [1, V, D]``.
     """
 
-    def __init__(self, newline: nn.Parameter, layout: TileLayout, kept: int, max_patches: int) -> None:
+    def __init__(
+        self, newline: nn.Parameter, layout: TileLayout, kept: int, max_patches: int
+    ) -> None:
         super().__init__()
         self.newline = newline
         self.layout = layout
@@ -75,7 +77,10 @@ class LlavaOnevision:
     renames = RENAMES
 
     def shape(
-        self, config: PretrainedConfig, preprocessor: dict[str, Any], image_size: tuple[int, int] | None
+        self,
+        config: PretrainedConfig,
+        preprocessor: dict[str, Any],
+        image_size: tuple[int, int] | None,
     ) -> ModelShape:
         vision = vision_shape(config)
         tile = vision.image_size
@@ -86,7 +91,9 @@ class LlavaOnevision:
             vision=vision,
             text=text_shape(config.text_config),
             image_token_id=config.image_token_id,
-            preprocess=replace(preprocess_spec(preprocessor), feature_side=math.isqrt(vision.tokens)),
+            preprocess=replace(
+                preprocess_spec(preprocessor), feature_side=math.isqrt(vision.tokens)
+            ),
             layouts=(single, anyres.MULTI_LAYOUT),
             square_tiles=True,
             packed=True,

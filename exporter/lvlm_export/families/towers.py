@@ -76,7 +76,9 @@ def text_shape(text: Any) -> TextShape:
     head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     context = text.max_position_embeddings
     window = getattr(text, "sliding_window", None)
-    if window and "sliding_attention" in (getattr(text, "layer_types", None) or ["sliding_attention"]):
+    if window and "sliding_attention" in (
+        getattr(text, "layer_types", None) or ["sliding_attention"]
+    ):
         # Inside its window a sliding layer sees everything, so the graph needs no window.
         context = min(context, window)
     return TextShape(
@@ -94,7 +96,7 @@ def text_shape(text: Any) -> TextShape:
 class VisionEmbed(nn.Module):
     """Patch and position embedding, and CLIP's norm before the first layer."""
 
-    def __init__(self, tower: nn.Module) -> None:
+    def __init__(self, tower: Any) -> None:
         super().__init__()
         self.embeddings = tower.embeddings
         self.pre_layrnorm = getattr(tower, "pre_layrnorm", nn.Identity())

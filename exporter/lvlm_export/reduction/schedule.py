@@ -108,13 +108,17 @@ def plan_budget(ratio: float, method: Method, geometry: Geometry) -> BudgetPlan:
     vision = [site for site in sites if site.stage == "vision"]
     decoder = [site for site in sites if site.stage == "decoder"]
     if ratio == 1.0:
-        return BudgetPlan(1.0, (), tuple(_layout_plan(ratio, lay, (), geometry) for lay in geometry.layouts))
+        return BudgetPlan(
+            1.0, (), tuple(_layout_plan(ratio, lay, (), geometry) for lay in geometry.layouts)
+        )
     _check_reachable(ratio, method, vision, decoder, geometry)
     share = method.vision_share if vision and decoder else float(bool(vision))
     target = geometry.vision_tokens * ratio**share
     kept = _kept_per_tile(ratio, target, bool(decoder), geometry)
     counts = spread_evenly(geometry.vision_tokens, kept, vision) if vision else ()
-    layouts = tuple(_layout_plan(ratio, lay, tuple(decoder), geometry, kept) for lay in geometry.layouts)
+    layouts = tuple(
+        _layout_plan(ratio, lay, tuple(decoder), geometry, kept) for lay in geometry.layouts
+    )
     return BudgetPlan(ratio, counts, layouts)
 
 
@@ -170,7 +174,9 @@ def _check_reachable(
     ratio: float, method: Method, vision: list[Site], decoder: list[Site], geometry: Geometry
 ) -> None:
     if not vision and not decoder:
-        raise UsageError(f"method {method.name} cannot reach ratio {ratio}; the nearest it can is 1.0")
+        raise UsageError(
+            f"method {method.name} cannot reach ratio {ratio}; the nearest it can is 1.0"
+        )
     if any(site.layer >= geometry.text_layers for site in decoder):
         raise UsageError(
             f"method {method.name} needs a decoder layer after its site at layer"
@@ -178,7 +184,10 @@ def _check_reachable(
             " can reach is 1.0"
         )
     smallest = max(1 / _full(layout, geometry) for layout in geometry.layouts)
-    if ratio < smallest / 2 or round(ratio * min(_full(lay, geometry) for lay in geometry.layouts)) < 1:
+    if (
+        ratio < smallest / 2
+        or round(ratio * min(_full(lay, geometry) for lay in geometry.layouts)) < 1
+    ):
         raise UsageError(
             f"ratio {ratio} keeps less than one visual token; the nearest this model can reach is"
             f" {smallest:.4g}"

@@ -1,0 +1,143 @@
+"""``lvlm-export inspect``: what is in a bundle. Imports neither torch nor a backend."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lvlm_export.commands.options import bundle_argument, json_option
+
+if TYPE_CHECKING:
+    from lvlm_runtime.spec import Manifest
+
+
+@click.command(short_help="Show what is in a bundle.")
+@bundle_argument
+@click.option(
+    "--text-tokens",
+    type=click.IntRange(1),
+    metavar="N",
+    default=64,
+    show_default=True,
+    help="Text tokens of the prompt that the KV cache is counted for.",
+)
+@click.option(
+    "--answer-tokens",
+    type=click.IntRange(1),
+    metavar="N",
+    default=128,
+    show_default=True,
+    help="Answer tokens that the KV cache is counted for.",
+)
+@json_option
+def inspect(bundle: Path, text_tokens: int, answer_tokens: int, as_json: bool) -> None:
+    """Check every file of a bundle and show its chain, token counts, sizes and memory."""
+    from lvlm_runtime.bundle import Bundle
+
+    manifest = Bundle.open(bundle).manifest
+    if as_json:
+        from lvlm_export.console import echo_json
+
+        echo_json(record(manifest, bundle, text_tokens, answer_tokens))
+    else:
+        show(manifest, bundle, text_tokens, answer_tokens)
+
+
+def chain(manifest: Manifest) -> list[str]:
+    """Stages and sites in the order a request passes them."""
+    packer = any(part.packer is not None for budget in manifest.budgets for part in budget.layouts)
+    names: list[str] = []
+    for stage in manifest.vision:
+        names += [stage.name, *([stage.site] if stage.site else [])]
+    names += ["packer"] if packer else []
+    names.append("assemble")
+    for stage in manifest.decoder:
+        names += [stage.name, *([stage.site] if stage.site else [])]
+    return [*names, "lm_head"]
+
+
+def record(
+    manifest: Manifest, bundle: Path, text_tokens: int, answer_tokens: int
+) -> dict[str, Any]:
+    """Everything as plain JSON types."""
+    from lvlm_export.commands import summary
+
+    return {
+        "bundle": str(bundle),
+        "model": manifest.model,
+        "family": manifest.family,
+        "method": manifest.method,
+        "precision": manifest.precision,
+        "target": manifest.target,
+        "context_length": manifest.text.context_length,
+        "chain": chain(manifest),
+        "text_tokens": text_tokens,
+        "answer_tokens": answer_tokens,
+        "budgets": [
+            summary.budget_record(manifest, budget, part, text_tokens, answer_tokens)
+            for budget in manifest.budgets
+            for part in budget.layouts
+        ],
+        "weights_bytes": summary.weight_bytes(manifest),
+        "graphs_bytes": summary.graph_bytes(manifest),
+        "bundle_bytes": summary.total_bytes(manifest),
+        "files": {name: ref.size_bytes for name, ref in manifest.files.items()},
+        "versions": manifest.versions,
+        "content_key": manifest.content_key,
+        "checkpoint_key": manifest.checkpoint_key,
+    }
+
+
+def show(manifest: Manifest, bundle: Path, text_tokens: int, answer_tokens: int) -> None:
+    """Everything for people."""
+    from lvlm_export.commands import summary
+    from lvlm_export.console import show_table, size
+
+    lines = {
+        "bundle": f"{bundle} ({size(summary.total_bytes(manifest))}, every file intact)",
+        "model": f"{manifest.model}, family {manifest.family}",
+        "method": manifest.method,
+        "precision": f"{manifest.precision}, for {manifest.target}",
+        "context": f"{manifest.text.context_length} positions for prompt and answer",
+        "chain": " → ".join(chain(manifest)),
+        "weights": f"{size(summary.weight_bytes(manifest))}, stored once for all ratios",
+        "graphs": f"{size(summary.graph_bytes(manifest))} for all ratios",
+        "built by": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
+    }
+    for label, text in lines.items():
+        click.echo(f"{label:<10}{text}")
+    show_table(budget_table(manifest, text_tokens, answer_tokens))
+    click.echo(
+        f"KV cache: one image, {text_tokens} text tokens (--text-tokens) and {answer_tokens} of"
+        " answer (--answer-tokens)"
+    )
+
+
+def budget_table(manifest: Manifest, text_tokens: int, answer_tokens: int) -> Any:
+    """One row per ratio and tile layout."""
+    from lvlm_export.commands import summary
+    from lvlm_export.console import new_table, size
+
+    table = new_table(
+        "ratio",
+        "achieved",
+        "layout",
+        "vision, per tile",
+        "decoder, per image",
+        "own graphs",
+        "KV cache",
+        right=("ratio", "achieved", "own graphs", "KV cache"),
+    )
+    for budget in manifest.budgets:
+        for part in budget.layouts:
+            table.add_row(
+                f"{budget.ratio:g}",
+                f"{part.tokens_out / part.tokens_full:.3f}",
+                part.layout,
+                *summary.arrows(manifest, budget, part),
+                size(summary.budget_bytes(manifest, budget)),
+                size(summary.kv_bytes(manifest, part, text_tokens, answer_tokens)),
+            )
+    return table

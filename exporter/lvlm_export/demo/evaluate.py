@@ -1,0 +1,71 @@
+"""Exact-match accuracy on questions about mosaics of unseen tiles; needs neither torch nor ONNX.
+
+Whatever can answer a question about a picture can be measured: the Hugging Face checkpoint
+(`python -m lvlm_export.demo.evaluate_checkpoint`), an exported bundle, a person.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from lvlm_export.demo.questions import KINDS, Sample, evaluation_set
+
+AnswerFn = Callable[[Image.Image, str], str]
+"""Takes a picture [112, 112] RGB and a question, returns the answer's text."""
+
+DEFAULT_QUESTIONS = 2500
+"""500 pictures with five questions each."""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How many of a number of questions were answered right."""
+
+    right: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        """Right answers as a share in [0, 1]."""
+        return self.right / self.total
+
+
+def exact_match(
+    answer_fn: AnswerFn, n: int = DEFAULT_QUESTIONS, seed: int = 0
+) -> dict[str, Accuracy]:
+    """Asks n questions one by one and counts exactly right answers.
+
+    Args:
+        answer_fn: what is measured.
+        n: number of questions, a multiple of five.
+        seed: another seed gives other pictures.
+
+    Returns:
+        Accuracy per kind of question and, last, "all".
+    """
+    samples = evaluation_set(n, seed)
+    return score(samples, [answer_fn(sample.image, sample.question) for sample in samples])
+
+
+def score(samples: Sequence[Sample], answers: Sequence[str]) -> dict[str, Accuracy]:
+    """Accuracy of given answers per kind and, last, "all"; outer white space does not count."""
+    right = [
+        answer.strip() == sample.answer for sample, answer in zip(samples, answers, strict=True)
+    ]
+    table = {}
+    for kind in KINDS:
+        of_kind = [hit for hit, sample in zip(right, samples, strict=True) if sample.kind == kind]
+        table[kind] = Accuracy(sum(of_kind), len(of_kind))
+    return {**table, "all": Accuracy(sum(right), len(right))}
+
+
+def format_table(table: dict[str, Accuracy]) -> str:
+    """The table in Markdown."""
+    rows = [
+        f"| {kind} | {accuracy.right} | {accuracy.total} | {accuracy.share:.1%} |"
+        for kind, accuracy in table.items()
+    ]
+    return "\n".join(["| kind | right | questions | accuracy |", "|---|---:|---:|---:|", *rows])

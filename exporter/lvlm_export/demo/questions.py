@@ -1,0 +1,180 @@
+"""Questions about mosaics, with answers computed from the cells.
+
+Five kinds: the colour and the shape in a cell or of a unique object, how many of something, where
+a unique object is, and whether something is there (half of these answers are "yes").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from lvlm_export.demo.mosaic import PLACES, Cell, Mosaic, make_mosaic
+from lvlm_export.demo.tiles import COLORS, SHAPES
+
+KINDS: tuple[str, ...] = ("color", "shape", "count", "place", "yes_no")
+
+# Seeds of evaluation pictures start here, far from anything that training draws by counting up.
+_EVALUATION_SEED_STRIDE = 1_000_000
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question in words, its answer, and its kind (one of KINDS)."""
+
+    text: str
+    answer: str
+    kind: str
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One evaluation item: a picture [112, 112] RGB, a question about it and the answer."""
+
+    image: Image.Image
+    question: str
+    answer: str
+    kind: str
+
+
+def questions_about(mosaic: Mosaic) -> dict[str, list[list[Question]]]:
+    """Everything that can be asked about a mosaic.
+
+    Returns:
+        Per kind of KINDS, groups of questions: one group per way of asking (and, for yes_no, per
+        answer), each possibly empty. Who draws a group first and a question in it second gets
+        balanced ways of asking and balanced yes/no answers.
+    """
+    return {
+        "color": [list(_color_by_place(mosaic)), list(_color_by_shape(mosaic))],
+        "shape": [list(_shape_by_place(mosaic)), list(_shape_by_color(mosaic))],
+        "count": [
+            [_count(mosaic, "shapes", mosaic.filled)],
+            [_count(mosaic, f"{name}s", _having(mosaic, shape=name)) for name in SHAPES],
+            [_count(mosaic, f"{name} shapes", _having(mosaic, color=name)) for name in COLORS],
+        ],
+        "place": [list(_place_of_object(mosaic))],
+        "yes_no": [
+            [question for question in group if question.answer == answer]
+            for group in (list(_is_there_object(mosaic)), list(_is_cell_filled(mosaic)))
+            for answer in ("yes", "no")
+        ],
+    }
+
+
+def listing(mosaic: Mosaic) -> Question:
+    """Asks for everything at once, cell by cell; only in training, where it is a dense lesson."""
+    cells = ["no shape" if cell is None else f"{cell.color} {cell.shape}" for cell in mosaic.cells]
+    return Question("What shapes are there?", ", ".join(cells), "listing")
+
+
+def draw_question(
+    groups: dict[str, list[list[Question]]], kind: str, rng: np.random.Generator
+) -> Question | None:
+    """Draws one question of a kind, or None when the mosaic allows none of that kind."""
+    askable = [group for group in groups[kind] if group]
+    if not askable:
+        return None
+    group = askable[rng.integers(len(askable))]
+    return group[rng.integers(len(group))]
+
+
+def evaluation_set(n: int, seed: int = 0) -> list[Sample]:
+    """Makes n samples about mosaics of test tiles: five per picture, one of each kind.
+
+    Args:
+        n: number of questions, a multiple of five.
+        seed: another seed gives other pictures.
+
+    Raises:
+        ValueError: n is not a positive multiple of five.
+    """
+    if n <= 0 or n % len(KINDS):
+        raise ValueError(f"n={n}: give a positive multiple of {len(KINDS)} (one of each kind)")
+    samples: list[Sample] = []
+    picture_seed = (seed + 1) * _EVALUATION_SEED_STRIDE
+    while len(samples) < n:
+        mosaic = make_mosaic(picture_seed, "test")
+        samples.extend(_one_of_each_kind(mosaic, np.random.default_rng(picture_seed)))
+        picture_seed += 1
+    return samples
+
+
+def _one_of_each_kind(mosaic: Mosaic, rng: np.random.Generator) -> list[Sample]:
+    """One sample per kind, or none at all where some kind cannot be asked."""
+    groups = questions_about(mosaic)
+    drawn = [draw_question(groups, kind, rng) for kind in KINDS]
+    return [
+        Sample(mosaic.image, question.text, question.answer, question.kind)
+        for question in drawn
+        if question is not None and None not in drawn
+    ]
+
+
+def _having(mosaic: Mosaic, **wanted: str) -> list[Cell]:
+    """Filled cells whose fields equal the wanted ones."""
+    return [
+        cell
+        for cell in mosaic.filled
+        if all(getattr(cell, field) == value for field, value in wanted.items())
+    ]
+
+
+def _filled_places(mosaic: Mosaic) -> Iterator[tuple[str, Cell]]:
+    for place, cell in zip(PLACES, mosaic.cells, strict=True):
+        if cell is not None:
+            yield place, cell
+
+
+def _at(place: str) -> str:
+    return f"in the {place}"
+
+
+def _color_by_place(mosaic: Mosaic) -> Iterator[Question]:
+    for place, cell in _filled_places(mosaic):
+        yield Question(f"What color is the shape {_at(place)}?", cell.color, "color")
+
+
+def _color_by_shape(mosaic: Mosaic) -> Iterator[Question]:
+    for cell in mosaic.filled:
+        if len(_having(mosaic, shape=cell.shape)) == 1:
+            yield Question(f"What color is the {cell.shape}?", cell.color, "color")
+
+
+def _shape_by_place(mosaic: Mosaic) -> Iterator[Question]:
+    for place, cell in _filled_places(mosaic):
+        yield Question(f"What shape is {_at(place)}?", cell.shape, "shape")
+
+
+def _shape_by_color(mosaic: Mosaic) -> Iterator[Question]:
+    for cell in mosaic.filled:
+        if len(_having(mosaic, color=cell.color)) == 1:
+            yield Question(f"What is the {cell.color} shape?", cell.shape, "shape")
+
+
+def _count(mosaic: Mosaic, what: str, cells: list[Cell] | tuple[Cell, ...]) -> Question:
+    return Question(f"How many {what} are there?", str(len(cells)), "count")
+
+
+def _place_of_object(mosaic: Mosaic) -> Iterator[Question]:
+    for place, cell in _filled_places(mosaic):
+        if len(_having(mosaic, color=cell.color, shape=cell.shape)) == 1:
+            yield Question(f"Where is the {cell.color} {cell.shape}?", place, "place")
+
+
+def _is_there_object(mosaic: Mosaic) -> Iterator[Question]:
+    """Asks only about colours that are in the picture: an absent one would be too easy a no."""
+    present = [color for color in COLORS if _having(mosaic, color=color)]
+    for color in present:
+        for shape in SHAPES:
+            answer = "yes" if _having(mosaic, color=color, shape=shape) else "no"
+            yield Question(f"Is there a {color} {shape}?", answer, "yes_no")
+
+
+def _is_cell_filled(mosaic: Mosaic) -> Iterator[Question]:
+    for place, cell in zip(PLACES, mosaic.cells, strict=True):
+        answer = "no" if cell is None else "yes"
+        yield Question(f"Is there a shape {_at(place)}?", answer, "yes_no")

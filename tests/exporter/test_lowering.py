@@ -1,0 +1,89 @@
+"""What a target's rewrites make of the decoder's graph, and that the chain stays the model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+import tiny
+from helpers import build_tiny
+from lvlm_export import lowering
+from lvlm_export.checkpoint import Checkpoint
+from lvlm_export.parity import synthetic_samples, verify
+from lvlm_export.plan import TARGETS, BuildOptions, make_plan
+from lvlm_runtime.session import Session
+
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0}
+
+
+@pytest.fixture
+def head_size_16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny text models with 4 heads of 16 (GroupQueryAttention refuses their usual 12)."""
+    monkeypatch.setattr(tiny, "TEXT", {**tiny.TEXT, "hidden_size": 64})
+
+
+def operators(bundle: Path) -> Counter[str]:
+    """Node types of the decoder's subgraphs."""
+    models = [onnx.load(path, load_external_data=False) for path in bundle.glob("decoder.*.onnx")]
+    return Counter(node.op_type for model in models for node in model.graph.node)
+
+
+def check(directory: Path, **options: Any) -> Counter[str]:
+    """Build, compare with PyTorch at 1.0 and 0.5; the operators of the decoder."""
+    checkpoint = Checkpoint.open(directory / "checkpoint")
+    result = build_tiny(checkpoint.directory, directory / "bundle", 0.5, **options)
+    plan = make_plan(checkpoint, BuildOptions((0.5,), **options))
+    session = Session.open(result.directory, device="cpu")
+    samples = synthetic_samples(plan.shape.layouts, 2, seed=3)
+    report = verify(session, checkpoint, plan, samples, 8, lambda _step: None)
+    assert report.passed, report.failure()
+    return operators(result.directory)
+
+
+@pytest.mark.usefixtures("head_size_16")
+@pytest.mark.parametrize("text", ["llama", "qwen2", "mistral"])
+def test_cpu_graphs_are_fused(tmp_path: Path, text: str) -> None:
+    tiny.llava(tmp_path / "checkpoint", text=text)
+    found = check(tmp_path)
+    layers = tiny.TEXT["num_hidden_layers"]
+    assert found["GroupQueryAttention"] == layers
+    assert found["RotaryEmbedding"] == found["RMSNormalization"] == 2 * layers
+    for gone in ("Attention", "TensorScatter", "ReduceMean", "Slice", "Neg"):
+        assert found[gone] == 0, gone
+
+
+def test_head_size_that_does_not_fit_keeps_the_standard_node(tmp_path: Path) -> None:
+    tiny.llava(tmp_path / "checkpoint")
+    found = check(tmp_path)
+    assert found["GroupQueryAttention"] == 0
+    assert found["Attention"] == tiny.TEXT["num_hidden_layers"]
+
+
+@pytest.mark.usefixtures("head_size_16")
+def test_rotary_of_another_form_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Yarn scales the cosines: nothing to fuse, and the heads are turned back into rows."""
+    monkeypatch.setattr(
+        tiny, "TEXT", {**tiny.TEXT, "rope_parameters": YARN, "max_position_embeddings": 8192}
+    )
+    tiny.llava(tmp_path / "checkpoint")
+    found = check(tmp_path)
+    assert found["RotaryEmbedding"] == 0
+    assert found["GroupQueryAttention"] == tiny.TEXT["num_hidden_layers"]
+
+
+@pytest.mark.usefixtures("head_size_16")
+def test_other_targets_stay_standard(tmp_path: Path) -> None:
+    checkpoint = tiny.llava(tmp_path / "checkpoint")
+    bundle = build_tiny(checkpoint, tmp_path / "bundle", 0.5, target="cuda").directory
+    models = [onnx.load(path, load_external_data=False) for path in bundle.glob("*.onnx")]
+    assert {node.domain for model in models for node in model.graph.node} == {""}
+
+
+def test_every_rewritten_target_exists() -> None:
+    assert [name for name in TARGETS if lowering.for_target(name)] == ["cpu"]

@@ -1,0 +1,78 @@
+"""The demo model through the chain, token for token, on 200 questions about unseen tiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoProcessor, LlavaForConditionalGeneration
+
+from lvlm_export.checkpoint import Checkpoint
+from lvlm_export.demo import CHECKPOINT
+from lvlm_export.demo.questions import Sample, evaluation_set
+from lvlm_export.parity import Sample as Request
+from lvlm_export.parity import prepare
+from lvlm_export.plan import BuildOptions, make_plan
+from lvlm_export.reference import Reference
+from lvlm_runtime.session import Session
+
+QUESTIONS = 200
+ANSWER_TOKENS = 16
+
+
+@pytest.fixture(scope="module")
+def session(demo_bundle: Path) -> Session:
+    return Session.open(demo_bundle, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[Sample]:
+    return evaluation_set(QUESTIONS, seed=11)
+
+
+def test_unreduced_answers_equal_transformers_generate(
+    session: Session, samples: list[Sample]
+) -> None:
+    """The whole of transformers' own way: its processor, its template, its generate."""
+    processor = AutoProcessor.from_pretrained(CHECKPOINT)
+    model = LlavaForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32).eval()
+    different = []
+    for sample in samples:
+        content = [
+            {"type": "image", "image": sample.image},
+            {"type": "text", "text": sample.question},
+        ]
+        inputs = processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        )
+        with torch.no_grad():
+            out = model.generate(**inputs, do_sample=False, max_new_tokens=ANSWER_TOKENS)
+        expected = tuple(out[0, inputs["input_ids"].shape[1] :].tolist())
+        got = session.generate(sample.question, [sample.image], 1.0, max_new_tokens=ANSWER_TOKENS)
+        if got.token_ids != expected:
+            different.append((sample.question, expected, got.token_ids))
+    assert different == []
+
+
+@pytest.mark.parametrize("ratio", [0.5, 0.33])
+def test_reduced_answers_equal_the_pytorch_reference(
+    session: Session, samples: list[Sample], ratio: float
+) -> None:
+    checkpoint = Checkpoint.open(CHECKPOINT)
+    plan = make_plan(checkpoint, BuildOptions((ratio,)))
+    reference = Reference(CHECKPOINT, checkpoint.family, plan)
+    different = []
+    for sample in samples:
+        request = prepare(session, Request((sample.image,), sample.question))
+        expected, _ = reference.generate(
+            request, plan.budgets[0], checkpoint.stop_ids, ANSWER_TOKENS
+        )
+        got = session.generate(sample.question, [sample.image], ratio, max_new_tokens=ANSWER_TOKENS)
+        if got.token_ids != expected:
+            different.append((sample.question, expected, got.token_ids))
+    assert different == []

@@ -1,0 +1,90 @@
+"""What may be imported when: the runtime never sees torch, and help costs nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from command_line import PICTURE, QUESTION, process
+from lvlm_export.cli import COMMANDS
+
+HEAVY = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "safetensors", "huggingface_hub")
+EXPORT = ("lvlm_export.families", "lvlm_export.build", "lvlm_export.checkpoint", "lvlm_export.plan")
+HELP_LIMIT_S = 0.3
+# Runs a command line and prints on stderr which of the named modules it left loaded.
+RUN_AND_LOOK = """
+import json, sys
+from lvlm_export.cli import cli
+try:
+    cli.main(json.loads(sys.argv[1]), prog_name="lvlm-export")
+except SystemExit as end:
+    status = end.code
+names = json.loads(sys.argv[2])
+found = [n for n in names if n in sys.modules or any(m.startswith(n + ".") for m in sys.modules)]
+print(json.dumps({"status": status, "loaded": found}), file=sys.stderr)
+"""
+
+
+def loaded(words: list[str], names: tuple[str, ...]) -> list[str]:
+    """Which of ``names`` a command line leaves in sys.modules of a fresh process."""
+    command = [sys.executable, "-c", RUN_AND_LOOK, json.dumps(words), json.dumps(names)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    report = json.loads(result.stderr.splitlines()[-1])
+    assert report["status"] == 0, result.stderr
+    return list(report["loaded"])
+
+
+def test_the_runtime_package_imports_nothing_heavy() -> None:
+    code = "import lvlm_runtime, sys; print(sorted(sys.modules))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    names = (*HEAVY, "onnxruntime", "lvlm_export", "numpy")
+    assert not [name for name in names if f"'{name}'" in result.stdout]
+
+
+def test_a_whole_run_imports_neither_torch_nor_the_exporter(demo_bundle: Path) -> None:
+    words = ["run", str(demo_bundle), "--image", str(PICTURE), "--ratio", "0.5", QUESTION]
+    assert loaded(words, (*HEAVY, *EXPORT)) == []
+    # The look into sys.modules sees what is there.
+    assert loaded(words, ("onnxruntime", "tokenizers")) == ["onnxruntime", "tokenizers"]
+
+
+def test_the_python_api_imports_neither_torch_nor_the_exporter(demo_bundle: Path) -> None:
+    code = (
+        "import sys; from lvlm_runtime import Session;"
+        f"s = Session.open({str(demo_bundle)!r});"
+        f"s.generate(images=[{str(PICTURE)!r}], prompt={QUESTION!r}, ratio=0.33);"
+        "print([m for m in sys.modules if m.split('.')[0] in "
+        f"{(*HEAVY, 'lvlm_export')!r}])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.strip() == "[]"
+
+
+def test_inspect_imports_neither_torch_nor_a_backend(demo_bundle: Path) -> None:
+    assert loaded(["inspect", str(demo_bundle)], (*HEAVY, "onnxruntime")) == []
+
+
+@pytest.mark.parametrize("kind", ["methods", "backends", "targets"])
+def test_lists_import_no_torch(kind: str) -> None:
+    assert loaded(["list", kind], (*HEAVY, "onnxruntime")) == []
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_is_fast_and_imports_nothing_heavy(command: str) -> None:
+    words = [word for word in (command, "--help") if word]
+    assert loaded(words, (*HEAVY, *EXPORT, "onnxruntime", "numpy", "rich")) == []
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        assert process(*words).returncode == 0
+        times.append(time.perf_counter() - start)
+    assert min(times) < HELP_LIMIT_S
