@@ -3,52 +3,25 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from lvlm_export import lowering
 from lvlm_export.checkpoint import TOKENIZER_FILES, Checkpoint
-from lvlm_export.graphs import DTYPES, graph_jobs, packer_file, reducer_file
+from lvlm_export.graphs import DTYPES, graph_jobs
+from lvlm_export.manifest import write_manifest
 from lvlm_export.onnx_export import export_graph, parameter_names
 from lvlm_export.plan import BuildOptions, Plan, make_plan
-from lvlm_export.reduction.schedule import BudgetPlan, LayoutPlan, SiteCount
-from lvlm_export.versions import versions
-from lvlm_export.weights import FILE_NAME, Placement, WeightStore
-from lvlm_export.workspace import Workspace, existing_bundle, file_ref, open_workspace
+from lvlm_export.progress import Progress
+from lvlm_export.weights import Placement, WeightStore
+from lvlm_export.workspace import Workspace, existing_bundle, open_workspace
 from lvlm_runtime.bundle import TOKENIZER, Bundle, check_files
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.session import Session
-from lvlm_runtime.spec import (
-    SCHEMA,
-    Budget,
-    FileRef,
-    LayoutBudget,
-    Manifest,
-    Reduction,
-    Stage,
-    TensorRef,
-    TextSpec,
-)
+from lvlm_runtime.spec import Manifest, TensorRef
 
 # Answer tokens that the parity gate compares per sample.
 GATE_TOKENS = 16
-NUMPY_NAMES = {"fp32": "float32", "fp16": "float16"}
-
-
-class Progress(Protocol):
-    """Told what the build is doing; the command line draws bars."""
-
-    def stage(self, title: str, steps: int) -> AbstractContextManager[Advance]:
-        """A stage of ``steps`` steps; inside, call the value once per step with its name."""
-        ...
-
-
-class Advance(Protocol):
-    """Called once per step."""
-
-    def __call__(self, step: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -193,111 +166,3 @@ def copy_tokenizer(checkpoint: Checkpoint, workspace: Workspace) -> None:
         source = checkpoint.directory / name
         if source.exists():
             shutil.copyfile(source, target / name)
-
-
-def write_manifest(
-    checkpoint: Checkpoint,
-    model_name: str,
-    plan: Plan,
-    workspace: Workspace,
-    embed_tokens: TensorRef,
-    progress: Progress,
-) -> Manifest:
-    """Describe what lies in the workspace."""
-    shape, text = plan.shape, plan.shape.text
-    return Manifest(
-        schema=SCHEMA,
-        content_key=plan.key,
-        checkpoint_key=plan.checkpoint_key,
-        versions=versions(),
-        model=model_name,
-        family=checkpoint.config.model_type,
-        method=plan.options.method,
-        seed=plan.options.seed,
-        precision=NUMPY_NAMES[plan.options.effective_precision],
-        target=plan.options.target,
-        vision_tokens=shape.vision.tokens,
-        preprocess=shape.preprocess,
-        layouts=shape.layouts,
-        vision=_vision_stages(plan),
-        decoder=_decoder_stages(plan),
-        assemble="assemble.onnx",
-        lm_head="lm_head.onnx",
-        text=TextSpec(
-            layers=text.layers,
-            hidden_size=text.hidden_size,
-            kv_heads=text.kv_heads,
-            head_dim=text.head_dim,
-            vocab_size=text.vocab_size,
-            context_length=text.context_length,
-            image_token_id=shape.image_token_id,
-            stop_ids=checkpoint.stop_ids,
-            embed_tokens=embed_tokens,
-        ),
-        budgets=tuple(_budget(plan, budget, checkpoint) for budget in plan.budgets),
-        weights=workspace.tensors,
-        files=_files(workspace, progress),
-    )
-
-
-def _vision_stages(plan: Plan) -> tuple[Stage, ...]:
-    return tuple(
-        Stage(
-            cut.name,
-            f"{cut.name}.onnx",
-            None if cut.attention_of is None else f"vision@{cut.attention_of}",
-            0,
-            0,
-        )
-        for cut in plan.vision
-    )
-
-
-def _decoder_stages(plan: Plan) -> tuple[Stage, ...]:
-    return tuple(
-        Stage(
-            cut.name,
-            f"{cut.name}.onnx",
-            f"decoder@{cut.last}" if cut.scored else None,
-            cut.first,
-            cut.last,
-        )
-        for cut in plan.decoder
-    )
-
-
-def _budget(plan: Plan, budget: BudgetPlan, checkpoint: Checkpoint) -> Budget:
-    kept = budget.vision[-1].tokens_out if budget.vision else plan.shape.vision.tokens
-    return Budget(
-        ratio=budget.ratio,
-        vision=tuple(map(_reduction, budget.vision)),
-        layouts=tuple(_layout(part, kept, plan) for part in budget.layouts),
-    )
-
-
-def _layout(part: LayoutPlan, kept: int, plan: Plan) -> LayoutBudget:
-    return LayoutBudget(
-        layout=part.layout,
-        packer=packer_file(part.layout, kept) if plan.shape.packed else None,
-        tokens_full=part.tokens_full,
-        tokens_in=part.tokens_in,
-        decoder=tuple(map(_reduction, part.decoder)),
-    )
-
-
-def _reduction(count: SiteCount) -> Reduction:
-    return Reduction(count.site.name, count.tokens_in, count.tokens_out, reducer_file(count))
-
-
-def _files(workspace: Workspace, progress: Progress) -> dict[str, FileRef]:
-    names = sorted(workspace.done)
-    names += [
-        FILE_NAME,
-        *(f"{TOKENIZER}/{path.name}" for path in sorted(workspace.path(TOKENIZER).iterdir())),
-    ]
-    files = {}
-    with progress.stage("hashing files", len(names)) as advance:
-        for name in names:
-            files[name] = file_ref(workspace.path(name))
-            advance(name)
-    return files

@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lvlm_export.build import Advance, Progress
+    from lvlm_export.progress import Advance, Progress
 
 # Wide enough that a table in a file or pipe is never cut.
 FILE_WIDTH = 200

@@ -160,7 +160,8 @@ def _replace_attention(
 ) -> None:
     key_scatter, value_scatter = map(_producer, attention.inputs[1:3])
     attended, cache = attention.outputs[0].shape, key_scatter.outputs[0].shape
-    assert attended is not None and cache is not None
+    assert attended is not None
+    assert cache is not None
     given = (attention.inputs[0], key_scatter.inputs[1], value_scatter.inputs[1])
     rows = [_rows(graph, attention, heads) for heads in given]
     fused = ir.node(

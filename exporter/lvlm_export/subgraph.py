@@ -7,6 +7,7 @@ attention scores the tokens; in vision the key as well, in the decoder the key i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +77,7 @@ def cut_decoder(layers: int, sites: Sequence[Site]) -> tuple[DecoderCut, ...]:
     bounds = [0, *at, layers]
     return tuple(
         DecoderCut(index, first, last, last != layers)
-        for index, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False))
+        for index, (first, last) in enumerate(itertools.pairwise(bounds))
     )
 
 

@@ -244,3 +244,27 @@ def test_nothing_typed_shows_the_help() -> None:
     result = process()
     assert result.returncode == 2
     assert "Usage: lvlm-export" in result.stderr
+
+
+def test_the_line_about_a_run_says_what_was_done_to_a_picture() -> None:
+    from lvlm_export.commands.run import summary
+    from lvlm_runtime.session import Generation
+
+    answer = Generation(
+        text="a cat",
+        token_ids=(1, 2),
+        finish_reason="length",
+        ratio=0.5,
+        visual_tokens=(("vision", 252), ("decoder", 185), ("decoder@1", 132)),
+        prompt_tokens=200,
+        time_to_first_token_ms=153.6,
+        decode_tokens_per_s=20.04,
+        own_time_ms=1.0,
+        letterboxed=(1,),
+    )
+    line = summary(answer, (Path("a.jpg"), Path("dir/b.jpg")))
+    assert line == (
+        "ratio 0.5; visual tokens vision 252 → decoder 185 → decoder@1 132; first token 154 ms;"
+        " 20.0 tokens/s; cut at 2 tokens (--max-new-tokens);"
+        " b.jpg was letterboxed to the bundle's tile layout"
+    )

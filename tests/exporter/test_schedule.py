@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -87,7 +89,7 @@ def test_counts_shrink_from_site_to_site_and_land_on_the_ratio(
     (layout,) = budget.layouts
     counts = [*budget.vision, *layout.decoder]
     assert counts[0].tokens_in == tokens
-    for before, after in zip(counts, counts[1:], strict=False):
+    for before, after in itertools.pairwise(counts):
         assert before.tokens_out == after.tokens_in
     assert all(1 <= count.tokens_out <= count.tokens_in for count in counts)
     assert layout.tokens_out == round(ratio * tokens)

@@ -54,6 +54,17 @@ class CellHeads(nn.Module):
             places.flatten(0, 1), self.patch_cells.repeat(len(features))
         )
 
+    def patch_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """As `cell_loss`, but every single patch names its cell's shape, colour and place."""
+        normed = self.norm(features.float())
+        shapes, colors = self.shape(normed).float(), self.color(normed).float()
+        right_shapes = batch.cell_shapes[:, self.patch_cells]
+        right_colors = batch.cell_colors[:, self.patch_cells]
+        loss = functional.cross_entropy(shapes.flatten(0, 1), right_shapes.flatten())
+        loss = loss + functional.cross_entropy(colors.flatten(0, 1), right_colors.flatten())
+        right = (shapes.argmax(-1) == right_shapes) & (colors.argmax(-1) == right_colors)
+        return loss + self.place_loss(features), right.float().mean()
+
 
 def _cell_pooling() -> Tensor:
     """[9, 196]: each cell's mean over its patches, weighted by how much of a patch is inside."""

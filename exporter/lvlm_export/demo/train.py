@@ -17,6 +17,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -47,11 +48,12 @@ STAGES: tuple[Stage, ...] = (
     Stage("cells", steps=1500, batch_size=32, learning_rate=1e-3),
     Stage("places", steps=400, batch_size=16, learning_rate=5e-4),
     Stage("text", steps=800, batch_size=16, learning_rate=1e-3),
-    Stage("joint", steps=2600, batch_size=8, learning_rate=8e-4),
+    Stage("patches", steps=400, batch_size=16, learning_rate=1e-3),
+    Stage("answers", steps=800, batch_size=16, learning_rate=1e-3),
+    Stage("joint", steps=800, batch_size=16, learning_rate=3e-4),
 )
 
 _WARMUP_STEPS = 100
-_PLACE_WEIGHT = 0.2  # of the places' loss in the joint stage
 _WEIGHT_DECAY = 0.02
 _GRADIENT_NORM = 1.0
 _LOG_EVERY = 25
@@ -140,22 +142,26 @@ def _objective(name: str, model: LlavaForConditionalGeneration) -> tuple[LossFn,
         loss, right = heads.cell_loss(features, batch)
         return loss + heads.place_loss(features), right
 
-    def answers_on_frozen_vision(batch: Batch) -> tuple[Tensor, Tensor]:
+    def patches(batch: Batch) -> tuple[Tensor, Tensor]:
+        return heads.patch_loss(vision_features(model, batch.pixel_values), batch)
+
+    def answers_on_frozen_vision(batch: Batch, per_question: bool) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             features = vision_features(model, batch.pixel_values)
-        return answer_loss(model, features, batch, per_question=False)
+        return answer_loss(model, features, batch, per_question=per_question)
 
     def answers(batch: Batch) -> tuple[Tensor, Tensor]:
         features = vision_features(model, batch.pixel_values)
-        loss, right = answer_loss(model, features, batch, per_question=True)
-        return loss + _PLACE_WEIGHT * heads.place_loss(features), right
+        return answer_loss(model, features, batch, per_question=True)
 
     text = [model.model.multi_modal_projector, model.model.language_model, model.lm_head]
     return {
         "cells": (cells, [tower, heads]),
         "places": (cells_and_places, [tower, heads]),
-        "text": (answers_on_frozen_vision, text),
-        "joint": (answers, [tower, heads, *text]),
+        "text": (partial(answers_on_frozen_vision, per_question=False), text),
+        "patches": (patches, [tower, heads]),
+        "answers": (partial(answers_on_frozen_vision, per_question=True), text),
+        "joint": (answers, [tower, *text]),
     }[name]
 
 

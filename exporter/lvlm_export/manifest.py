@@ -1,0 +1,134 @@
+"""From a plan and the finished files to the manifest of a bundle."""
+
+from __future__ import annotations
+
+from lvlm_export.checkpoint import Checkpoint
+from lvlm_export.graphs import packer_file, reducer_file
+from lvlm_export.plan import Plan
+from lvlm_export.progress import Progress
+from lvlm_export.reduction.schedule import BudgetPlan, LayoutPlan, SiteCount
+from lvlm_export.versions import versions
+from lvlm_export.weights import FILE_NAME
+from lvlm_export.workspace import Workspace, file_ref
+from lvlm_runtime.bundle import TOKENIZER
+from lvlm_runtime.spec import (
+    SCHEMA,
+    Budget,
+    FileRef,
+    LayoutBudget,
+    Manifest,
+    Reduction,
+    Stage,
+    TensorRef,
+    TextSpec,
+)
+
+NUMPY_NAMES = {"fp32": "float32", "fp16": "float16"}
+
+
+def write_manifest(
+    checkpoint: Checkpoint,
+    model_name: str,
+    plan: Plan,
+    workspace: Workspace,
+    embed_tokens: TensorRef,
+    progress: Progress,
+) -> Manifest:
+    """Describe what lies in the workspace."""
+    shape, text = plan.shape, plan.shape.text
+    return Manifest(
+        schema=SCHEMA,
+        content_key=plan.key,
+        checkpoint_key=plan.checkpoint_key,
+        versions=versions(),
+        model=model_name,
+        family=checkpoint.config.model_type,
+        method=plan.options.method,
+        seed=plan.options.seed,
+        precision=NUMPY_NAMES[plan.options.effective_precision],
+        target=plan.options.target,
+        vision_tokens=shape.vision.tokens,
+        preprocess=shape.preprocess,
+        layouts=shape.layouts,
+        vision=_vision_stages(plan),
+        decoder=_decoder_stages(plan),
+        assemble="assemble.onnx",
+        lm_head="lm_head.onnx",
+        text=TextSpec(
+            layers=text.layers,
+            hidden_size=text.hidden_size,
+            kv_heads=text.kv_heads,
+            head_dim=text.head_dim,
+            vocab_size=text.vocab_size,
+            context_length=text.context_length,
+            image_token_id=shape.image_token_id,
+            stop_ids=checkpoint.stop_ids,
+            embed_tokens=embed_tokens,
+        ),
+        budgets=tuple(_budget(plan, budget, checkpoint) for budget in plan.budgets),
+        weights=workspace.tensors,
+        files=_files(workspace, progress),
+    )
+
+
+def _vision_stages(plan: Plan) -> tuple[Stage, ...]:
+    return tuple(
+        Stage(
+            cut.name,
+            f"{cut.name}.onnx",
+            None if cut.attention_of is None else f"vision@{cut.attention_of}",
+            0,
+            0,
+        )
+        for cut in plan.vision
+    )
+
+
+def _decoder_stages(plan: Plan) -> tuple[Stage, ...]:
+    return tuple(
+        Stage(
+            cut.name,
+            f"{cut.name}.onnx",
+            f"decoder@{cut.last}" if cut.scored else None,
+            cut.first,
+            cut.last,
+        )
+        for cut in plan.decoder
+    )
+
+
+def _budget(plan: Plan, budget: BudgetPlan, checkpoint: Checkpoint) -> Budget:
+    kept = budget.vision[-1].tokens_out if budget.vision else plan.shape.vision.tokens
+    return Budget(
+        ratio=budget.ratio,
+        vision=tuple(map(_reduction, budget.vision)),
+        layouts=tuple(_layout(part, kept, plan) for part in budget.layouts),
+    )
+
+
+def _layout(part: LayoutPlan, kept: int, plan: Plan) -> LayoutBudget:
+    return LayoutBudget(
+        layout=part.layout,
+        packer=packer_file(part.layout, kept) if plan.shape.packed else None,
+        tokens_full=part.tokens_full,
+        tokens_in=part.tokens_in,
+        decoder=tuple(map(_reduction, part.decoder)),
+    )
+
+
+def _reduction(count: SiteCount) -> Reduction:
+    return Reduction(count.site.name, count.tokens_in, count.tokens_out, reducer_file(count))
+
+
+def _files(workspace: Workspace, progress: Progress) -> dict[str, FileRef]:
+    names = sorted(workspace.done)
+    names += [
+        FILE_NAME,
+        *(f"{TOKENIZER}/{path.name}" for path in sorted(workspace.path(TOKENIZER).iterdir())),
+    ]
+    files = {}
+    with progress.stage("hashing files", len(names)) as advance:
+        for name in names:
+            files[name] = file_ref(workspace.path(name))
+            advance(name)
+    return files
