@@ -1,0 +1,53 @@
+"""Weights once: budgets cost kilobytes, every tensor is stored once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+
+from helpers import build_tiny
+from lvlm_export.demo import CHECKPOINT
+from lvlm_runtime.bundle import read_manifest
+
+
+def size_bytes(bundle: Path) -> int:
+    return sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("sizes")
+    one = build_tiny(CHECKPOINT, folder / "one", 1.0).directory
+    four = build_tiny(CHECKPOINT, folder / "four", 1.0, 0.5, 0.33, 0.2).directory
+    return one, four
+
+
+def test_four_ratios_are_at_most_two_percent_larger_than_one(bundles: tuple[Path, Path]) -> None:
+    one, four = map(size_bytes, bundles)
+    assert four <= 1.02 * one
+
+
+def test_every_tensor_is_stored_once(bundles: tuple[Path, Path]) -> None:
+    manifest = read_manifest(bundles[1])
+    refs = list(manifest.weights.values())
+    assert len({ref.sha256 for ref in refs}) == len(refs)
+    spans = sorted((ref.offset, ref.offset + ref.size_bytes) for ref in refs)
+    assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+
+
+def test_reducers_hold_no_weights(bundles: tuple[Path, Path]) -> None:
+    reducers = sorted(bundles[1].glob("reduce.*.onnx"))
+    assert len(reducers) == 3 * 4
+    for path in reducers:
+        assert path.stat().st_size < 16_384
+        model = onnx.load(path, load_external_data=False)
+        assert not any(tensor.external_data for tensor in model.graph.initializer)
+
+
+def test_no_reducer_has_a_data_dependent_op(bundles: tuple[Path, Path]) -> None:
+    refused = {"NonZero", "Loop", "If", "Scan", "ScatterElements", "ScatterND", "Unique", "Compress"}
+    for path in bundles[1].glob("reduce.*.onnx"):
+        found = {node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
+        assert not found & refused, path.name

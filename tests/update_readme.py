@@ -1,0 +1,92 @@
+"""Fill the README's generated parts: ``make readme``. A test holds that they are up to date.
+
+Commands come from the command line itself, numbers from the JSON files that `make demo-table` and
+`make bench` write; nobody types either.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lvlm_export.cli import COMMANDS, cli
+from lvlm_export.demo.table import RESULT, as_markdown
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+BENCHMARKS = ROOT / "tests" / "benchmarks" / "results"
+
+
+def commands() -> str:
+    """Every command with its options."""
+    lines = []
+    for name in COMMANDS:
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        assert command.help is not None
+        arguments = [p for p in command.params if isinstance(p, click.Argument)]
+        words = " ".join(
+            f"[{(p.name or '').upper()}]" if not p.required else (p.metavar or (p.name or "").upper())
+            for p in arguments
+        )
+        summary = " ".join(command.help.split("\n\n")[0].split())
+        options = [opt for p in command.params if isinstance(p, click.Option) for opt in flags(p)]
+        typed = f"lvlm-export {name} {words}".strip()
+        lines.append(f"- `{typed}`: {summary}")
+        lines.append(f"  Options: {', '.join(f'`{option}`' for option in options)}.")
+    return "\n".join(lines)
+
+
+def flags(option: click.Option) -> list[str]:
+    """An option's long names."""
+    return [name for name in (*option.opts, *option.secondary_opts) if name.startswith("--")]
+
+
+def accuracy() -> str:
+    """The demo model's curve."""
+    result = json.loads(RESULT.read_text(encoding="utf-8"))
+    wins = losses(result)
+    note = f"illava is below random at {', '.join(wins)}." if wins else "illava beats random at every ratio."
+    machine = result["machine"]
+    return (
+        f"{as_markdown(result)}\n\n"
+        f"Exact answers on {result['questions']:,} questions about mosaics of tiles the model never saw"
+        f" (`make demo-table`; ONNX Runtime {result['onnxruntime']} on {machine['processor']})."
+        f" The model was trained with all its tokens. {note}"
+    )
+
+
+def losses(result: dict[str, Any]) -> list[str]:
+    """Ratios at which illava has fewer right answers than random."""
+    right = {
+        method: {point["ratio"]: point["accuracy"]["all"][0] for point in points}
+        for method, points in result["curves"].items()
+    }
+    return [f"{ratio:g}" for ratio in right["illava"] if right["illava"][ratio] < right["random"][ratio]]
+
+
+def fill(text: str, name: str, content: str) -> str:
+    """Replace what stands between the markers of a part."""
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"README.md has no <!-- {name} --> … <!-- /{name} --> part")
+    return pattern.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text)
+
+
+def render(text: str) -> str:
+    """The README with every generated part as it should be now."""
+    for name, make in (("commands", commands), ("accuracy", accuracy)):
+        text = fill(text, name, make())
+    return text
+
+
+if __name__ == "__main__":
+    old = README.read_text(encoding="utf-8")
+    new = render(old)
+    README.write_text(new, encoding="utf-8")
+    sys.stdout.write("README.md is up to date\n" if old == new else "README.md updated\n")
