@@ -5,13 +5,14 @@
 # make lint       ruff and mypy
 # make demo       build the demo bundle, ask it about pictures, check it against PyTorch
 # make demo-table accuracy of the demo model at every ratio and method (minutes)
+# make readme     fill the README's generated parts from the commands and the results
 # make bench      time to first token on a checkpoint of LLaVA-OneVision-0.5B's shapes
 # make clean      remove what the other targets made, the environment included
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-gpu lint demo demo-table bench clean
+.PHONY: help setup test test-slow test-gpu lint demo demo-table bench readme clean
 
 BASE_PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -30,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "setting up $(VENV)"
 	@$(BASE_PYTHON) -m venv $(VENV)
 	@$(PIP) install "torch==2.13.0"
-	@$(PIP) install -c constraints.txt -e ".[export,dev]"
+	@$(PIP) install -c constraints.txt -e ".[export,rtx,dev]"
 	@touch $@
 
 test: $(STAMP)
@@ -40,7 +41,7 @@ test-slow: $(STAMP)
 	@$(BIN)/python -m pytest -m slow
 
 test-gpu: $(STAMP)
-	@$(BIN)/python -m pytest -m gpu
+	@$(BIN)/python -m pytest -m gpu -rs
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .
@@ -55,6 +56,9 @@ demo-table: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/python tests/benchmarks/first_token.py
+
+readme: $(STAMP)
+	@PYTHONPATH=tests $(BIN)/python tests/update_readme.py
 
 clean:
 	rm -rf $(VENV) bundles .pytest_cache .mypy_cache .ruff_cache .hypothesis

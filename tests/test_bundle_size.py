@@ -47,7 +47,16 @@ def test_reducers_hold_no_weights(bundles: tuple[Path, Path]) -> None:
 
 
 def test_no_reducer_has_a_data_dependent_op(bundles: tuple[Path, Path]) -> None:
-    refused = {"NonZero", "Loop", "If", "Scan", "ScatterElements", "ScatterND", "Unique", "Compress"}
+    refused = {
+        "NonZero",
+        "Loop",
+        "If",
+        "Scan",
+        "ScatterElements",
+        "ScatterND",
+        "Unique",
+        "Compress",
+    }
     for path in bundles[1].glob("reduce.*.onnx"):
         found = {node.op_type for node in onnx.load(path, load_external_data=False).graph.node}
         assert not found & refused, path.name

@@ -47,7 +47,7 @@ TABLES = {
 HELPERS = {
     "lvlm_export.commands": {"options", "summary"},
     "lvlm_export.families": {"towers"},
-    "lvlm_export.reduction": {"schedule", "tensors"},
+    "lvlm_export.reduction": {"reducers", "schedule", "selectors", "tensors"},
     "lvlm_runtime.backends": set(),
 }
 

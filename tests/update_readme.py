@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import click
 
 from lvlm_export.cli import COMMANDS, cli
-from lvlm_export.demo.table import RESULT, as_markdown
+from lvlm_export.demo.table import RESULT, as_markdown, stage_text
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -31,7 +32,9 @@ def commands() -> str:
         assert command.help is not None
         arguments = [p for p in command.params if isinstance(p, click.Argument)]
         words = " ".join(
-            f"[{(p.name or '').upper()}]" if not p.required else (p.metavar or (p.name or "").upper())
+            f"[{(p.name or '').upper()}]"
+            if not p.required
+            else (p.metavar or (p.name or "").upper())
             for p in arguments
         )
         summary = " ".join(command.help.split("\n\n")[0].split())
@@ -51,7 +54,11 @@ def accuracy() -> str:
     """The demo model's curve."""
     result = json.loads(RESULT.read_text(encoding="utf-8"))
     wins = losses(result)
-    note = f"illava is below random at {', '.join(wins)}." if wins else "illava beats random at every ratio."
+    note = (
+        f"illava is below random at {', '.join(wins)}."
+        if wins
+        else "illava beats random at every ratio."
+    )
     machine = result["machine"]
     return (
         f"{as_markdown(result)}\n\n"
@@ -61,13 +68,49 @@ def accuracy() -> str:
     )
 
 
+def benchmark() -> str:
+    """Time to first token and export memory on the 0.5B-shaped checkpoint."""
+    first = json.loads((BENCHMARKS / "first_token.onevision.json").read_text(encoding="utf-8"))
+    memory = json.loads((BENCHMARKS / "export_memory.fp32.json").read_text(encoding="utf-8"))
+    full, third = (first["ratios"][ratio] for ratio in ("1.0", "0.33"))
+    rows = [
+        (
+            f"| {ratio} | {stage_text([tuple(s) for s in point['visual_tokens']])} |"
+            f" {statistics.median(point['time_to_first_token_ms']) / 1e3:.2f} s |"
+            f" {statistics.median(point['decode_tokens_per_s']):.1f} |"
+        )
+        for ratio, point in (("1.0", full), ("0.33", third))
+    ]
+    where = first["environment"]
+    held = memory["peak_bytes"] / memory["checkpoint_bytes"]
+    return "\n".join(
+        [
+            "| ratio kept | visual tokens | time to first token | decode tokens/s |",
+            "|---:|---|---:|---:|",
+            *rows,
+            "",
+            "A random checkpoint of LLaVA-OneVision-0.5B's shapes (SigLIP-so400m/14-384, Qwen2-0.5B),"
+            f" fp32, base view and one tile, {first['rounds']} interleaved rounds, medians (`make bench`;"
+            f" {where['cores']} cores of {where['processor']}, ONNX Runtime"
+            f" {where['versions']['onnxruntime']}, {where['date'][:10]}). The first token at 0.33 takes"
+            f" {first['first_token_ratio']:.2f} of the time at 1.0; {first['own_time_share']:.2%} of it is"
+            " the runtime's own, outside the graphs. Machines like this one are noisy: the ratio is the"
+            f" result, the seconds are not. Export of that checkpoint"
+            f" ({memory['checkpoint_bytes'] / 1e9:.2f} GB) held {memory['peak_bytes'] / 1e9:.2f} GB at its"
+            f" peak, {held:.2f} of the checkpoint.",
+        ]
+    )
+
+
 def losses(result: dict[str, Any]) -> list[str]:
     """Ratios at which illava has fewer right answers than random."""
     right = {
         method: {point["ratio"]: point["accuracy"]["all"][0] for point in points}
         for method, points in result["curves"].items()
     }
-    return [f"{ratio:g}" for ratio in right["illava"] if right["illava"][ratio] < right["random"][ratio]]
+    return [
+        f"{ratio:g}" for ratio in right["illava"] if right["illava"][ratio] < right["random"][ratio]
+    ]
 
 
 def fill(text: str, name: str, content: str) -> str:
@@ -80,7 +123,7 @@ def fill(text: str, name: str, content: str) -> str:
 
 def render(text: str) -> str:
     """The README with every generated part as it should be now."""
-    for name, make in (("commands", commands), ("accuracy", accuracy)):
+    for name, make in (("commands", commands), ("accuracy", accuracy), ("benchmark", benchmark)):
         text = fill(text, name, make())
     return text
 

@@ -11,7 +11,6 @@ import importlib
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -26,6 +25,10 @@ COMMANDS: dict[str, str] = {
     "run": "lvlm_export.commands.run:run",
     "verify": "lvlm_export.commands.verify:verify",
     "inspect": "lvlm_export.commands.inspect:inspect",
+    "eval": "lvlm_export.commands.eval:eval_",
+    "visualize": "lvlm_export.commands.visualize:visualize",
+    "check": "lvlm_export.commands.check:check",
+    "engines": "lvlm_export.commands.engines:engines",
     "list": "lvlm_export.commands.list:list_",
 }
 DEBUG = "LVLM_EXPORT_DEBUG"
@@ -73,6 +76,8 @@ class Cli(click.Group):
             if line is None:
                 raise
             if os.environ.get(DEBUG):
+                import traceback
+
                 traceback.print_exc()
             click.echo(line, err=True)
         sys.exit(status if isinstance(status, int) else 0)

@@ -12,9 +12,8 @@ from torch import nn
 from lvlm_export.families import Family, ModelShape, Parts
 from lvlm_export.onnx_export import Signature, example
 from lvlm_export.plan import Plan
-from lvlm_export.reduction import ReducerShape
+from lvlm_export.reducer_graphs import make_reducer, reducer_file, reducer_inputs
 from lvlm_export.reduction.schedule import SiteCount
-from lvlm_export.reduction.tensors import DecoderReducer, VisionReducer
 from lvlm_export.subgraph import (
     Assemble,
     DecoderCut,
@@ -46,11 +45,6 @@ class GraphJob:
     weighted: bool
 
 
-def reducer_file(count: SiteCount) -> str:
-    """File of a reducer; equal counts at a site share one, whatever budget or layout wants it."""
-    return f"reduce.{count.site.name}.{count.tokens_in}-{count.tokens_out}.onnx"
-
-
 def packer_file(layout: str, kept: int) -> str:
     """File of a packer."""
     return f"pack.{layout}.{kept}.onnx"
@@ -79,14 +73,14 @@ def _budget_jobs(
     layouts = {layout.name: layout for layout in plan.shape.layouts}
     for budget in plan.budgets:
         for count in budget.vision:
-            yield vision_reducer_job(plan, count, dtype)
+            yield reducer_job(plan, count, dtype)
         kept = budget.vision[-1].tokens_out if budget.vision else plan.shape.vision.tokens
         for part in budget.layouts:
             packer = family.packer(model, layouts[part.layout], kept)
             if packer is not None:
                 yield packer_job(packer, plan.shape, layouts[part.layout], kept, dtype)
-            for count in part.decoder:
-                yield decoder_reducer_job(plan, count, dtype)
+            for count in part.counts:
+                yield reducer_job(plan, count, dtype)
 
 
 def vision_job(parts: Parts, shape: ModelShape, cut: VisionCut, dtype: torch.dtype) -> GraphJob:
@@ -94,13 +88,13 @@ def vision_job(parts: Parts, shape: ModelShape, cut: VisionCut, dtype: torch.dty
     vision = shape.vision
     tiles = torch.export.Dim("tiles", min=1, max=4096)
     tokens = torch.export.Dim("tokens", min=2, max=65536)
-    if cut.mlp_of is None:
+    if cut.index == 0:
         name, axes = "pixel_values", {0: tiles}
         value = example((2, 3, vision.image_size, vision.image_size), dtype)
     else:
         name, axes = "hidden", {0: tiles, 1: tokens}
         value = example((2, vision.prefix + vision.tokens, vision.hidden_size), dtype)
-    outputs = ("features",) if cut.attention_of is None else ("hidden_out", "query", "key")
+    outputs = ("features",) if cut.site is None else ("hidden_out", "query", "key")
     signature = Signature((name,), outputs, (axes,))
     return GraphJob(f"{cut.name}.onnx", VisionSubgraph(parts, cut), (value,), signature, True)
 
@@ -166,50 +160,11 @@ def assemble_job(shape: ModelShape, dtype: torch.dtype) -> GraphJob:
     return GraphJob("assemble.onnx", Assemble(), arguments, signature, False)
 
 
-def vision_reducer_job(plan: Plan, count: SiteCount, dtype: torch.dtype) -> GraphJob:
-    """A reducer inside the vision tower."""
-    vision = plan.shape.vision
-    shape = ReducerShape(
-        count.tokens_in, count.tokens_out, vision.prefix, vision.scale, plan.options.seed
-    )
-    module = VisionReducer(shape, plan.method.selector(count.site, shape))
-    heads, dim = vision.heads, vision.hidden_size // vision.heads
-    total = vision.prefix + count.tokens_in
-    tiles = torch.export.Dim("tiles", min=1, max=4096)
-    arguments = (
-        example((2, total, vision.hidden_size), dtype),
-        example((2, heads, total, dim), dtype),
-        example((2, heads, total, dim), dtype),
-    )
-    signature = Signature(("hidden", "query", "key"), ("hidden_out",), ({0: tiles},) * 3)
-    return GraphJob(reducer_file(count), module, arguments, signature, False)
-
-
-def decoder_reducer_job(plan: Plan, count: SiteCount, dtype: torch.dtype) -> GraphJob:
-    """A reducer at the input of a decoder layer."""
-    text = plan.shape.text
-    shape = ReducerShape(count.tokens_in, count.tokens_out, 0, text.scale, plan.options.seed)
-    module = DecoderReducer(shape, plan.method.selector(count.site, shape))
-    limit = 2 * text.context_length + 2 * count.tokens_in
-    length = torch.export.Dim("sequence", min=count.tokens_in + 1, max=limit)
-    cache = torch.export.Dim("cache", min=count.tokens_in + 1, max=2 * limit)
-    images = torch.export.Dim("images", min=1, max=64)
-    reduced = torch.export.Dim("reduced", min=1, max=limit)
-    rows, after = 2 * count.tokens_in + 9, 2 * count.tokens_out + 9
-    arguments = (
-        example((1, rows, text.hidden_size), dtype),
-        example((1, text.heads, rows, text.head_dim), dtype),
-        example((1, text.kv_heads, rows + 5, text.head_dim), dtype),
-        example((1, rows), torch.int64),
-        example((2, count.tokens_in), torch.int64),
-        example((after,), torch.int64),
-    )
-    signature = Signature(
-        ("hidden", "query", "key", "position_ids", "visual_index", "order"),
-        ("hidden_out", "position_ids_out"),
-        ({1: length}, {2: length}, {2: cache}, {1: length}, {0: images}, {0: reduced}),
-    )
-    return GraphJob(reducer_file(count), module, arguments, signature, False)
+def reducer_job(plan: Plan, count: SiteCount, dtype: torch.dtype) -> GraphJob:
+    """A reducer at any site."""
+    reducer = make_reducer(plan, count)
+    arguments, signature = reducer_inputs(plan, reducer, dtype)
+    return GraphJob(reducer_file(count), reducer, arguments, signature, False)
 
 
 def packer_job(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from lvlm_export.checkpoint import Checkpoint
-from lvlm_export.graphs import packer_file, reducer_file
+from lvlm_export.graphs import packer_file
 from lvlm_export.plan import Plan
 from lvlm_export.progress import Progress
+from lvlm_export.reducer_graphs import make_reducer, reducer_file
 from lvlm_export.reduction.schedule import BudgetPlan, LayoutPlan, SiteCount
 from lvlm_export.versions import versions
 from lvlm_export.weights import FILE_NAME
@@ -76,7 +77,7 @@ def _vision_stages(plan: Plan) -> tuple[Stage, ...]:
         Stage(
             cut.name,
             f"{cut.name}.onnx",
-            None if cut.attention_of is None else f"vision@{cut.attention_of}",
+            None if cut.site is None else cut.site.name,
             0,
             0,
         )
@@ -101,7 +102,7 @@ def _budget(plan: Plan, budget: BudgetPlan, checkpoint: Checkpoint) -> Budget:
     kept = budget.vision[-1].tokens_out if budget.vision else plan.shape.vision.tokens
     return Budget(
         ratio=budget.ratio,
-        vision=tuple(map(_reduction, budget.vision)),
+        vision=tuple(_reduction(count, plan) for count in budget.vision),
         layouts=tuple(_layout(part, kept, plan) for part in budget.layouts),
     )
 
@@ -112,12 +113,21 @@ def _layout(part: LayoutPlan, kept: int, plan: Plan) -> LayoutBudget:
         packer=packer_file(part.layout, kept) if plan.shape.packed else None,
         tokens_full=part.tokens_full,
         tokens_in=part.tokens_in,
-        decoder=tuple(map(_reduction, part.decoder)),
+        projected=None if part.projected is None else _reduction(part.projected, plan),
+        decoder=tuple(_reduction(count, plan) for count in part.decoder),
+        achieved=part.achieved,
     )
 
 
-def _reduction(count: SiteCount) -> Reduction:
-    return Reduction(count.site.name, count.tokens_in, count.tokens_out, reducer_file(count))
+def _reduction(count: SiteCount, plan: Plan) -> Reduction:
+    return Reduction(
+        site=count.site.name,
+        tokens_in=count.tokens_in,
+        tokens_out=count.tokens_out,
+        graph=reducer_file(count),
+        inputs=make_reducer(plan, count).inputs,
+        merges=plan.method.merges,
+    )
 
 
 def _files(workspace: Workspace, progress: Progress) -> dict[str, FileRef]:

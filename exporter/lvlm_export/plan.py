@@ -88,10 +88,10 @@ def make_plan(checkpoint: Checkpoint, options: BuildOptions) -> Plan:
         visual_tokens=shape.visual_tokens,
     )
     ratios = _ratios(options)
+    if any(ratio < 1 for ratio in ratios):
+        _check_fit(method, shape)
     budgets = tuple(plan_budget(ratio, method, geometry) for ratio in ratios)
-    sites = (
-        method.sites(shape.vision.layers, shape.text.layers) if any(r < 1 for r in ratios) else ()
-    )
+    sites = _all_sites(method, shape, ratios)
     return Plan(
         options=options,
         shape=shape,
@@ -103,6 +103,35 @@ def make_plan(checkpoint: Checkpoint, options: BuildOptions) -> Plan:
         key=_key(checkpoint_key, options),
         checkpoint_key=checkpoint_key,
     )
+
+
+def _all_sites(method: Method, shape: ModelShape, ratios: tuple[float, ...]) -> tuple[Site, ...]:
+    """Sites of all ratios, each once, in the order tokens pass them.
+
+    Most methods have the same for every ratio; a budget uses its own and passes by the others.
+    """
+    order = ("vision", "features", "projected", "decoder")
+    sites = {
+        site
+        for ratio in ratios
+        if ratio < 1
+        for site in method.sites(shape.vision.layers, shape.text.layers, ratio)
+    }
+    return tuple(sorted(sites, key=lambda site: (order.index(site.stage), site.layer)))
+
+
+def _check_fit(method: Method, shape: ModelShape) -> None:
+    """Refuse a method that would do something else than its paper on this model."""
+    if method.needs_cls and not shape.vision.prefix:
+        raise UsageError(
+            f"method {method.name} needs the CLS token of a CLIP tower and this model's tower has"
+            " none; lvlm-export list methods says which methods do without"
+        )
+    if method.appends and shape.square_tiles:
+        raise UsageError(
+            f"method {method.name} appends a token that has no place in a tile's grid, and this"
+            " model packs its tiles as grids; lvlm-export list methods says which methods fit"
+        )
 
 
 def _ratios(options: BuildOptions) -> tuple[float, ...]:
@@ -124,11 +153,12 @@ def _limit_context(shape: ModelShape, limit: int | None) -> ModelShape:
 
 
 def _key(checkpoint_key: str, options: BuildOptions) -> str:
-    from lvlm_export.versions import versions
+    from lvlm_export.versions import source_key, versions
 
     content = {
         "checkpoint": checkpoint_key,
         "options": {**vars(options), "precision": options.effective_precision},
         "versions": versions(),
+        "source": source_key(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

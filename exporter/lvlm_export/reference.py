@@ -21,12 +21,14 @@ from transformers.utils import logging as transformers_logging
 
 from lvlm_export.families import Family, Parts
 from lvlm_export.plan import Plan
-from lvlm_export.reduction import ReducerShape
+from lvlm_export.reducer_graphs import make_reducer
+from lvlm_export.reduction import Site
+from lvlm_export.reduction.reducers import DecoderReducer, VisionReducer
 from lvlm_export.reduction.schedule import BudgetPlan, LayoutPlan, SiteCount
-from lvlm_export.reduction.tensors import DecoderReducer, VisionReducer
+from lvlm_export.reference_clues import decoder_clues, vision_clues, watch_projections
 from lvlm_export.subgraph import feed_forward
 from lvlm_runtime.anyres import TileLayout
-from lvlm_runtime.sequence import Placed, place
+from lvlm_runtime.sequence import Origins, Placed, place, position_ids
 
 
 @dataclass
@@ -105,8 +107,8 @@ class Reference:
         trace = Trace()
         part = next(part for part in budget.layouts if part.layout == request.layout.name)
         pixels = torch.from_numpy(request.pixel_values)
-        visual = self.encode(pixels, budget, request.layout, trace)
-        hidden, cache, position = self._prefill(request.runs, visual, part, trace)
+        visual, origins = self.encode(pixels, budget, request.layout, trace)
+        hidden, cache, position = self._prefill(request.runs, visual, origins, part, trace)
         answer: list[int] = []
         while True:
             logits = self.parts.lm_head(self.parts.norm(hidden[:, -1]))
@@ -122,23 +124,35 @@ class Reference:
 
     def encode(
         self, pixel_values: Tensor, budget: BudgetPlan, layout: TileLayout, trace: Trace
-    ) -> Tensor:
-        """Visual tokens ``[n, V, C]`` of pixels ``[tiles, 3, H, W]``."""
-        counts = {count.site.layer: count for count in budget.vision}
-        cuts = {cut.attention_of: cut for cut in self.plan.vision}
+    ) -> tuple[Tensor, Origins]:
+        """Visual tokens ``[n, V, C]`` of pixels ``[tiles, 3, H, W]``, and where they stood."""
+        counts = {count.site: count for count in budget.vision}
+        cuts = {cut.site: cut for cut in self.plan.vision}
         hidden = self.parts.vision_embed(pixel_values)
+        origins = Origins.whole(len(pixel_values), self.plan.shape.vision.tokens)
+
+        def reduce_at(site: Site) -> None:
+            nonlocal hidden, origins
+            if site in cuts:
+                trace.note(cuts[site].name, hidden)
+            if site in counts:
+                reducer = make_reducer(self.plan, counts[site])
+                assert isinstance(reducer, VisionReducer)
+                heads = self.plan.shape.vision.heads
+                clues = vision_clues(reducer, hidden, weights, projections, heads)
+                hidden, places = reducer.reduce(hidden, clues)
+                origins = origins.keep(places.numpy())
+                trace.note(site.name, hidden)
+
         for index, layer in enumerate(self.parts.vision_layers):
-            attended, weights = layer.self_attn(
-                hidden_states=layer.layer_norm1(hidden), attention_mask=None
-            )
+            with watch_projections(layer.self_attn) as projections:
+                attended, weights = layer.self_attn(
+                    hidden_states=layer.layer_norm1(hidden), attention_mask=None
+                )
             hidden = hidden + attended
-            if index in cuts:
-                trace.note(cuts[index].name, hidden)
-            if index in counts:
-                reducer = self._vision_reducer(counts[index])
-                hidden = reducer.reduce(hidden, weights.float().mean(dim=(1, 2)))
-                trace.note(counts[index].site.name, hidden)
+            reduce_at(Site("vision", index))
             hidden = feed_forward(layer, hidden)
+        reduce_at(Site("features", len(self.parts.vision_layers)))
         features: Tensor = self.parts.project(hidden)
         trace.note(self.plan.vision[-1].name, features)
         kept = budget.vision[-1].tokens_out if budget.vision else self.plan.shape.vision.tokens
@@ -146,23 +160,31 @@ class Reference:
         if packer is not None:
             features = packer(features)
             trace.note("packer", features)
-        return features
+            origins = Origins.whole(*features.shape[:2])
+        return features, origins
 
     def _prefill(
         self,
         runs: Sequence[Sequence[int]],
         visual: Tensor,
+        origins: Origins,
         part: LayoutPlan,
         trace: Trace,
     ) -> tuple[Tensor, DynamicCache, int]:
         text = torch.tensor([token for run in runs for token in run])
         embedded = self.model.get_input_embeddings()(text)
+        if part.projected is not None:
+            reducer = make_reducer(self.plan, part.projected)
+            visual, places = reducer(visual, embedded[None])
+            origins = origins.keep(places.numpy())
+            trace.note(part.projected.site.name, visual)
         lengths = [len(run) for run in runs]
         placed = place(lengths, np.arange(len(text), dtype=np.int64), len(text), part.tokens_in)
         rows = torch.cat((embedded, visual.reshape(-1, embedded.shape[-1])))
         hidden = rows[torch.from_numpy(placed.order)][None]
         trace.note("assemble", hidden)
-        positions, cache = torch.arange(hidden.shape[1])[None], DynamicCache()
+        ids, next_position = position_ids(lengths, origins)
+        positions, cache = torch.from_numpy(ids)[None], DynamicCache()
         counts = {count.site.layer: count for count in part.decoder}
         for cut in self.plan.decoder:
             weights: list[Tensor] = []
@@ -170,12 +192,12 @@ class Reference:
             trace.note(cut.name, hidden)
             if cut.last in counts:
                 count = counts[cut.last]
-                row = weights[-1].float().mean(dim=1)[0, -1]
+                attention = weights[-1], cache.layers[cut.last - 1].keys
                 placed, hidden, positions = self._reduce(
-                    count, lengths, placed, hidden, row, positions
+                    count, lengths, placed, hidden, attention, positions
                 )
                 trace.note(count.site.name, hidden)
-        return hidden, cache, int(sum(lengths) + visual.shape[0] * visual.shape[1])
+        return hidden, cache, next_position
 
     def _reduce(
         self,
@@ -183,14 +205,17 @@ class Reference:
         lengths: Sequence[int],
         placed: Placed,
         hidden: Tensor,
-        row: Tensor,
+        attention: tuple[Tensor, Tensor],
         positions: Tensor,
     ) -> tuple[Placed, Tensor, Tensor]:
+        """Reduce with the layer before's weights ``[1, H, S, S]`` and keys ``[1, Hkv, S, D]``."""
         after = place(lengths, placed.text, hidden.shape[1], count.tokens_out)
-        shape = self._reducer_shape(count, 0, self.plan.shape.text.scale)
-        reducer = DecoderReducer(shape, self.plan.method.selector(count.site, shape))
+        reducer = make_reducer(self.plan, count)
+        assert isinstance(reducer, DecoderReducer)
         order, visual = torch.from_numpy(after.order), torch.from_numpy(placed.visual)
-        hidden, positions = reducer.reduce(hidden, row, positions, visual, order)
+        text = torch.from_numpy(placed.text)
+        clues = decoder_clues(reducer, hidden, *attention, visual, text)
+        hidden, positions, *_ = reducer.reduce(hidden, clues, positions, visual, order)
         return after, hidden, positions
 
     def _layers(
@@ -222,16 +247,6 @@ class Reference:
             if handle is not None:
                 handle.remove()
         return hidden
-
-    def _vision_reducer(self, count: SiteCount) -> VisionReducer:
-        vision = self.plan.shape.vision
-        shape = self._reducer_shape(count, vision.prefix, vision.scale)
-        return VisionReducer(shape, self.plan.method.selector(count.site, shape))
-
-    def _reducer_shape(self, count: SiteCount, prefix: int, scale: float) -> ReducerShape:
-        return ReducerShape(
-            count.tokens_in, count.tokens_out, prefix, scale, self.plan.options.seed
-        )
 
 
 @contextmanager

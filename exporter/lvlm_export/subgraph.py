@@ -26,20 +26,26 @@ class VisionCut:
 
     Attributes:
         index: Position in the chain.
-        mlp_of: Layer whose MLP the subgraph starts with; None for the first, which embeds.
+        mlp_of: Layer whose MLP the subgraph starts with; None where it starts with a whole layer,
+            the embedding (the first) or the projector.
         whole: Layers that lie in it whole, ``(first, last)``.
-        attention_of: Layer whose attention it ends with (a site follows); None for the last,
-            which ends with the projector.
+        site: The site that follows; None for the last, which ends with the projector.
     """
 
     index: int
     mlp_of: int | None
     whole: tuple[int, int]
-    attention_of: int | None
+    site: Site | None
 
     @property
     def name(self) -> str:
         return f"vision.{self.index}"
+
+    @property
+    def attention_of(self) -> int | None:
+        """Layer whose attention it ends with; None where it ends with a whole layer."""
+        inside = self.site is not None and self.site.stage == "vision"
+        return self.site.layer if self.site is not None and inside else None
 
 
 @dataclass(frozen=True)
@@ -57,18 +63,19 @@ class DecoderCut:
 
 
 def cut_vision(layers: int, sites: Sequence[Site]) -> tuple[VisionCut, ...]:
-    """Cuts of a tower of ``layers`` blocks at the vision sites, in order."""
-    at = [site.layer for site in sites if site.stage == "vision"]
-    starts, ends = [None, *at], [*at, None]
-    return tuple(
-        VisionCut(
-            index,
-            start,
-            (0 if start is None else start + 1, layers if end is None else end),
-            end,
-        )
-        for index, (start, end) in enumerate(zip(starts, ends, strict=True))
-    )
+    """Cuts of a tower of ``layers`` blocks at the sites before its projector, in order."""
+    cuts: list[VisionCut] = []
+    start: int | None = None
+    first = 0
+    for site in sites:
+        if site.stage == "vision":
+            cuts.append(VisionCut(len(cuts), start, (first, site.layer), site))
+            start, first = site.layer, site.layer + 1
+        elif site.stage == "features":
+            assert first < layers, "the last layer must be whole, its attention scores the features"
+            cuts.append(VisionCut(len(cuts), start, (first, layers), site))
+            start, first = None, layers
+    return (*cuts, VisionCut(len(cuts), start, (first, layers), None))
 
 
 def cut_decoder(layers: int, sites: Sequence[Site]) -> tuple[DecoderCut, ...]:
@@ -97,31 +104,32 @@ def feed_forward(layer: Any, hidden: Tensor) -> Tensor:
 class VisionSubgraph(nn.Module):
     """``pixel_values [B, 3, H, W]`` or ``hidden [B, T, C]`` -> the next site or the features.
 
-    Returns ``(hidden, query, key)`` before a site, ``(features,)`` at the end.
+    Returns ``(hidden, query, key)`` before a site, with query and key of the last attention in it,
+    and ``(features,)`` at the end.
     """
 
     def __init__(self, parts: Parts, cut: VisionCut) -> None:
         super().__init__()
         layers = parts.vision_layers
-        self.embed = parts.vision_embed if cut.mlp_of is None else None
+        self.embed = parts.vision_embed if cut.index == 0 else None
         self.mlp_block = None if cut.mlp_of is None else layers[cut.mlp_of]
         self.blocks = layers[cut.whole[0] : cut.whole[1]]
         self.attention_block = None if cut.attention_of is None else layers[cut.attention_of]
-        self.project = parts.project if cut.attention_of is None else None
+        self.project = parts.project if cut.site is None else None
 
     def forward(self, hidden: Tensor) -> tuple[Tensor, ...]:
         if self.embed is not None:
             hidden = self.embed(hidden)
         if self.mlp_block is not None:
             hidden = feed_forward(self.mlp_block, hidden)
-        for block in self.blocks:
-            hidden = feed_forward(block, attend(block, hidden))
-        if self.attention_block is None:
-            assert self.project is not None
-            return (self.project(hidden),)
         with watch_attention() as seen:
-            hidden = attend(self.attention_block, hidden)
-        ((query, key),) = seen
+            for block in self.blocks:
+                hidden = feed_forward(block, attend(block, hidden))
+            if self.attention_block is not None:
+                hidden = attend(self.attention_block, hidden)
+        if self.project is not None:
+            return (self.project(hidden),)
+        query, key = seen[-1]
         return hidden, query, key
 
 

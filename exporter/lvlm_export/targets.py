@@ -22,4 +22,5 @@ PRECISIONS = ("fp32", "fp16")
 TARGETS = {
     "cpu": Target("fp32", "ONNX Runtime on a CPU"),
     "cuda": Target("fp16", "ONNX Runtime on an NVIDIA GPU"),
+    "rtx": Target("fp16", "TensorRT-RTX engines, built without a GPU"),
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 from lvlm_export import __version__
 
@@ -18,3 +20,18 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             found[package] = "absent"
     return found
+
+
+def source_key() -> str:
+    """SHA-256 over the modules that shape graphs, so that a changed rewrite is a new bundle.
+
+    Everything in the package but the command line and the demo counts; a bundle is rebuilt once
+    too often rather than taken for current when it is not.
+    """
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root)
+        if name.parts[0] not in ("commands", "demo", "cli.py", "console.py"):
+            digest.update(str(name).encode() + path.read_bytes())
+    return digest.hexdigest()

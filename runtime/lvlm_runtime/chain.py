@@ -16,8 +16,21 @@ from lvlm_runtime import kv_cache
 from lvlm_runtime.backends import Backend, Runner, Value
 from lvlm_runtime.bundle import Bundle
 from lvlm_runtime.measure import Recorder
-from lvlm_runtime.sequence import Indices, Placed, place
+from lvlm_runtime.sequence import Origins, Placed, place, position_ids
 from lvlm_runtime.spec import Budget, LayoutBudget, Reduction, Stage
+
+
+@dataclass(frozen=True)
+class Visual:
+    """The visual tokens of a request.
+
+    Attributes:
+        tokens: ``[n, V, C]``.
+        origins: Where they stood before any reduction.
+    """
+
+    tokens: Value
+    origins: Origins
 
 
 @dataclass
@@ -67,10 +80,11 @@ class Chain:
         budget: Budget,
         layout: LayoutBudget,
         recorder: Recorder,
-    ) -> Value:
-        """Visual tokens ``[n, V, C]`` of pixels ``[tiles, 3, H, W]``."""
+    ) -> Visual:
+        """Visual tokens of pixels ``[tiles, 3, H, W]``."""
         reductions = {reduction.site: reduction for reduction in budget.vision}
         tiles, tokens = len(pixel_values), self.manifest.vision_tokens
+        origins = Origins.whole(tiles, tokens)
         name, hidden = "pixel_values", self.backend.put(pixel_values.astype(self.dtype))
         for stage in self.manifest.vision:
             with recorder.span(stage.name, "vision", tiles * tokens):
@@ -85,19 +99,23 @@ class Chain:
             if reduction is not None:
                 feeds = {"hidden": hidden, "query": out["query"], "key": out["key"]}
                 with recorder.span(reduction.site, "vision", tiles * tokens):
-                    hidden = self.runner(reduction.graph)(feeds)["hidden_out"]
+                    out = self.runner(reduction.graph)(feeds)
+                hidden = out["hidden_out"]
                 recorder.show(reduction.site, hidden)
+                recorder.show_places(reduction.site, out)
+                origins = origins.keep(self.backend.fetch(out["places"]))
                 tokens = reduction.tokens_out
         if layout.packer is not None:
             with recorder.span("packer", "vision", tiles * tokens):
                 hidden = self.runner(layout.packer)({"features": hidden})["visual"]
             recorder.show("packer", hidden)
-        return hidden
+            origins = Origins.whole(*self.backend.shape(hidden)[:2])
+        return Visual(hidden, origins)
 
     def prefill(
         self,
         runs: Sequence[Sequence[int]],
-        visual: Value | None,
+        visual: Visual | None,
         layout: LayoutBudget | None,
         answer_tokens: int,
         recorder: Recorder,
@@ -106,7 +124,7 @@ class Chain:
 
         Args:
             runs: Text token ids around the images, n+1 runs.
-            visual: ``[n, V, C]``, or None when there is no image.
+            visual: What ``encode`` gives, or None when there is no image.
             layout: Decoder side of the budget, or None when there is no image.
             answer_tokens: Rows to leave in the caches for the answer.
             recorder: Takes the timings.
@@ -118,10 +136,13 @@ class Chain:
         text = np.concatenate([np.asarray(run, np.int64) for run in runs])
         per_image = 0 if layout is None else layout.tokens_in
         placed = place(lengths, np.arange(len(text), dtype=np.int64), len(text), per_image)
-        hidden = self._assemble(text, visual, placed, recorder)
+        rows = self.backend.put(self.embeddings[text][None])
+        if visual is not None and layout is not None and layout.projected is not None:
+            visual = self._reduce_projected(layout.projected, visual, rows, recorder)
+        hidden = self._assemble(rows, visual, placed, recorder)
         sites = {} if layout is None else {part.site: part for part in layout.decoder}
-        prompt_length = len(placed.order)
-        positions = self.backend.put(np.arange(prompt_length, dtype=np.int64)[None])
+        ids, next_position = position_ids(lengths, None if visual is None else visual.origins)
+        positions = self.backend.put(ids[None])
         groups: list[kv_cache.LayerGroup] = []
         site, query = None, None
         for stage in self.manifest.decoder:
@@ -134,7 +155,7 @@ class Chain:
             groups.append(group)
             hidden, query = self._run_stage(stage, group, hidden, positions, recorder, "prefill")
             site = stage.site if stage.site in sites else None
-        return DecodeState(groups, prompt_length), self._logits(hidden, recorder, "prefill")
+        return DecodeState(groups, next_position), self._logits(hidden, recorder, "prefill")
 
     def step(self, state: DecodeState, token: int, recorder: Recorder) -> NDArray[np.float32]:
         """Feed one token; logits ``[vocab]`` of the next."""
@@ -146,16 +167,31 @@ class Chain:
         return self._logits(hidden, recorder, "decode")
 
     def _assemble(
-        self, text: Indices, visual: Value | None, placed: Placed, recorder: Recorder
+        self,
+        rows: Value,
+        visual: Visual | None,
+        placed: Placed,
+        recorder: Recorder,
     ) -> Value:
-        rows = self.backend.put(self.embeddings[text][None])
         if visual is None:
             return rows
-        feeds = {"text": rows, "visual": visual, "order": self.backend.put(placed.order)}
+        feeds = {"text": rows, "visual": visual.tokens, "order": self.backend.put(placed.order)}
         with recorder.span("assemble", "prefill", len(placed.order)):
             hidden = self.runner(self.manifest.assemble)(feeds)["hidden"]
         recorder.show("assemble", hidden)
         return hidden
+
+    def _reduce_projected(
+        self, reduction: Reduction, visual: Visual, text: Value, recorder: Recorder
+    ) -> Visual:
+        images, count, _ = self.backend.shape(visual.tokens)
+        feeds = {"visual": visual.tokens, "text": text}
+        with recorder.span(reduction.site, "prefill", images * count):
+            out = self.runner(reduction.graph)({name: feeds[name] for name in reduction.inputs})
+        recorder.show(reduction.site, out["visual_out"])
+        recorder.show_places(reduction.site, out)
+        origins = visual.origins.keep(self.backend.fetch(out["places"]))
+        return Visual(out["visual_out"], origins)
 
     def _allocate(self, stage: Stage, capacity: int) -> kv_cache.LayerGroup:
         return kv_cache.allocate(stage, capacity, self.manifest.text, self.dtype, self.backend)
@@ -182,9 +218,12 @@ class Chain:
             "visual_index": self.backend.put(placed.visual),
             "order": self.backend.put(after.order),
         }
+        if "text_index" in reduction.inputs:
+            feeds["text_index"] = self.backend.put(placed.text)
         with recorder.span(reduction.site, "prefill", count):
             out = self.runner(reduction.graph)(feeds)
         recorder.show(reduction.site, out["hidden_out"])
+        recorder.show_places(reduction.site, out)
         return after, out["hidden_out"], out["position_ids_out"]
 
     def _run_stage(

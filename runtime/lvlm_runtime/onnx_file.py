@@ -8,6 +8,7 @@ Source: field numbers from onnx/onnx.proto3 of the ONNX repository.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,6 +52,12 @@ class Constant:
     element_type: str
     dims: tuple[int, ...]
     values: tuple[int, ...] | None
+
+    @property
+    def size_bytes(self) -> int:
+        """What it takes in memory; types below a byte count as packed."""
+        bits = int("".join(c for c in self.element_type.split("e")[0] if c.isdigit()) or 8)
+        return (math.prod(self.dims) * bits + 7) // 8
 
 
 @dataclass(frozen=True)
@@ -179,7 +186,8 @@ def _node(data: bytes) -> Node:
 
 
 def _attribute(data: bytes) -> tuple[str, Any]:
-    name, content, many = "", None, []
+    name, content = "", None
+    many: list[Any] = []
     for number, value in fields(data):
         if number == 1:
             name = _text(value)

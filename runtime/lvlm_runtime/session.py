@@ -46,9 +46,10 @@ class Generation:
         visual_tokens: Visual tokens at each stage, ``(stage, tokens)``, all images together;
             empty without images.
         prompt_tokens: Positions of the prompt before reduction in the decoder.
-        time_to_first_token_ms: From decoded pictures to the first token.
+        time_to_first_token_ms: From the call to the first token: reading and preprocessing the
+            pictures, vision, prefill and sampling.
         decode_tokens_per_s: Speed after the first token; None for one token.
-        own_time_ms: Part of the time to the first token outside the graph calls, without image
+        own_time_ms: Part of the time to the first token outside the graph calls and image
             preprocessing.
         letterboxed: Indices of images that were padded to the bundle's tile layout.
     """
@@ -173,14 +174,14 @@ class Session:
         if max_new_tokens < 1:
             raise UsageError(f"max_new_tokens {max_new_tokens} is below 1")
         recorder = Recorder() if recorder is None else recorder
-        request = self._check(token_ids, images, ratio, max_new_tokens)
-        sampler, decoder = Sampler(sampling), self.encoder.decoder()
         start = time.perf_counter()
+        request = self._check(token_ids, images, ratio, max_new_tokens, recorder)
+        sampler, decoder = Sampler(sampling), self.encoder.decoder()
         state, logits = self._prefill(request, max_new_tokens, recorder)
         history = [token for run in request.runs for token in run]
         answer = [sampler.sample(logits, history)]
         first = time.perf_counter()
-        own_ms = (first - start) * 1e3 - recorder.total_ms("vision", "prefill")
+        own_ms = (first - start) * 1e3 - recorder.total_ms("preprocess", "vision", "prefill")
         stop_ids = self.bundle.manifest.text.stop_ids
         pieces: list[str] = []
         while answer[-1] not in stop_ids:
@@ -221,6 +222,7 @@ class Session:
         images: Sequence[Picture],
         ratio: float | None,
         max_new_tokens: int,
+        recorder: Recorder,
     ) -> _Request:
         """Everything that can be wrong with a request is found here, before any graph runs."""
         manifest = self.bundle.manifest
@@ -237,9 +239,9 @@ class Session:
         pixel_values = None
         letterboxed: tuple[int, ...] = ()
         if layout is not None:
-            prepared = preprocess.preprocess(
-                [load_image(image) for image in images], manifest.preprocess, layout
-            )
+            with recorder.span("preprocess", "preprocess", 0):
+                pictures = [load_image(image) for image in images]
+                prepared = preprocess.preprocess(pictures, manifest.preprocess, layout)
             pixel_values = prepared.pixel_values
             letterboxed = tuple(i for i, fit in enumerate(prepared.fits) if fit.letterboxed)
         return _Request(runs, pixel_values, budget, part, len(images), letterboxed)
@@ -257,7 +259,8 @@ class Session:
         self, runs: list[list[int]], part: LayoutBudget | None, max_new_tokens: int
     ) -> None:
         text = sum(map(len, runs))
-        visual = 0 if part is None else (len(runs) - 1) * part.tokens_in
+        # Positions count, and kept tokens keep theirs: a reduced image takes the unreduced span.
+        visual = 0 if part is None else (len(runs) - 1) * part.span
         limit = self.bundle.manifest.text.context_length
         if text + visual + max_new_tokens > limit:
             raise LvlmError(
@@ -279,6 +282,8 @@ class Session:
         tiles = len(request.pixel_values)
         counts = [("vision", tiles * self.bundle.manifest.vision_tokens)]
         counts += [(cut.site, tiles * cut.tokens_out) for cut in request.budget.vision]
+        if request.layout.projected is not None:
+            counts.append(("projected", request.images * request.layout.projected.tokens_in))
         counts.append(("decoder", request.images * request.layout.tokens_in))
         counts += [(cut.site, request.images * cut.tokens_out) for cut in request.layout.decoder]
         return tuple(counts)

@@ -67,16 +67,20 @@ class Reduction:
     """What one budget does at one site.
 
     Attributes:
-        site: Name of the site, ``vision@5`` or ``decoder@8``.
-        tokens_in: Visual tokens before it, per tile (vision) or per image (decoder).
+        site: Name of the site, ``vision@5``, ``features@26``, ``projected@0`` or ``decoder@8``.
+        tokens_in: Visual tokens before it, per tile (vision, features) or per image.
         tokens_out: Visual tokens after it.
         graph: The reducer's file.
+        inputs: The reducer's inputs, by name.
+        merges: What leaves is merged into what stays; else it is dropped.
     """
 
     site: str
     tokens_in: int
     tokens_out: int
     graph: str
+    inputs: tuple[str, ...]
+    merges: bool
 
 
 @dataclass(frozen=True)
@@ -88,14 +92,26 @@ class LayoutBudget:
         packer: Graph from projected tiles to an image's tokens, or None where they are the same.
         tokens_full: Visual tokens per image at ratio 1.0.
         tokens_in: Visual tokens per image that reach the decoder.
+        projected: Reduction between projector and decoder, or None.
         decoder: Reductions in the decoder, in order.
+        achieved: Share of visual tokens kept, after rounding: in the decoder's last layer, or the
+            mean over its layers where the method withdraws them all at one.
     """
 
     layout: str
     packer: str | None
     tokens_full: int
     tokens_in: int
+    projected: Reduction | None
     decoder: tuple[Reduction, ...]
+    achieved: float
+
+    @property
+    def span(self) -> int:
+        """RoPE positions that an image takes: those it takes unreduced, or as packed."""
+        if self.packer is None:
+            return self.tokens_full
+        return self.tokens_in if self.projected is None else self.projected.tokens_in
 
     @property
     def tokens_out(self) -> int:

@@ -118,7 +118,7 @@ def picture() -> NDArray[np.uint8]:
 def measure(
     session: Session, image: NDArray[np.uint8], rounds: int, answer_tokens: int
 ) -> tuple[dict[float, Samples], list[float]]:
-    """Interleaved rounds after one warm-up of each ratio; and image preprocessing, ms."""
+    """Interleaved rounds after one warm-up of each ratio (round 0); and image preprocessing, ms."""
     ids = session.encoder.encode(QUESTION, 1)
     results = {ratio: Samples() for ratio in RATIOS}
     preparing = []
@@ -130,6 +130,8 @@ def measure(
             )
             if number:
                 results[ratio].add(answer, recorder)
+            first = answer.time_to_first_token_ms
+            print(f"round {number} of {rounds}, ratio {ratio:g}: {first:.0f} ms", flush=True)
         start = time.perf_counter()
         manifest = session.bundle.manifest
         preprocess.preprocess([load_image(image)], manifest.preprocess, manifest.layouts[0])

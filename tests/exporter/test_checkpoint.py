@@ -52,7 +52,9 @@ def rewrite(directory: Path, change: object) -> None:
 
 def test_a_missing_tensor_is_named(copy: Path) -> None:
     rewrite(copy, lambda weights: weights.pop("multi_modal_projector.linear_1.bias"))
-    with pytest.raises(LvlmError, match=r"lacks model.multi_modal_projector.linear_1.bias \(1 in all\)"):
+    with pytest.raises(
+        LvlmError, match=r"lacks model.multi_modal_projector.linear_1.bias \(1 in all\)"
+    ):
         Checkpoint.open(copy).skeleton(torch.float32)
 
 

@@ -199,9 +199,11 @@ def test_list_shows_every_entry_of_its_table(kind: str) -> None:
     from lvlm_export.families import FAMILIES
     from lvlm_export.reduction import METHODS
     from lvlm_export.targets import TARGETS
+    from lvlm_profiles.device import device_names
     from lvlm_runtime.backends import BACKENDS
 
-    tables = {"families": FAMILIES, "methods": METHODS, "backends": BACKENDS, "targets": TARGETS}
+    targets = [*TARGETS, *device_names()]
+    tables = {"families": FAMILIES, "methods": METHODS, "backends": BACKENDS, "targets": targets}
     assert list(json.loads(typed("list", kind, "--json").stdout)) == list(tables[kind])
     for name in tables[kind]:
         assert name in typed("list", kind).stdout

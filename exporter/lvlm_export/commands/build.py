@@ -99,6 +99,11 @@ def build(model: str | None, output: Path | None, check: bool, force: bool, **op
     from lvlm_export.console import open_progress, quiet_libraries
 
     quiet_libraries()
+    if options["target"] == "rtx":
+        # What is missing shows now and not after minutes of exporting.
+        from lvlm_runtime.tensorrt_library import open_library
+
+        open_library("rtx")
     click.echo("loading PyTorch and reading the checkpoint", err=True)
     from lvlm_export.build import build as run_build
     from lvlm_export.checkpoint import Checkpoint
@@ -121,6 +126,10 @@ def build(model: str | None, output: Path | None, check: bool, force: bool, **op
         # A failed write does not say which file; the place is what the user can act on.
         error.filename = error.filename or str(target)
         raise
+    if options["target"] == "rtx":
+        from lvlm_export.commands.engines import build_beside
+
+        build_beside(target)
     report(result, target, name == DEMO)
 
 
@@ -161,7 +170,9 @@ def budget_table(manifest: Manifest) -> Any:
     )
     for budget in manifest.budgets:
         for part in budget.layouts:
-            kept = f"{part.tokens_out} of {part.tokens_full} = {part.tokens_out / part.tokens_full:.3f}"
+            kept = f"{part.tokens_out} of {part.tokens_full} = {part.achieved:.3f}"
+            if part.tokens_out == 0:
+                kept = f"none after {part.decoder[-1].site}; mean over layers {part.achieved:.3f}"
             table.add_row(f"{budget.ratio:g}", part.layout, *arrows(manifest, budget, part), kept)
     return table
 

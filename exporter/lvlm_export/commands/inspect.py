@@ -52,6 +52,14 @@ def chain(manifest: Manifest) -> list[str]:
     for stage in manifest.vision:
         names += [stage.name, *([stage.site] if stage.site else [])]
     names += ["packer"] if packer else []
+    names += sorted(
+        {
+            part.projected.site
+            for budget in manifest.budgets
+            for part in budget.layouts
+            if part.projected
+        }
+    )
     names.append("assemble")
     for stage in manifest.decoder:
         names += [stage.name, *([stage.site] if stage.site else [])]
@@ -134,7 +142,7 @@ def budget_table(manifest: Manifest, text_tokens: int, answer_tokens: int) -> An
         for part in budget.layouts:
             table.add_row(
                 f"{budget.ratio:g}",
-                f"{part.tokens_out / part.tokens_full:.3f}",
+                f"{part.achieved:.3f}",
                 part.layout,
                 *summary.arrows(manifest, budget, part),
                 size(summary.budget_bytes(manifest, budget)),

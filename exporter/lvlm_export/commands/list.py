@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from lvlm_export.commands.options import json_option
+
+if TYPE_CHECKING:
+    from lvlm_export.reduction import Method
 
 KINDS = ("families", "methods", "backends", "targets")
 Rows = dict[str, dict[str, str]]
@@ -38,13 +43,27 @@ def families() -> Rows:
 
 
 def methods() -> Rows:
-    """Reduction methods and where they were published."""
+    """Reduction methods: where they act, what they need, and where they were published."""
     from lvlm_export.reduction import METHODS, load_method
 
     loaded = {name: load_method(name) for name in METHODS}
     return {
-        name: {"summary": method.summary, "source": method.paper} for name, method in loaded.items()
+        name: {
+            "summary": method.summary,
+            "acts in": method.acts_in,
+            "fits": fits(method),
+            "cost": method.cost,
+            "source": method.paper,
+        }
+        for name, method in loaded.items()
     }
+
+
+def fits(method: Method) -> str:
+    """The models a method is built for; the others are refused."""
+    if method.needs_cls:
+        return "towers with a CLS token"
+    return "pictures of one tile" if method.appends else "all families"
 
 
 def backends() -> Rows:
@@ -64,10 +83,20 @@ def backends() -> Rows:
 
 
 def targets() -> Rows:
-    """What a bundle can be built for."""
+    """What a bundle can be built for, then the devices that ``engines --device`` knows."""
     from lvlm_export.targets import TARGETS
+    from lvlm_profiles.device import device_names, load_device
 
-    return {
+    rows = {
         name: {"precision": each.precision, "summary": each.summary}
         for name, each in TARGETS.items()
     }
+    for name in device_names():
+        device = load_device(name)
+        figures = ((device.memory_gb, "GB"), (device.bandwidth_gb_s, "GB/s"))
+        known = [f"{figure.value:g} {unit}" for figure, unit in figures if figure.value is not None]
+        parts = [device.title, device.target, device.compute_capability or "", *known]
+        parts += [f"{release}: TensorRT {found}" for release, found in device.releases.items()]
+        summary = ", ".join(part for part in parts if part)
+        rows[name] = {"precision": device.defaults.precision, "summary": summary}
+    return rows

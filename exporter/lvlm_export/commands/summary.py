@@ -12,6 +12,8 @@ def token_counts(manifest: Manifest, budget: Budget, part: LayoutBudget) -> list
     """Visual tokens at each stage: per tile in the vision encoder, per image in the decoder."""
     counts = [("vision", manifest.vision_tokens)]
     counts += [(cut.site, cut.tokens_out) for cut in budget.vision]
+    if part.projected is not None:
+        counts.append(("projected", part.projected.tokens_in))
     counts.append(("decoder", part.tokens_in))
     return counts + [(cut.site, cut.tokens_out) for cut in part.decoder]
 
@@ -19,7 +21,8 @@ def token_counts(manifest: Manifest, budget: Budget, part: LayoutBudget) -> list
 def arrows(manifest: Manifest, budget: Budget, part: LayoutBudget) -> tuple[str, str]:
     """``196 → 162 → 94`` for a tile in the vision encoder, and for an image in the decoder."""
     vision = [manifest.vision_tokens, *(cut.tokens_out for cut in budget.vision)]
-    decoder = [part.tokens_in, *(cut.tokens_out for cut in part.decoder)]
+    before = [] if part.projected is None else [part.projected.tokens_in]
+    decoder = [*before, part.tokens_in, *(cut.tokens_out for cut in part.decoder)]
     return " → ".join(map(str, vision)), " → ".join(map(str, decoder))
 
 
@@ -41,6 +44,7 @@ def budget_files(budget: Budget) -> set[str]:
     names = {cut.graph for cut in budget.vision}
     for part in budget.layouts:
         names |= {cut.graph for cut in part.decoder}
+        names |= {part.projected.graph} if part.projected is not None else set()
         names |= {part.packer} if part.packer is not None else set()
     return names
 
@@ -79,7 +83,7 @@ def budget_record(
     counts = token_counts(manifest, budget, part)
     return {
         "ratio": budget.ratio,
-        "achieved_ratio": part.tokens_out / part.tokens_full,
+        "achieved_ratio": part.achieved,
         "layout": part.layout,
         "visual_tokens": [{"stage": stage, "tokens": tokens} for stage, tokens in counts],
         "graphs": sorted(budget_files(budget)),

@@ -11,6 +11,7 @@ visual tokens are computed once for all of them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -76,11 +77,21 @@ class Packer:
 
         self._tail = tail
 
-    def batch(self, first_seed: int, size: int, split: Split = "train", *, flip: bool) -> Batch:
+    def batch(
+        self,
+        first_seed: int,
+        size: int,
+        split: Split = "train",
+        *,
+        flip: bool,
+        per_kind: Mapping[str, int] = QUESTIONS_PER_KIND,
+    ) -> Batch:
         """Makes the batch of the pictures with seeds first_seed ... first_seed + size - 1."""
         seeds = range(first_seed, first_seed + size)
         mosaics = [make_mosaic(seed, split, flip=flip) for seed in seeds]
-        rows = [self._row(mosaic, seed) for mosaic, seed in zip(mosaics, seeds, strict=True)]
+        rows = [
+            self._row(mosaic, seed, per_kind) for mosaic, seed in zip(mosaics, seeds, strict=True)
+        ]
         longest = max(len(row[0]) for row in rows)
         length = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
         fills = (self._pad_id, 0, _NO_LABEL, -1)
@@ -99,13 +110,15 @@ class Packer:
             cell_colors=colors,
         )
 
-    def _row(self, mosaic: Mosaic, seed: int) -> tuple[list[int], list[int], list[int], list[int]]:
+    def _row(
+        self, mosaic: Mosaic, seed: int, per_kind: Mapping[str, int]
+    ) -> tuple[list[int], list[int], list[int], list[int]]:
         """Token ids, positions, labels and question numbers of one picture's row."""
         rng = np.random.default_rng([seed, len(mosaic.filled)])
         groups = questions_about(mosaic)
         ids, positions = list(self._head), list(range(len(self._head)))
         labels, question_index = [_NO_LABEL] * len(ids), [-1] * len(ids)
-        kinds = [kind for kind, count in QUESTIONS_PER_KIND.items() for _ in range(count)]
+        kinds = [kind for kind, count in per_kind.items() for _ in range(count)]
         drawn = [listing(mosaic), *(draw_question(groups, kind, rng) for kind in kinds)]
         for number, question in enumerate(question for question in drawn if question is not None):
             tokens, answer_tokens = self._tail(question)

@@ -21,7 +21,7 @@ from lvlm_export.demo.questions import Sample, evaluation_set
 from lvlm_runtime import Session
 
 RATIOS = (1.0, 0.75, 0.5, 0.33, 0.2, 0.1)
-METHODS = ("illava", "random")
+METHODS = ("illava", "random", "uniform")
 RESULT = DEMO_DIR / "curve.json"
 # The longest answer of the task ("bottom middle") is a few tokens; a stop token ends it.
 ANSWER_TOKENS = 16

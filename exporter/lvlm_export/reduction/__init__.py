@@ -8,17 +8,28 @@ sites and shares are ints and floats, no torch); only its ``selector`` factory b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, cast
 
 from lvlm_export.registry import resolve
 
 if TYPE_CHECKING:
-    from lvlm_export.reduction.tensors import Selector
+    from lvlm_export.reduction.selectors import Selector
 
 METHODS: dict[str, str] = {
+    "cdpruner": "lvlm_export.reduction.cdpruner:METHOD",
+    "dart": "lvlm_export.reduction.dart:METHOD",
+    "divprune": "lvlm_export.reduction.divprune:METHOD",
+    "fastv": "lvlm_export.reduction.fastv:METHOD",
     "illava": "lvlm_export.reduction.illava:METHOD",
+    "image_text": "lvlm_export.reduction.image_text:METHOD",
     "none": "lvlm_export.reduction.none:METHOD",
+    "prumerge": "lvlm_export.reduction.prumerge:METHOD",
+    "prumerge_plus": "lvlm_export.reduction.prumerge_plus:METHOD",
+    "pyramiddrop": "lvlm_export.reduction.pyramiddrop:METHOD",
     "random": "lvlm_export.reduction.random:METHOD",
+    "uniform": "lvlm_export.reduction.uniform:METHOD",
+    "visionzip": "lvlm_export.reduction.visionzip:METHOD",
+    "vtw": "lvlm_export.reduction.vtw:METHOD",
 }
 
 
@@ -28,11 +39,14 @@ class Site:
 
     Attributes:
         stage: ``"vision"``: between the attention residual and the MLP of a vision layer;
+            ``"features"``: after the last vision layer, before the projector;
+            ``"projected"``: an image's tokens as they would enter the decoder;
             ``"decoder"``: at the input of a decoder layer.
-        layer: 0-based layer index.
+        layer: 0-based layer index; for ``features`` the number of vision layers that ran, for
+            ``projected`` 0.
     """
 
-    stage: Literal["vision", "decoder"]
+    stage: Literal["vision", "features", "projected", "decoder"]
     layer: int
 
     @property
@@ -66,16 +80,29 @@ class Method(Protocol):
         name: Key in ``METHODS``.
         summary: One line for ``lvlm-export list methods``.
         paper: Source of the algorithm.
-        vision_share: Share of the total log-ratio that the vision sites carry, in [0, 1].
+        cost: What a reducer computes, in one line.
+        acts_in: Where it acts, for people.
+        needs_cls: It cannot work without a CLS token in the vision tower.
+        appends: It adds a token that is no patch, which has no place in a grid of tiles.
+        merges: What leaves is merged into what stays; else it is dropped.
+        withdraws: Every visual token leaves at its site; the ratio says where that is.
+        vision_share: Share of the total log-ratio that the sites before the decoder carry, in
+            [0, 1]; counts only where there are sites in both.
     """
 
     name: str
     summary: str
     paper: str
-    vision_share: float
+    cost: str
+    acts_in: str
+    needs_cls: ClassVar[bool] = False
+    appends: ClassVar[bool] = False
+    merges: ClassVar[bool] = False
+    withdraws: ClassVar[bool] = False
+    vision_share: float = 0.0
 
-    def sites(self, vision_layers: int, text_layers: int) -> tuple[Site, ...]:
-        """Sites for a model of these depths, vision first, each stage in layer order."""
+    def sites(self, vision_layers: int, text_layers: int, ratio: float) -> tuple[Site, ...]:
+        """Sites for a model of these depths, in the order tokens pass them."""
         ...
 
     def selector(self, site: Site, shape: ReducerShape) -> Selector:

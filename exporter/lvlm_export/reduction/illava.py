@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lvlm_export.reduction import ReducerShape, Site
+from lvlm_export.reduction import Method, ReducerShape, Site
 
 if TYPE_CHECKING:
-    from lvlm_export.reduction.tensors import Selector
+    from lvlm_export.reduction.selectors import Selector
 
 # LLaVA-OneVision-7B: vision layers 5-6-7-8 of 26, decoder layer 8 of 28.
 VISION_FRACTIONS = (5 / 26, 6 / 26, 7 / 26, 8 / 26)
@@ -30,22 +30,27 @@ def published_sites(vision_layers: int, text_layers: int) -> tuple[Site, ...]:
     return (*(Site("vision", layer) for layer in vision), Site("decoder", decoder))
 
 
-class Illava:
+class Illava(Method):
     """iLLaVA at a fixed ratio; 729 -> 361 -> 253 at its published point."""
 
     name = "illava"
     summary = "merge the least attended tokens in the vision encoder and the decoder"
     paper = "arXiv:2412.06263"
+    cost = "a softmax over all pairs per vision site, one attention row in the decoder"
+    acts_in = "4 vision layers, 1 decoder layer"
+    merges = True
     # ln(361/729) / ln(253/729): the vision encoder's part of the published reduction.
     vision_share = 0.664
 
-    def sites(self, vision_layers: int, text_layers: int) -> tuple[Site, ...]:
+    def sites(self, vision_layers: int, text_layers: int, ratio: float) -> tuple[Site, ...]:
         return published_sites(vision_layers, text_layers)
 
     def selector(self, site: Site, shape: ReducerShape) -> Selector:
-        from lvlm_export.reduction.tensors import MergeLeastAttended
+        from lvlm_export.reduction.selectors import MergeLeastAttended
 
-        return MergeLeastAttended(shape.tokens_out)
+        return MergeLeastAttended(
+            shape.tokens_out, "received" if site.stage == "vision" else "last_row"
+        )
 
 
 METHOD = Illava()

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
+from lvlm_export.reduction import Method
+
 if TYPE_CHECKING:
     from lvlm_export.reduction import ReducerShape, Site
 
 
-class NoReduction:
+class NoReduction(Method):
     """Every visual token is kept; only ratio 1.0 can be built."""
 
     name = "none"
     summary = "keep every visual token (ratio 1.0 only)"
     paper = "-"
-    vision_share = 0.0
+    cost = "nothing"
+    acts_in = "nowhere"
 
-    def sites(self, vision_layers: int, text_layers: int) -> tuple[Site, ...]:
+    def sites(self, vision_layers: int, text_layers: int, ratio: float) -> tuple[Site, ...]:
         return ()
 
     def selector(self, site: Site, shape: ReducerShape) -> NoReturn:

@@ -183,4 +183,10 @@ class DecoderReducer(nn.Module):
             assert text_index is not None
             rows = text_rows_attention(query, key, scale, text_index)
             text_attention = self.visual(rows.transpose(0, 1), visual_index).transpose(1, 2)
-        return Clues(scores, keys, None, None, text, text_keys, text_attention)
+        return Clues(
+            scores=scores,
+            keys=keys,
+            text=text,
+            text_keys=text_keys,
+            text_attention=text_attention,
+        )

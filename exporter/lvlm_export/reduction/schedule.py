@@ -54,23 +54,28 @@ class LayoutPlan:
         layout: Name of the layout.
         tokens_full: Visual tokens per image at ratio 1.0.
         tokens_in: Visual tokens per image that reach the decoder.
+        projected: Count at the site before the decoder, where there is one.
         decoder: Counts at the decoder's sites.
+        achieved: Share of visual tokens kept, after rounding: in the decoder's last layer, or the
+            mean over its layers where the method withdraws them all.
     """
 
     layout: str
     tokens_full: int
     tokens_in: int
+    projected: SiteCount | None
     decoder: tuple[SiteCount, ...]
+    achieved: float
+
+    @property
+    def counts(self) -> tuple[SiteCount, ...]:
+        """Counts at all sites after the projector, in order."""
+        return self.decoder if self.projected is None else (self.projected, *self.decoder)
 
     @property
     def tokens_out(self) -> int:
         """Visual tokens per image in the decoder's last layer."""
         return self.decoder[-1].tokens_out if self.decoder else self.tokens_in
-
-    @property
-    def achieved(self) -> float:
-        """Share of visual tokens kept, after rounding."""
-        return self.tokens_out / self.tokens_full
 
 
 @dataclass(frozen=True)
@@ -104,20 +109,21 @@ def plan_budget(ratio: float, method: Method, geometry: Geometry) -> BudgetPlan:
     Raises:
         UsageError: The ratio cannot be reached on this model; names the nearest that can.
     """
-    sites = method.sites(geometry.vision_layers, geometry.text_layers)
-    vision = [site for site in sites if site.stage == "vision"]
-    decoder = [site for site in sites if site.stage == "decoder"]
     if ratio == 1.0:
-        return BudgetPlan(
-            1.0, (), tuple(_layout_plan(ratio, lay, (), geometry) for lay in geometry.layouts)
-        )
-    _check_reachable(ratio, method, vision, decoder, geometry)
-    share = method.vision_share if vision and decoder else float(bool(vision))
+        layouts = tuple(_layout_plan(method, ratio, lay, (), geometry) for lay in geometry.layouts)
+        return BudgetPlan(1.0, (), layouts)
+    sites = method.sites(geometry.vision_layers, geometry.text_layers, ratio)
+    vision = [site for site in sites if site.stage in ("vision", "features")]
+    later = [site for site in sites if site.stage in ("projected", "decoder")]
+    _check_reachable(ratio, method, vision, later, geometry)
+    share = method.vision_share if vision and later else float(bool(vision))
     target = geometry.vision_tokens * ratio**share
-    kept = _kept_per_tile(ratio, target, bool(decoder), geometry)
-    counts = spread_evenly(geometry.vision_tokens, kept, vision) if vision else ()
+    kept = None
+    if vision:
+        kept = _kept_per_tile(ratio, target, bool(later), geometry)
+    counts = spread_evenly(geometry.vision_tokens, kept, vision) if kept is not None else ()
     layouts = tuple(
-        _layout_plan(ratio, lay, tuple(decoder), geometry, kept) for lay in geometry.layouts
+        _layout_plan(method, ratio, lay, tuple(later), geometry, kept) for lay in geometry.layouts
     )
     return BudgetPlan(ratio, counts, layouts)
 
@@ -152,6 +158,7 @@ def _full(layout: TileLayout, geometry: Geometry) -> int:
 
 
 def _layout_plan(
+    method: Method,
     ratio: float,
     layout: TileLayout,
     sites: tuple[Site, ...],
@@ -160,20 +167,32 @@ def _layout_plan(
 ) -> LayoutPlan:
     full = _full(layout, geometry)
     entering = full if kept is None else geometry.visual_tokens(layout, kept)
-    final = round(ratio * full)
+    final = 0 if method.withdraws else round(ratio * full)
     counts, left = [], entering
     for index, site in enumerate(sites, start=1):
         # Equal steps of the logarithm; the last one lands on the budget exactly.
         after = round(entering * (final / entering) ** (index / len(sites)))
         counts.append(SiteCount(site, left, after))
         left = after
-    return LayoutPlan(layout.name, full, entering, tuple(counts))
+    achieved = left / full
+    if method.withdraws and sites:
+        achieved = sites[-1].layer / geometry.text_layers
+    projected = next((count for count in counts if count.site.stage == "projected"), None)
+    return LayoutPlan(
+        layout.name,
+        full,
+        entering if projected is None else projected.tokens_out,
+        projected,
+        tuple(count for count in counts if count.site.stage == "decoder"),
+        achieved,
+    )
 
 
 def _check_reachable(
-    ratio: float, method: Method, vision: list[Site], decoder: list[Site], geometry: Geometry
+    ratio: float, method: Method, vision: list[Site], later: list[Site], geometry: Geometry
 ) -> None:
-    if not vision and not decoder:
+    decoder = [site for site in later if site.stage == "decoder"]
+    if not vision and not later:
         raise UsageError(
             f"method {method.name} cannot reach ratio {ratio}; the nearest it can is 1.0"
         )

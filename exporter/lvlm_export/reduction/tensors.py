@@ -1,4 +1,4 @@
-"""Tensor functions and graph modules that reducers are composed of.
+"""Tensor functions that selectors and reducers are composed of.
 
 Everything here exports with constant K, no data-dependent shape and no scatter: a merge is a
 weight row times the tokens, a replaced slot is a ``Where``, order comes from ``TopK``.
@@ -7,9 +7,7 @@ weight row times the tokens, a replaced slot is a ``Where``, order comes from ``
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
-
-from lvlm_export.reduction import ReducerShape
+from torch import Tensor
 
 
 def received_attention(query: Tensor, key: Tensor, scale: float) -> Tensor:
@@ -46,6 +44,70 @@ def last_row_attention(query: Tensor, key: Tensor, scale: float) -> Tensor:
     filled = key.narrow(2, 0, length).float()
     weights = torch.softmax(torch.matmul(row, filled.transpose(-1, -2)), dim=-1)
     return weights.mean(dim=(1, 2))[0]
+
+
+def salience(query: Tensor, key: Tensor, scale: float, prefix: int) -> Tensor:
+    """Mean over heads of the CLS token's attention row; without CLS what each token receives.
+
+    Args:
+        query: ``[B, H, P+N, D]``.
+        key: ``[B, H, P+N, D]``.
+        scale: Factor on the products.
+        prefix: P, 1 where the first token is a CLS token, else 0.
+
+    Returns:
+        ``[B, P+N]`` float32.
+    """
+    if not prefix:
+        return received_attention(query, key, scale)
+    row = query.narrow(2, 0, 1).float() * scale
+    logits = torch.matmul(row, key.float().transpose(-1, -2))
+    return torch.softmax(logits, dim=-1)[:, :, 0].mean(dim=1)
+
+
+def fuse_heads(states: Tensor) -> Tensor:
+    """Heads side by side, as one: ``[B, H, N, D] -> [B, N, H*D]``."""
+    return states.transpose(1, 2).flatten(2)
+
+
+def text_rows_attention(query: Tensor, key: Tensor, scale: float, text_index: Tensor) -> Tensor:
+    """Mean over heads of the causal attention rows of the text tokens.
+
+    Args:
+        query: ``[1, H, S, D]`` after RoPE.
+        key: ``[1, Hkv, C, D]``, a cache of which the first S rows are filled.
+        scale: Factor on the products.
+        text_index: ``[T]``, where the text stands in S.
+
+    Returns:
+        ``[T, S]`` float32.
+    """
+    heads, length, dim = query.shape[1], query.shape[2], query.shape[3]
+    kv_heads = key.shape[1]
+    rows = query[0].index_select(1, text_index).float() * scale
+    rows = rows.reshape(kv_heads, (heads // kv_heads) * text_index.shape[0], dim)
+    logits = torch.matmul(rows, key[0].narrow(1, 0, length).float().transpose(-1, -2))
+    logits = logits.reshape(heads, text_index.shape[0], length)
+    later = torch.arange(length, device=key.device) > text_index.unsqueeze(1)
+    logits = logits.masked_fill(later, torch.finfo(torch.float32).min)
+    return torch.softmax(logits, dim=-1).mean(dim=0)
+
+
+def cosine(rows: Tensor, columns: Tensor) -> Tensor:
+    """Cosine of ``rows [..., R, C]`` with ``columns [..., N, C]`` -> ``[..., R, N]`` float32."""
+    return torch.matmul(unit(rows), unit(columns).transpose(-1, -2))
+
+
+def unit(rows: Tensor) -> Tensor:
+    """Rows of length one, float32; a row of zeros stays one."""
+    rows = rows.float()
+    return rows / rows.square().sum(dim=-1, keepdim=True).sqrt().clamp_min(1e-6)
+
+
+def marked(index: Tensor, count: int) -> Tensor:
+    """1.0 at the places ``index [B, K]``, else 0.0: ``[B, count]`` float32."""
+    places = torch.arange(count, device=index.device)
+    return (index.unsqueeze(-1) == places).to(torch.float32).sum(dim=1)
 
 
 def gather_rows(tokens: Tensor, index: Tensor) -> Tensor:
@@ -87,121 +149,3 @@ def merge_least_attended(tokens: Tensor, scores: Tensor, keep: int) -> tuple[Ten
     replaced = torch.where((places == anchor).unsqueeze(-1), merged, tokens)
     kept = ascending(order.narrow(1, removed, keep))
     return gather_rows(replaced, kept), kept
-
-
-class Selector(nn.Module):
-    """What a method does to one image's tokens, whatever the site.
-
-    Called with ``tokens [B, N, C]`` and ``scores [B, N]`` (or None where ``needs_scores`` is
-    False); returns ``[B, K, C]`` in raster order and the places ``[B, K]`` they came from.
-    """
-
-    needs_scores: bool = True
-
-
-class MergeLeastAttended(Selector):
-    """iLLaVA's merge as a selector."""
-
-    def __init__(self, keep: int) -> None:
-        super().__init__()
-        self.keep = keep
-
-    def forward(self, tokens: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
-        return merge_least_attended(tokens, scores, self.keep)
-
-
-class KeepPlaces(Selector):
-    """Keep constant places, the same in every image."""
-
-    needs_scores = False
-    places: Tensor
-
-    def __init__(self, places: list[int]) -> None:
-        super().__init__()
-        self.register_buffer("places", torch.tensor(places), persistent=False)
-
-    def forward(self, tokens: Tensor, scores: Tensor | None) -> tuple[Tensor, Tensor]:
-        places = self.places.unsqueeze(0).expand(tokens.shape[0], -1)
-        return tokens.index_select(1, self.places), places
-
-
-class VisionReducer(nn.Module):
-    """A selector inside the vision encoder; prefix tokens (CLS) are not scored or touched.
-
-    Inputs: ``hidden [B, P+N, C]``, ``query``, ``key`` ``[B, H, P+N, D]`` of the layer.
-    Output: ``hidden_out [B, P+K, C]``.
-    """
-
-    def __init__(self, shape: ReducerShape, selector: Selector) -> None:
-        super().__init__()
-        self.shape = shape
-        self.selector = selector
-
-    def reduce(self, hidden: Tensor, scores: Tensor | None) -> Tensor:
-        """As ``forward`` with the scores ``[B, P+N]`` given instead of query and key."""
-        prefix, count = self.shape.prefix, self.shape.tokens_in
-        tokens = hidden.narrow(1, prefix, count)
-        patch_scores = None if scores is None else scores.narrow(1, prefix, count)
-        kept, _ = self.selector(tokens, patch_scores)
-        return torch.cat((hidden.narrow(1, 0, prefix), kept), dim=1) if prefix else kept
-
-    def forward(self, hidden: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        if not self.selector.needs_scores:
-            return self.reduce(hidden, None)
-        return self.reduce(hidden, received_attention(query, key, self.shape.scale))
-
-
-class DecoderReducer(nn.Module):
-    """A selector at the input of a decoder layer; text is never touched, positions are kept.
-
-    Several images reduce independently, each from V to K tokens. The host knows where everything
-    stands, so the new order is an input and no sort over the sequence is needed.
-
-    Inputs:
-        hidden: ``[1, S, C]`` at the input of the site's layer.
-        query: ``[1, H, S, D]`` after RoPE, of the layer before.
-        key: ``[1, Hkv, C, D]``, that layer's cache, first S rows filled.
-        position_ids: ``[1, S]`` int64.
-        visual_index: ``[n, V]`` int64, where each image's tokens stand in S.
-        order: ``[S']`` int64 into the S old rows followed by the n*K reduced ones.
-
-    Outputs:
-        ``hidden_out [1, S', C]`` and ``position_ids_out [1, S']``.
-    """
-
-    def __init__(self, shape: ReducerShape, selector: Selector) -> None:
-        super().__init__()
-        self.shape = shape
-        self.selector = selector
-
-    def reduce(
-        self,
-        hidden: Tensor,
-        row: Tensor | None,
-        position_ids: Tensor,
-        visual_index: Tensor,
-        order: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """As ``forward`` with the attention row ``[S]`` given instead of query and key."""
-        images, count = visual_index.shape[0], self.shape.tokens_in
-        flat = visual_index.reshape(-1)
-        tokens = hidden[0].index_select(0, flat).reshape(images, count, hidden.shape[-1])
-        scores = None if row is None else row.index_select(0, flat).reshape(images, count)
-        reduced, places = self.selector(tokens, scores)
-        origin = visual_index.gather(1, places).reshape(-1)
-        rows = torch.cat((hidden[0], reduced.reshape(-1, hidden.shape[-1])), dim=0)
-        positions = torch.cat((position_ids[0], position_ids[0].index_select(0, origin)), dim=0)
-        return rows.index_select(0, order)[None], positions.index_select(0, order)[None]
-
-    def forward(
-        self,
-        hidden: Tensor,
-        query: Tensor,
-        key: Tensor,
-        position_ids: Tensor,
-        visual_index: Tensor,
-        order: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        needed = self.selector.needs_scores
-        row = last_row_attention(query, key, self.shape.scale) if needed else None
-        return self.reduce(hidden, row, position_ids, visual_index, order)

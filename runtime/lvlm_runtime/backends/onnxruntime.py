@@ -116,7 +116,7 @@ def open_backend(device: str, threads: int | None) -> OrtBackend:
         raise UsageError(f"onnxruntime has no device {device!r}; known: auto, cpu, cuda")
     if device == "cpu":
         return OrtBackend("cpu", threads)
-    reason = _why_no_cuda()
+    reason = why_no_cuda()
     if reason is None:
         return OrtBackend("cuda", threads)
     if device == "cuda":
@@ -124,7 +124,7 @@ def open_backend(device: str, threads: int | None) -> OrtBackend:
     return OrtBackend("cpu", threads)
 
 
-def _why_no_cuda() -> str | None:
+def why_no_cuda() -> str | None:
     """None where a CUDA device can be used, else the reason in a few words."""
     if _CUDA not in ort.get_available_providers():
         return "this onnxruntime package is built without CUDA (install onnxruntime-gpu)"

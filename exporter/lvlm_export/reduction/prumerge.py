@@ -1,0 +1,48 @@
+"""LLaVA-PruMerge: salient features take in their nearest, one more token takes the rest.
+
+Source: arXiv:2403.15388 and the authors' code (42Shawn/LLaVA-PruMerge @097c0411,
+clip_encoder.py:93-168); shared METHODS §5. Patches are ranked by the CLS token's attention with
+all heads taken as one, c. Each of the K-1 best adds c_j x_j of the 32 patches whose keys are most
+cosine-similar to its own; one token is appended, the sum of c_j x_j over all that left.
+
+This is the fixed-ratio form; the authors' adaptive one chooses the ratio per picture. Differences:
+query and key are the last layer's that runs (theirs are the next layer's projections of the same
+features, which would need a layer that LLaVA never runs), tokens stand in raster order (theirs in
+order of score), and the appended token counts in K, so 1/8 of 576 is 72 (theirs 73). Without a
+CLS token c is the mean attention that a patch receives. What stays keeps its place on
+the tower's grid as its position (the authors' ids are contiguous).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lvlm_export.reduction import Method, ReducerShape, Site
+
+if TYPE_CHECKING:
+    from lvlm_export.reduction.selectors import Selector
+
+NEIGHBOURS = 32
+
+
+class PruMerge(Method):
+    """PruMerge after the last vision layer, for pictures of one tile."""
+
+    name = "prumerge"
+    summary = "salient features take in their 32 nearest, one token takes the rest"
+    paper = "arXiv:2403.15388"
+    cost = "one attention row (without CLS all pairs), K rows of cosines"
+    acts_in = "after the vision tower"
+    merges = True
+    appends = True
+
+    def sites(self, vision_layers: int, text_layers: int, ratio: float) -> tuple[Site, ...]:
+        return (Site("features", vision_layers),)
+
+    def selector(self, site: Site, shape: ReducerShape) -> Selector:
+        from lvlm_export.reduction.selectors.prumerge import PruneAndMerge
+
+        return PruneAndMerge(shape, [])
+
+
+METHOD = PruMerge()

@@ -1,0 +1,123 @@
+"""What a method does to one site's tokens: the protocol, and the selectors that several share.
+
+A selector of a method of its own is a module here under the method's name; the method's file in
+``reduction`` stays free of torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lvlm_export.reduction.tensors import ascending, cosine, gather_rows, merge_least_attended
+
+Attention = Literal["received", "salience", "fused", "last_row"]
+Clue = Literal["keys", "mean_keys", "cls", "text", "text_keys", "text_attention"]
+
+
+@dataclass(frozen=True)
+class Clues:
+    """What a site knows beside its tokens; a field that the selector did not ask for is None.
+
+    Attributes:
+        scores: ``[B, N]`` float32, of the kind that ``Selector.attention`` names.
+        keys: ``[B, N, H*D]``, keys of the layer that scores the tokens.
+        mean_keys: ``[B, N, D]`` float32, the same averaged over heads.
+        cls: ``[B, C]``, the CLS token.
+        text: ``[T, C]``, the prompt's text rows at the site.
+        text_keys: ``[T, H*D]``, their keys.
+        text_attention: ``[n, T, V]`` float32, mean over heads of the text rows' attention.
+    """
+
+    scores: Tensor | None = None
+    keys: Tensor | None = None
+    mean_keys: Tensor | None = None
+    cls: Tensor | None = None
+    text: Tensor | None = None
+    text_keys: Tensor | None = None
+    text_attention: Tensor | None = None
+
+
+class Selector(nn.Module):
+    """Called with ``tokens [B, N, C]`` and their clues.
+
+    Returns ``[B, K, C]`` in raster order and the places ``[B, K]`` int64 they came from; -1 stands
+    for a token that is no single patch.
+
+    Attributes:
+        attention: The scores it needs. ``received``: attention that a token receives, mean over
+            heads and query rows; ``salience``: the CLS token's row, mean over heads, or
+            ``received`` where there is no CLS token; ``fused``: as ``salience`` with all heads
+            taken as one; ``last_row``: the last text token's row; None for none.
+        needs: The other clues it needs.
+    """
+
+    attention: Attention | None = None
+    needs: frozenset[Clue] = frozenset()
+
+    def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
+        raise NotImplementedError
+
+
+class MergeLeastAttended(Selector):
+    """iLLaVA's merge as a selector."""
+
+    def __init__(self, keep: int, attention: Attention) -> None:
+        super().__init__()
+        self.keep = keep
+        self.attention = attention
+
+    def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
+        assert clues.scores is not None
+        return merge_least_attended(tokens, clues.scores, self.keep)
+
+
+class KeepBest(Selector):
+    """Keep the K tokens of the highest score as they are."""
+
+    def __init__(self, keep: int, attention: Attention) -> None:
+        super().__init__()
+        self.keep = keep
+        self.attention = attention
+
+    def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
+        assert clues.scores is not None
+        kept = ascending(clues.scores.topk(self.keep, dim=-1, sorted=True).indices)
+        return gather_rows(tokens, kept), kept
+
+
+class KeepMostLikeCls(Selector):
+    """Keep the K tokens most cosine-similar to the CLS token as they are."""
+
+    needs: frozenset[Clue] = frozenset({"cls"})
+
+    def __init__(self, keep: int) -> None:
+        super().__init__()
+        self.keep = keep
+
+    def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
+        assert clues.cls is not None
+        like = cosine(clues.cls.unsqueeze(1), tokens)[:, 0]
+        kept = ascending(like.topk(self.keep, dim=-1, sorted=True).indices)
+        return gather_rows(tokens, kept), kept
+
+
+class KeepPlaces(Selector):
+    """Keep constant places, the same in every image."""
+
+    places: Tensor
+
+    def __init__(self, places: list[int]) -> None:
+        super().__init__()
+        self.register_buffer("places", torch.tensor(places), persistent=False)
+
+    def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
+        places = self.places.unsqueeze(0).expand(tokens.shape[0], -1)
+        return tokens.index_select(1, self.places), places
+
+
+class DropAll(Selector):
+    """Keep nothing; the reducer then has only the text to put in order."""

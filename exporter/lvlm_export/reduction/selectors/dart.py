@@ -1,0 +1,43 @@
+"""DART's selection as eight masked TopK."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lvlm_export.reduction.dart import PIVOTS, quotas
+from lvlm_export.reduction.selectors import Clue, Clues, Selector
+from lvlm_export.reduction.tensors import ascending, cosine, gather_rows, marked
+
+TAKEN = 4.0  # above every cosine
+
+
+class LeastDuplicated(Selector):
+    """Pivots by the L1 norm of their keys, then in turn the tokens least like each."""
+
+    needs: frozenset[Clue] = frozenset({"keys", "text", "text_keys"})
+
+    def __init__(self, keep: int) -> None:
+        super().__init__()
+        self.keep = keep
+
+    def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
+        assert clues.keys is not None
+        assert clues.text is not None
+        assert clues.text_keys is not None
+        count = tokens.shape[1]
+        norms = clues.keys.float().abs().sum(dim=-1)
+        visual = norms.topk(min(PIVOTS, self.keep), dim=-1, sorted=True).indices
+        words = clues.text_keys.float().abs().sum(dim=-1).topk(PIVOTS, sorted=True).indices
+        spoken = clues.text.index_select(0, words).unsqueeze(0).expand(tokens.shape[0], -1, -1)
+        pivots = torch.cat((gather_rows(tokens, visual), spoken), dim=1)
+        similar = cosine(pivots, tokens)
+        kept, taken = [visual], marked(visual, count)
+        for pivot, quota in enumerate(quotas(self.keep)):
+            if quota:
+                left = similar[:, pivot] + taken * TAKEN
+                index = left.topk(quota, dim=-1, largest=False, sorted=True).indices
+                kept.append(index)
+                taken = taken + marked(index, count)
+        places = ascending(torch.cat(kept, dim=1))
+        return gather_rows(tokens, places), places

@@ -1,0 +1,85 @@
+"""Greedy subsets, unrolled: K steps of an ArgMax, a gather and an update of V numbers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lvlm_export.reduction.selectors import Clue, Clues, Selector
+from lvlm_export.reduction.tensors import ascending, cosine, gather_rows
+
+TAKEN = 1e6
+RIDGE = 1e-4
+SMALLEST = 1e-6
+
+
+def row_of(matrix: Tensor, index: Tensor) -> Tensor:
+    """Row ``index [B, 1]`` of ``matrix [B, V, V]`` -> ``[B, V]``."""
+    return gather_rows(matrix, index)[:, 0]
+
+
+class FarthestFirst(Selector):
+    """DivPrune's max-min choice of K tokens."""
+
+    def __init__(self, keep: int) -> None:
+        super().__init__()
+        self.keep = keep
+
+    def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
+        distance = 1.0 - cosine(tokens, tokens)
+        places = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
+        itself = (places.unsqueeze(-1) == places.unsqueeze(1)).to(torch.float32)
+        nearest = (distance + TAKEN * itself).amin(dim=-1)
+        # A chosen token's distance to itself is below every other's, so it is not chosen again.
+        distance = distance - TAKEN * itself
+        index = nearest.argmax(dim=-1, keepdim=True)
+        chosen, nearest = [index], row_of(distance, index)
+        for _ in range(self.keep - 1):
+            index = nearest.argmax(dim=-1, keepdim=True)
+            chosen.append(index)
+            nearest = torch.minimum(nearest, row_of(distance, index))
+        kept = ascending(torch.cat(chosen, dim=1))
+        return gather_rows(tokens, kept), kept
+
+
+class GreedyDpp(Selector):
+    """CDPruner's greedy maximum a posteriori choice of K tokens.
+
+    Source: arXiv:1709.05135 algorithm 1, as the authors use it.
+    """
+
+    needs: frozenset[Clue] = frozenset({"text"})
+
+    def __init__(self, keep: int) -> None:
+        super().__init__()
+        self.keep = keep
+
+    def kernel(self, tokens: Tensor, text: Tensor) -> Tensor:
+        """``[B, V, V]`` of tokens ``[B, V, C]`` and text ``[T, C]``."""
+        relevance = cosine(tokens, text).mean(dim=-1)
+        low, high = relevance.amin(dim=-1, keepdim=True), relevance.amax(dim=-1, keepdim=True)
+        relevance = (relevance - low) / (high - low).clamp_min(SMALLEST) + SMALLEST
+        return relevance.unsqueeze(-1) * cosine(tokens, tokens) * relevance.unsqueeze(1)
+
+    def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
+        assert clues.text is not None
+        kernel = self.kernel(tokens, clues.text)
+        places = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
+        gain = kernel.diagonal(dim1=1, dim2=2) + RIDGE
+        chosen, factor = [], None
+        for step in range(self.keep):
+            index = gain.argmax(dim=-1, keepdim=True)
+            chosen.append(index)
+            if step == self.keep - 1:
+                break
+            row, pivot = row_of(kernel, index), gain.gather(1, index).sqrt()
+            if factor is not None:
+                # Rows of the factor so far: [B, step, V]; their column at the chosen token.
+                column = factor.gather(2, index.unsqueeze(1).expand(-1, step, -1))
+                row = row - torch.matmul(column.transpose(1, 2), factor)[:, 0]
+            row = row / pivot
+            last = row.unsqueeze(1)
+            factor = last if factor is None else torch.cat((factor, last), dim=1)
+            gain = torch.where(places == index, -TAKEN, gain - row.square())
+        kept = ascending(torch.cat(chosen, dim=1))
+        return gather_rows(tokens, kept), kept

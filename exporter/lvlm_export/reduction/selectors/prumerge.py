@@ -1,0 +1,55 @@
+"""PruMerge's selection: the authors' double loop as one weight matrix times the tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lvlm_export.reduction import ReducerShape
+from lvlm_export.reduction.prumerge import NEIGHBOURS
+from lvlm_export.reduction.selectors import Attention, Clue, Clues, Selector
+from lvlm_export.reduction.tensors import ascending, cosine, gather_rows, marked
+
+FAR = 4.0  # below every cosine, subtracted
+
+
+class PruneAndMerge(Selector):
+    """Salient and given places with their neighbours, and one token for the rest."""
+
+    attention: Attention | None = "fused"
+    needs: frozenset[Clue] = frozenset({"keys"})
+    spaced: Tensor
+
+    def __init__(self, shape: ReducerShape, spaced: list[int]) -> None:
+        super().__init__()
+        self.salient = shape.tokens_out - 1 - len(spaced)
+        self.neighbours = min(NEIGHBOURS, shape.tokens_in - 1)
+        self.register_buffer("spaced", torch.tensor(spaced, dtype=torch.int64), persistent=False)
+        self.has_spaced = bool(spaced)
+
+    def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
+        assert clues.scores is not None
+        assert clues.keys is not None
+        batch, count = tokens.shape[0], tokens.shape[1]
+        kept = self._places(clues.scores, batch)
+        weighted = clues.scores.unsqueeze(-1) * tokens.float()
+        rest = torch.matmul(1.0 - marked(kept, count).unsqueeze(1), weighted)
+        gone = torch.full_like(clues.scores[:, :1], -1.0).to(torch.int64)
+        if not kept.shape[1]:
+            return rest.to(tokens.dtype), gone
+        own = (kept.unsqueeze(-1) == torch.arange(count, device=kept.device)).to(torch.float32)
+        like = cosine(gather_rows(clues.keys, kept), clues.keys) - FAR * own
+        least = like.topk(self.neighbours, dim=-1, sorted=True).values[..., -1:]
+        near = (like >= least).to(torch.float32)
+        merged = gather_rows(tokens, kept).float() + torch.matmul(near, weighted)
+        out = torch.cat((merged, rest), dim=1).to(tokens.dtype)
+        return out, torch.cat((kept, gone), dim=1)
+
+    def _places(self, scores: Tensor, batch: int) -> Tensor:
+        """Kept places ``[B, K-1]``, ascending."""
+        if not self.has_spaced:
+            return ascending(scores.topk(self.salient, dim=-1, sorted=True).indices)
+        spaced = self.spaced.unsqueeze(0).expand(batch, -1)
+        left = scores - FAR * marked(self.spaced.unsqueeze(0), scores.shape[1])
+        salient = left.topk(self.salient, dim=-1, sorted=True).indices
+        return ascending(torch.cat((spaced, salient), dim=1))

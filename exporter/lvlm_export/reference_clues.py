@@ -1,0 +1,106 @@
+"""What reducers need to know, taken from eager Hugging Face modules.
+
+The exported graphs compute scores from query and key; here they come from the attention weights
+and projections that the modules themselves return, so the two can be held against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lvlm_export.reduction.reducers import DecoderReducer, VisionReducer
+from lvlm_export.reduction.selectors import Clues
+
+
+@dataclass
+class Projections:
+    """Outputs ``[B, T, C]`` of an attention module's projections, heads side by side."""
+
+    seen: dict[str, Tensor] = field(default_factory=dict)
+
+
+@contextmanager
+def watch_projections(attention: Any) -> Iterator[Projections]:
+    """Collect what ``q_proj`` and ``k_proj`` give inside the block."""
+    result = Projections()
+    handles = []
+    for name in ("q_proj", "k_proj"):
+
+        def keep(_module: Any, _inputs: Any, output: Tensor, name: str = name) -> None:
+            result.seen[name] = output
+
+        handles.append(getattr(attention, name).register_forward_hook(keep))
+    try:
+        yield result
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def vision_clues(
+    reducer: VisionReducer, hidden: Tensor, weights: Tensor, projections: Projections, heads: int
+) -> Clues:
+    """Clues of a site in the vision encoder.
+
+    Args:
+        reducer: Whose clues.
+        hidden: ``[B, P+N, C]`` at the site.
+        weights: Attention ``[B, H, P+N, P+N]`` of the layer that scores.
+        projections: Of that layer.
+        heads: H.
+    """
+    prefix, needs, kind = reducer.shape.prefix, reducer.selector.needs, reducer.selector.attention
+    weights = weights.float()
+    query, key = projections.seen["q_proj"].float(), projections.seen["k_proj"].float()
+    if kind == "fused":
+        weights = torch.softmax(query @ key.mT / query.shape[-1] ** 0.5, dim=-1).unsqueeze(1)
+    scores = None
+    if kind is not None:
+        mean = weights.mean(dim=1)
+        row = prefix and kind in ("salience", "fused")
+        scores = (mean[:, 0] if row else mean.mean(dim=1))[:, prefix:]
+    keys = key[:, prefix:]
+    per_head = keys.reshape(*keys.shape[:2], heads, -1)
+    return Clues(
+        scores=scores,
+        keys=keys if "keys" in needs else None,
+        mean_keys=per_head.mean(dim=2) if "mean_keys" in needs else None,
+        cls=hidden[:, 0] if "cls" in needs else None,
+    )
+
+
+def decoder_clues(
+    reducer: DecoderReducer,
+    hidden: Tensor,
+    weights: Tensor,
+    keys: Tensor,
+    visual: Tensor,
+    text: Tensor,
+) -> Clues:
+    """Clues of a decoder site.
+
+    Args:
+        reducer: Whose clues.
+        hidden: ``[1, S, C]`` at the site.
+        weights: Attention ``[1, H, S, S]`` of the layer before.
+        keys: ``[1, Hkv, S, D]``, that layer's cache.
+        visual: ``[n, V]``, where the images' tokens stand.
+        text: ``[T]``, where the text stands.
+    """
+    needs = reducer.selector.needs
+    mean = weights.float().mean(dim=1)[0]
+    rows = keys[0].transpose(0, 1).flatten(1)
+    scored = reducer.selector.attention is not None
+    return Clues(
+        scores=mean[-1][visual] if scored else None,
+        keys=rows[visual] if "keys" in needs else None,
+        text=hidden[0][text] if needs & {"text", "text_keys", "text_attention"} else None,
+        text_keys=rows[text] if "text_keys" in needs else None,
+        text_attention=mean[text][:, visual].transpose(0, 1) if "text_attention" in needs else None,
+    )

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Checks a bundle on a Jetson and leaves one JSON file to send back: what the device is, whether the
+# operator gate passes, and whether engines were built, each step with its exit status and output.
+#
+#   ./acceptance.sh BUNDLE --device NAME --compute-capability SM [--output FILE]
+set -euo pipefail
+# shellcheck source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+bundle='' device='' capability='' output=acceptance.json
+while (($#)); do
+  case $1 in
+    --device) device=${2:?--device needs a name}; shift 2 ;;
+    --compute-capability) capability=${2:?--compute-capability needs sm87 or the like}; shift 2 ;;
+    --output) output=${2:?--output needs a file}; shift 2 ;;
+    -h | --help) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -*) usage_error "unknown option $1; see --help" ;;
+    *) [[ -z $bundle ]] || usage_error "one bundle, not two: $bundle and $1"; bundle=$1; shift ;;
+  esac
+done
+[[ -n $bundle ]] || usage_error "name the bundle"
+[[ -n $device ]] || usage_error "name the device, --device orin_nano_8gb"
+[[ -n $capability ]] || usage_error "name the GPU, --compute-capability sm87"
+[[ -e $bundle/manifest.json ]] || fail "$bundle is not a bundle: it has no manifest.json"
+
+read -r major revision < <(l4t_version) || exit 1
+tool=${LVLM_EXPORT:-lvlm-export}
+python=${LVLM_PYTHON:-/usr/bin/python3}
+command -v "$tool" >/dev/null || fail "$tool is not installed; run install.sh"
+tensorrt=$("$python" -c 'import tensorrt; print(tensorrt.__version__)' 2>/dev/null) ||
+  fail "TensorRT's Python module is missing; run install.sh"
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+status=0
+
+# step NAME COMMAND...: run it, keep its output and status, go on.
+step() {
+  local name=$1 code=0
+  shift
+  echo "$name: $*"
+  "$@" >"$work/$name.out" 2>"$work/$name.err" || code=$?
+  echo "$code" >"$work/$name.status"
+  if ((code)); then
+    status=1
+    tail -n 1 "$work/$name.err" >&2
+  fi
+}
+
+step inspect "$tool" inspect "$bundle" --json
+step check "$tool" check "$bundle" --target "trt-$(cut -d. -f1,2 <<<"$tensorrt")" --json
+step engines "$tool" engines "$bundle" --device "$device" --compute-capability "$capability" --json
+
+"$python" - "$work" "$output" "R$major.$revision" "$tensorrt" "$device" <<'PYTHON'
+import json
+import pathlib
+import sys
+
+work, output, l4t, tensorrt, device = sys.argv[1:]
+steps = {}
+for path in sorted(pathlib.Path(work).glob("*.status")):
+    said = path.with_suffix(".out").read_text(encoding="utf-8")
+    steps[path.stem] = {
+        "status": int(path.read_text(encoding="utf-8")),
+        "output": json.loads(said) if said.lstrip().startswith("{") else said,
+        "errors": path.with_suffix(".err").read_text(encoding="utf-8"),
+    }
+report = {"jetson_linux": l4t, "tensorrt": tensorrt, "device": device, "steps": steps}
+pathlib.Path(output).write_text(json.dumps(report, indent=1), encoding="utf-8")
+PYTHON
+echo "wrote $output"
+exit "$status"

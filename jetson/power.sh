@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Shows, sets and restores power mode and clocks, so that a measurement says what it was made at.
+#
+#   ./power.sh show                 the mode now
+#   sudo ./power.sh set MODE_ID     change mode, lock clocks, remember what was before
+#   sudo ./power.sh restore         back to what was before "set"
+set -euo pipefail
+# shellcheck source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+STATE=${LVLM_POWER_STATE:-/var/tmp/lvlm-export-power}
+
+need() {
+  command -v "$1" >/dev/null || fail "$1 is not there; it comes with Jetson Linux (nvidia-l4t-nvpmodel)"
+}
+
+# "NV Power Mode: 15W" on one line, its id on the next.
+current_mode() {
+  local output
+  output=$(nvpmodel -q) || fail "nvpmodel -q failed; try with sudo"
+  local id
+  id=$(grep -E '^[0-9]+$' <<<"$output" | head -n 1) || fail "nvpmodel -q named no mode: $output"
+  echo "$id"
+}
+
+case ${1:-} in
+  show)
+    need nvpmodel
+    nvpmodel -q
+    ;;
+  set)
+    [[ ${2:-} =~ ^[0-9]+$ ]] || usage_error "set needs the number of a mode; see /etc/nvpmodel.conf"
+    need nvpmodel
+    need jetson_clocks
+    [[ ! -e $STATE ]] || fail "$STATE exists: \"power.sh restore\" first"
+    before=$(current_mode)
+    mkdir -p "$STATE"
+    echo "$before" >"$STATE/mode"
+    jetson_clocks --store "$STATE/clocks"
+    nvpmodel -m "$2"
+    jetson_clocks
+    [[ $(current_mode) == "$2" ]] || fail "the mode is $(current_mode) and not $2; a reboot may be needed"
+    echo "mode $2, clocks locked; before it was $before"
+    ;;
+  restore)
+    need nvpmodel
+    need jetson_clocks
+    [[ -r $STATE/mode ]] || fail "nothing to restore: $STATE/mode is not there"
+    jetson_clocks --restore "$STATE/clocks"
+    nvpmodel -m "$(<"$STATE/mode")"
+    echo "mode $(<"$STATE/mode")"
+    rm -r "$STATE"
+    ;;
+  -h | --help) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" ;;
+  *) usage_error "say show, set MODE_ID or restore" ;;
+esac

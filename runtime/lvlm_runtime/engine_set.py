@@ -1,0 +1,176 @@
+"""All engines of a bundle: built one after another, kept when interrupted, recorded."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lvlm_runtime.bundle import Bundle, file_sha256
+from lvlm_runtime.engine import OnPhase, build_engine
+from lvlm_runtime.engine_limits import Limits
+from lvlm_runtime.engine_plan import EngineSpec, plan_engines
+from lvlm_runtime.engine_record import (
+    SCHEMA,
+    EngineFile,
+    EngineRecord,
+    directory_of,
+    engine_file,
+    read_record,
+    write_record,
+)
+from lvlm_runtime.errors import LvlmError, UsageError
+from lvlm_runtime.tensorrt_library import Library, open_library
+
+TIMING_CACHE = "timing.cache"
+Advance = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How engines are to be built.
+
+    Attributes:
+        target: ``rtx`` or ``trt``.
+        limits: The largest request.
+        compute_capabilities: ``sm80`` …; TensorRT takes the one of this machine's GPU.
+        workspace_bytes: Most scratch memory of a layer, or None for the library's own limit.
+    """
+
+    target: str
+    limits: Limits
+    compute_capabilities: tuple[str, ...]
+    workspace_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class EngineResult:
+    """What a build of engines left behind.
+
+    Attributes:
+        record: All engines.
+        built: Graphs whose engine was built now; the others were there.
+        peak_memory_bytes: Most memory this process ever held.
+    """
+
+    record: EngineRecord
+    built: tuple[str, ...]
+    peak_memory_bytes: int
+
+    def totals(self) -> tuple[int, int]:
+        """Bytes of the weights in them and of the engines."""
+        engines = self.record.engines.values()
+        return sum(each.weights_bytes for each in engines), sum(each.size_bytes for each in engines)
+
+
+def build_engines(
+    bundle: Bundle,
+    settings: EngineSettings,
+    progress: Callable[[str, int], AbstractContextManager[Advance]] | None = None,
+    on_phase: OnPhase | None = None,
+) -> EngineResult:
+    """Build every engine of a bundle that is not there yet.
+
+    Args:
+        bundle: The bundle; engines go to ``engines/<target>/`` in it.
+        settings: Target and limits.
+        progress: ``progress(title, steps)`` gives a context with a function to call per step.
+        on_phase: Told what the builder does inside an engine.
+
+    Raises:
+        UsageError: The limits do not fit the model.
+        LvlmError: No TensorRT, or it refuses a graph; engines built before stay.
+    """
+    library = open_library(settings.target)
+    if not settings.compute_capabilities:
+        raise UsageError("no compute capability given; name the GPU's, --compute-capability sm87")
+    specs = plan_engines(bundle.directory, bundle.manifest, settings.limits)
+    record = EngineRecord(
+        SCHEMA,
+        bundle.manifest.content_key,
+        settings.target,
+        library.version,
+        settings.compute_capabilities,
+        bundle.manifest.precision,
+        settings.limits,
+        {},
+    )
+    directory = directory_of(bundle.directory, settings.target)
+    present = _present(bundle, record, specs)
+    # Written with the first engine that is built: a command that fails at once harms nothing.
+    record = replace(record, engines=present)
+    opened = nullcontext(lambda _step: None) if progress is None else None
+    built = []
+    with opened or progress("building engines", len(specs)) as advance:  # type: ignore[misc]
+        for spec in specs:
+            if spec.graph not in present:
+                entry = _build(bundle, library, spec, settings, directory, on_phase)
+                record = replace(record, engines={**record.engines, spec.graph: entry})
+                write_record(bundle.directory, record)
+                built.append(spec.graph)
+            advance(spec.graph)
+    return EngineResult(record, tuple(built), _peak_memory())
+
+
+def _present(
+    bundle: Bundle, wanted: EngineRecord, specs: tuple[EngineSpec, ...]
+) -> dict[str, EngineFile]:
+    """Engines of an earlier build with the same settings that are still what they were."""
+    try:
+        found = read_record(bundle.directory, wanted.target)
+    except LvlmError:
+        found = None  # a record of another version; everything is built anew
+    if found is None or not found.same_setting(wanted):
+        return {}
+    directory = directory_of(bundle.directory, wanted.target)
+    return {
+        spec.graph: found.engines[spec.graph]
+        for spec in specs
+        if spec.graph in found.engines and _intact(bundle, directory, spec, found)
+    }
+
+
+def _intact(bundle: Bundle, directory: Path, spec: EngineSpec, found: EngineRecord) -> bool:
+    entry = found.engines[spec.graph]
+    path = directory / entry.file
+    same = bundle.manifest.files[spec.graph].sha256 == entry.graph_sha256
+    return same and path.exists() and file_sha256(path) == entry.sha256
+
+
+def _build(
+    bundle: Bundle,
+    library: Library,
+    spec: EngineSpec,
+    settings: EngineSettings,
+    directory: Path,
+    on_phase: OnPhase | None,
+) -> EngineFile:
+    capabilities = settings.compute_capabilities if settings.target == "rtx" else ()
+    engine = build_engine(
+        library,
+        spec,
+        bundle.directory,
+        capabilities,
+        settings.workspace_bytes,
+        directory / TIMING_CACHE,
+        on_phase,
+    )
+    path = directory / f"{Path(spec.graph).stem}.engine"
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        temporary.write_bytes(engine)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return engine_file(spec, path, bundle.manifest.files[spec.graph].sha256)
+
+
+def _peak_memory() -> int:
+    """Peak resident memory of this process; Linux counts in KiB, macOS in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

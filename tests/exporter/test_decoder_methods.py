@@ -1,0 +1,152 @@
+"""Methods that act in the decoder: published points, counts, and their numpy statements."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import numpy_methods
+from lvlm_export.reduction import ReducerShape, Site, load_method
+from lvlm_export.reduction.dart import quotas
+from lvlm_export.reduction.fastv import relative_flops
+from lvlm_export.reduction.schedule import Geometry, plan_budget
+from lvlm_export.reduction.selectors import Clues
+from lvlm_export.reduction.uniform import even_places
+from lvlm_export.reduction.vtw import choose_layer, divergence
+from lvlm_runtime import anyres
+from lvlm_runtime.errors import LvlmError, UsageError
+
+
+def llava(tokens: int = 576, vision: int = 23, text: int = 32) -> Geometry:
+    return Geometry(vision, tokens, text, (anyres.IMAGE_LAYOUT,), False, lambda _layout, kept: kept)
+
+
+def counts(method: str, ratio: float, geometry: Geometry | None = None) -> list[tuple[str, int]]:
+    budget = plan_budget(ratio, load_method(method), geometry or llava())
+    return [(count.site.name, count.tokens_out) for count in budget.layouts[0].decoder]
+
+
+def selector(method: str, tokens: int, keep: int) -> torch.nn.Module:
+    shape = ReducerShape(tokens, keep, 0, 1.0, 0)
+    return load_method(method).selector(Site("decoder", 2), shape)
+
+
+def test_published_points() -> None:
+    assert counts("fastv", 0.5) == [("decoder@2", 288)]
+    pyramid = [("decoder@8", 288), ("decoder@16", 144), ("decoder@24", 72)]
+    assert counts("pyramiddrop", 0.125) == pyramid
+    assert counts("vtw", 0.5) == [("decoder@16", 0)]
+    assert counts("dart", 124 / 576) == [("decoder@5", 124)]
+    assert quotas(124) == (15,) * 8
+
+
+@pytest.mark.parametrize(
+    ("layer", "removed", "percent_7b", "percent_13b"),
+    [
+        (2, 0.90, 20.3, 19.3),
+        (2, 0.75, 33.2, 32.5),
+        (2, 0.50, 55.2, 54.7),
+        (2, 0.25, 77.4, 77.2),
+        (3, 0.90, 22.9, 21.4),
+        (3, 0.75, 35.4, 34.2),
+        (3, 0.50, 56.7, 55.9),
+        (5, 0.75, 39.9, 37.8),
+        (5, 0.50, 59.6, 58.3),
+    ],
+)
+def test_fastv_flops_are_the_published_table(
+    layer: int, removed: float, percent_7b: float, percent_13b: float
+) -> None:
+    for percent, width, mlp, layers in (
+        (percent_7b, 4096, 11008, 32),
+        (percent_13b, 5120, 13824, 40),
+    ):
+        share = relative_flops(layer, removed, 612, 576, width, mlp, layers)
+        assert 100 * share == pytest.approx(percent, abs=0.051)
+
+
+@pytest.mark.parametrize("method", ["fastv", "pyramiddrop"])
+@pytest.mark.parametrize("keep", [1, 7, 20])
+def test_best_attended_stay_untouched(method: str, keep: int) -> None:
+    rng = np.random.default_rng(keep)
+    tokens, scores = rng.standard_normal((3, 20, 6)), rng.random((3, 20))
+    got, places = selector(method, 20, keep)(
+        torch.tensor(tokens), Clues(scores=torch.tensor(scores, dtype=torch.float32))
+    )
+    for image in range(3):
+        expected = numpy_methods.best(scores[image], keep)
+        assert places[image].tolist() == expected
+        np.testing.assert_array_equal(got[image].numpy(), tokens[image][expected])
+
+
+@pytest.mark.parametrize("keep", [4, 5, 12, 21, 30])
+def test_dart_equals_the_numpy_statement(keep: int) -> None:
+    rng = np.random.default_rng(keep)
+    tokens, keys = rng.standard_normal((2, 30, 8)), rng.standard_normal((2, 30, 12))
+    text, text_keys = rng.standard_normal((7, 8)), rng.standard_normal((7, 12))
+    as_tensor = lambda rows: torch.tensor(rows, dtype=torch.float32)  # noqa: E731
+    clues = Clues(keys=as_tensor(keys), text=as_tensor(text), text_keys=as_tensor(text_keys))
+    got, places = selector("dart", 30, keep)(as_tensor(tokens), clues)
+    for image in range(2):
+        expected = numpy_methods.dart(tokens[image], keys[image], text, text_keys, keep)
+        assert places[image].tolist() == expected
+        np.testing.assert_allclose(got[image].numpy(), tokens[image][expected], rtol=1e-6)
+
+
+def test_dart_does_not_care_for_the_order_of_tokens() -> None:
+    torch.manual_seed(0)
+    tokens, keys = torch.randn(1, 30, 8), torch.randn(1, 30, 12)
+    text, text_keys, order = torch.randn(7, 8), torch.randn(7, 12), torch.randperm(30)
+    choose = selector("dart", 30, 14)
+    _, plain = choose(tokens, Clues(keys=keys, text=text, text_keys=text_keys))
+    _, moved = choose(tokens[:, order], Clues(keys=keys[:, order], text=text, text_keys=text_keys))
+    assert sorted(order[moved[0]].tolist()) == plain[0].tolist()
+
+
+@pytest.mark.parametrize(("count", "keep"), [(36, 12), (36, 36), (729, 1), (10, 7)])
+def test_uniform_places_are_even(count: int, keep: int) -> None:
+    places = even_places(count, keep)
+    assert len(set(places)) == keep
+    assert places == sorted(places)
+    gaps = np.diff([-1, *places, count])
+    assert gaps[1:-1].max(initial=1) - gaps[1:-1].min(initial=count) <= 1
+    assert abs(gaps[0] - gaps[-1]) <= 1
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.33, 0.5, 0.9])
+def test_vtw_withdraws_where_the_mean_is_the_ratio(ratio: float) -> None:
+    budget = plan_budget(ratio, load_method("vtw"), llava())
+    (count,) = budget.layouts[0].decoder
+    assert (count.tokens_in, count.tokens_out) == (576, 0)
+    mean = 576 * count.site.layer / 32
+    assert mean / 576 == pytest.approx(ratio, abs=0.5 / 32)
+    assert budget.layouts[0].achieved == mean / 576
+
+
+def test_vtw_refuses_a_ratio_without_a_layer() -> None:
+    with pytest.raises(
+        UsageError, match=r"between 1 and 31 of 32 and ratio 0.99 is layer 32; .* 0.9688"
+    ):
+        plan_budget(0.99, load_method("vtw"), llava())
+    with pytest.raises(UsageError, match=r"ratio 0.01 is layer 0; the nearest it can is 0.03125"):
+        plan_budget(0.01, load_method("vtw"), llava())
+
+
+def test_vtw_search_takes_the_first_layer_below_the_limit() -> None:
+    full = [[2.0, 0.0, 1.0], [0.0, 3.0, 1.0]]
+    near = [[2.0, 0.01, 1.0], [0.0, 3.0, 1.02]]
+    far = [[0.0, 2.0, 1.0], [3.0, 0.0, 1.0]]
+    assert choose_layer(full, {5: far, 6: near, 7: full}, 0.003) == 6
+    assert divergence(full[0], full[0]) == 0
+    p, q = np.exp(full[0]) / np.exp(full[0]).sum(), np.exp(far[0]) / np.exp(far[0]).sum()
+    assert divergence(full[0], far[0]) == pytest.approx(float((q * np.log(q / p)).sum()))
+    with pytest.raises(
+        LvlmError, match=r"no layer reaches a divergence of 1e-09; the best is layer 6"
+    ):
+        choose_layer(full, {5: far, 6: near}, 1e-9)
+
+
+def test_a_shallow_decoder_is_refused_with_the_reason() -> None:
+    with pytest.raises(UsageError, match="fastv needs a decoder layer after its site at layer 2"):
+        plan_budget(0.5, load_method("fastv"), llava(text=2))

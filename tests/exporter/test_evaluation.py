@@ -1,0 +1,201 @@
+"""Reading questions, scoring answers, intervals, and going on where a run stopped."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from lvlm_export.commands.eval import ask, write_csv
+from lvlm_export.evaluation import (
+    Answer,
+    AnswerFile,
+    Question,
+    first_per_kind,
+    is_right,
+    read_questions,
+    tabulate,
+    wilson,
+)
+from lvlm_runtime.errors import LvlmError
+
+RUN = {"content_key": "abc", "max_new_tokens": 16}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "a.png").write_bytes(b"not looked at")
+    return tmp_path
+
+
+def write(path: Path, *entries: Any) -> Path:
+    text = "".join(json.dumps(entry) + "\n" for entry in entries)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+def question(number: int, kind: str = "colour", answer: str = "red") -> Question:
+    return Question(f"q.jsonl:{number}", Path("a.png"), f"Question {number}?", answer, kind, False)
+
+
+def answer(key: str, ratio: float, right: bool, kind: str = "colour") -> Answer:
+    return Answer(key, ratio, kind, "?", "red", "red" if right else "blue", right)
+
+
+def test_both_formats_are_read(folder: Path) -> None:
+    plain = write(
+        folder / "mine.jsonl",
+        {"image": "a.png", "question": "Which colour?", "answer": "Red"},
+        {"image": "a.png", "question": "How many?", "answer": "2", "kind": "count"},
+    )
+    pope = write(
+        folder / "coco_pope_random.jsonl.gz",
+        {"question_id": 1, "image": "a.png", "text": "Is there a dog?", "label": "no"},
+    )
+    first, second = read_questions(plain, None)
+    assert (first.kind, second.kind) == ("mine", "count")
+    assert first.key == "mine.jsonl:1"
+    (third,) = read_questions(pope, folder)
+    assert (third.question, third.answer, third.kind) == (
+        "Is there a dog?",
+        "no",
+        "coco_pope_random",
+    )
+    assert third.yes_no
+    assert not first.yes_no
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ([1], "mine.jsonl:1 is not a JSON object"),
+        ({"image": "a.png", "question": "?"}, "mine.jsonl:1 has no text under 'answer'"),
+        ({"image": "a.png", "question": "?", "answer": 2}, "has no text under 'answer'"),
+        (
+            {"image": "b.png", "question": "?", "answer": "x"},
+            r"names the picture .*b.png, which is",
+        ),
+        ({"image": "a.png", "text": "?", "label": "maybe"}, "has the label 'maybe'; POPE's are"),
+    ],
+)
+def test_a_wrong_line_is_named(folder: Path, entry: Any, message: str) -> None:
+    with pytest.raises(LvlmError, match=message):
+        read_questions(write(folder / "mine.jsonl", entry), None)
+
+
+def test_a_file_that_is_none_is_named(folder: Path) -> None:
+    with pytest.raises(LvlmError, match="there is no data file"):
+        read_questions(folder / "none.jsonl", None)
+    with pytest.raises(LvlmError, match="holds no question"):
+        read_questions(write(folder / "empty.jsonl"), None)
+    (folder / "bad.jsonl").write_text("{")
+    with pytest.raises(LvlmError, match=r"bad\.jsonl:1 is not JSON"):
+        read_questions(folder / "bad.jsonl", None)
+    (folder / "bad.jsonl.gz").write_text("{")
+    with pytest.raises(LvlmError, match="is not UTF-8 text, plain or gzip"):
+        read_questions(folder / "bad.jsonl.gz", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("Yes.", "yes"),
+        ("No, there is no dog.", "no"),
+        ("There is not a dog", "no"),
+        ("A dog. No cat.", "yes"),
+        ("Nothing", "yes"),
+    ],
+)
+def test_pope_answers_count_by_their_first_sentence(text: str, label: str) -> None:
+    asked = Question("k", Path("a"), "?", label, "pope", True)
+    assert is_right(asked, text)
+
+
+def test_plain_answers_count_but_for_case_space_and_stop() -> None:
+    assert is_right(question(1), " Red. ")
+    assert not is_right(question(1), "dark red")
+
+
+def test_wilson_intervals_are_the_textbook_ones() -> None:
+    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+
+
+def test_the_table_compares_with_the_same_questions_unreduced() -> None:
+    full = [answer(f"k{i}", 1.0, i < 8) for i in range(10)]
+    half = [answer(f"k{i}", 0.5, i in (0, 1, 2, 3, 9)) for i in range(10)]
+    first, second = tabulate([*full, *half])
+    assert (first.ratio, first.right, first.questions, first.change) == (1.0, 8, 10, None)
+    assert (second.accuracy, second.lost, second.won) == (0.5, 4, 1)
+    assert second.change == pytest.approx(-0.3)
+
+
+def test_several_kinds_have_a_sum_and_no_baseline_no_change() -> None:
+    rows = tabulate([answer("a", 0.5, True, "x"), answer("b", 0.5, False, "y")])
+    assert [(row.kind, row.right, row.questions) for row in rows] == [
+        ("x", 1, 1),
+        ("y", 0, 1),
+        ("all", 1, 2),
+    ]
+    assert {row.change for row in rows} == {None}
+
+
+def test_limit_counts_per_kind() -> None:
+    questions = [question(i, kind) for i, kind in enumerate("aabab")]
+    assert [q.key for q in first_per_kind(questions, 1)] == ["q.jsonl:0", "q.jsonl:2"]
+
+
+class Recorded:
+    """A session that always answers red and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, float]] = []
+
+    def generate(self, prompt: str, images: Any, ratio: float, **_: Any) -> Any:
+        self.asked.append((prompt, ratio))
+        return SimpleNamespace(text="red")
+
+
+def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    path, questions = tmp_path / "answers.jsonl", [question(1), question(2, answer="blue")]
+    session = Recorded()
+    ask(session, questions[:1], [1.0, 0.5], 16, AnswerFile(path, RUN))  # type: ignore[arg-type]
+    with path.open("a") as file:
+        file.write('{"key": "q.json')  # the process died here
+    answers = ask(session, questions, [1.0, 0.5], 16, AnswerFile(path, RUN))  # type: ignore[arg-type]
+    assert session.asked == [
+        ("Question 1?", 1.0),
+        ("Question 1?", 0.5),
+        ("Question 2?", 1.0),
+        ("Question 2?", 0.5),
+    ]
+    assert [a.right for a in answers] == [True, True, False, False]
+    assert len(AnswerFile(path, RUN).read()) == 4
+
+
+def test_answers_of_another_run_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "answers.jsonl"
+    AnswerFile(path, RUN).read()
+    with pytest.raises(LvlmError, match="answers of another bundle or other options"):
+        AnswerFile(path, {**RUN, "content_key": "other"}).read()
+    path.write_text("hello\n")
+    with pytest.raises(LvlmError, match="is no file of answers"):
+        AnswerFile(path, RUN).read()
+
+
+def test_the_table_as_csv(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    write_csv(tabulate([answer("a", 0.5, True)]), path)
+    (row,) = csv.DictReader(path.open(encoding="utf-8"))
+    assert (row["kind"], row["ratio"], row["accuracy"], row["change"]) == (
+        "colour",
+        "0.5",
+        "1.0",
+        "",
+    )

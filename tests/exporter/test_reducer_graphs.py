@@ -1,0 +1,103 @@
+"""Every method's reducers as ONNX graphs: weight-free, static, and equal to their torch modules."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+
+import tiny
+from lvlm_export.checkpoint import Checkpoint
+from lvlm_export.onnx_export import export_graph
+from lvlm_export.plan import BuildOptions, Plan, make_plan
+from lvlm_export.reducer_graphs import Reducer, make_reducer, reducer_inputs
+from lvlm_export.reduction import METHODS
+from lvlm_export.reduction.reducers import DecoderReducer
+from lvlm_runtime.errors import UsageError
+from lvlm_runtime.sequence import place
+
+REDUCING = sorted(set(METHODS) - {"none"})
+FORBIDDEN = {"Loop", "If", "Scan", "NonZero", "Unique", "Compress"}
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.llava(tmp_path_factory.mktemp("tiny") / "llava")
+
+
+@pytest.fixture(scope="module")
+def onevision(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.onevision(tmp_path_factory.mktemp("tiny") / "onevision")
+
+
+def plan_for(checkpoint: Path, method: str) -> Plan:
+    return make_plan(Checkpoint.open(checkpoint), BuildOptions((0.33,), method=method))
+
+
+def feeds_for(reducer: Reducer, example: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+    """Random inputs; in the decoder two images between three runs of text."""
+    torch.manual_seed(0)
+    feeds = {
+        name: torch.randn(value.shape, dtype=value.dtype)
+        for name, value in zip(reducer.inputs, example, strict=True)
+        if value.is_floating_point()
+    }
+    if isinstance(reducer, DecoderReducer):
+        runs, text = [3, 2, 4], np.arange(9)
+        before = place(runs, text, 9, reducer.shape.tokens_in)
+        after = place(runs, before.text, len(before.order), reducer.shape.tokens_out)
+        feeds["position_ids"] = torch.arange(len(before.order))[None]
+        feeds["visual_index"] = torch.from_numpy(before.visual)
+        feeds["order"] = torch.from_numpy(after.order)
+        feeds["text_index"] = torch.from_numpy(before.text)
+    return {name: feeds[name] for name in reducer.inputs}
+
+
+@pytest.mark.parametrize("method", REDUCING)
+def test_reducer_graphs_are_static_and_equal_their_modules(
+    method: str, llava: Path, tmp_path: Path
+) -> None:
+    plan = plan_for(llava, method)
+    budget = plan.budgets[0]
+    for count in (*budget.vision, *budget.layouts[0].counts):
+        reducer = make_reducer(plan, count)
+        arguments, signature = reducer_inputs(plan, reducer, torch.float32)
+        path = tmp_path / f"{count.site.name}.onnx"
+        export_graph(reducer, arguments, signature, path, {}, None)
+        nodes = onnx.load(path).graph.node
+        assert {node.op_type for node in nodes} & FORBIDDEN == set()
+        assert [node.op_type for node in nodes if node.op_type.startswith("Scatter")] == []
+        feeds = feeds_for(reducer, arguments)
+        session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        got = session.run(None, {name: value.numpy() for name, value in feeds.items()})
+        expected = reducer(*feeds.values())
+        for name, one, other in zip(reducer.outputs, got, expected, strict=True):
+            np.testing.assert_allclose(one, other.numpy(), atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("method", ["prumerge", "prumerge_plus"])
+def test_a_token_without_a_place_does_not_fit_packed_tiles(method: str, onevision: Path) -> None:
+    with pytest.raises(UsageError, match=f"method {method} appends a token that has no place"):
+        plan_for(onevision, method)
+
+
+def test_a_method_that_needs_a_cls_token_is_refused_without(onevision: Path) -> None:
+    with pytest.raises(UsageError, match="method image_text needs the CLS token of a CLIP tower"):
+        plan_for(onevision, "image_text")
+
+
+@pytest.mark.parametrize("method", ["visionzip", "divprune", "cdpruner"])
+def test_methods_before_the_decoder_fit_packed_tiles(method: str, onevision: Path) -> None:
+    for part in plan_for(onevision, method).budgets[0].layouts:
+        assert part.decoder == ()
+        assert part.tokens_in == part.tokens_out < part.tokens_full
+
+
+def test_ratios_of_different_sites_share_a_bundle(llava: Path) -> None:
+    plan = make_plan(Checkpoint.open(llava), BuildOptions((0.25, 0.5), method="vtw"))
+    assert [site.name for site in plan.sites] == ["decoder@1", "decoder@2"]
+    assert [len(budget.layouts[0].decoder) for budget in plan.budgets] == [1, 1, 0]

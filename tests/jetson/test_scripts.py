@@ -1,0 +1,172 @@
+"""The Jetson scripts as far as a PC can: arguments, versions from faked files, faked tools."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+JETSON = Path(__file__).resolve().parents[2] / "jetson"
+SCRIPTS = ("install.sh", "power.sh", "acceptance.sh")
+R36 = "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\nTARGET=1\n"
+R38 = "# R38 (release), REVISION: 2.0, GCID: 41844464, BOARD: generic, EABI: aarch64\n"
+
+
+def tool(directory: Path, name: str, body: str) -> Path:
+    """A faked program."""
+    path = directory / name
+    path.write_text(f"#!/usr/bin/env bash\n{body}\n", encoding="utf-8")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def jetson(tmp_path: Path) -> dict[str, str]:
+    """The environment of a faked JetPack 6 with TensorRT 10.3."""
+    release = tmp_path / "nv_tegra_release"
+    release.write_text(R36, encoding="utf-8")
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    real = shutil.which("python3")
+    body = f'[[ "$*" != *tensorrt.__version__* ]] || {{ echo 10.3.0; exit 0; }}\nexec {real} "$@"'
+    python = tool(tools, "python3", body)
+    return {
+        "LVLM_RELEASE_FILE": str(release),
+        "LVLM_PYTHON": str(python),
+        "LVLM_POWER_STATE": str(tmp_path / "state"),
+        "PATH": f"{tools}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "FAKES": str(tmp_path),
+    }
+
+
+def call(environment: dict[str, str], script: str, *words: str) -> subprocess.CompletedProcess[str]:
+    command = ["bash", str(JETSON / script), *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_scripts_are_shellcheck_clean() -> None:
+    files = [str(path) for path in sorted(JETSON.glob("*.sh"))]
+    command = ["shellcheck", "-x", "-P", str(JETSON), *files]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_and_unknown_arguments(jetson: dict[str, str], script: str) -> None:
+    told = call(jetson, script, "--help")
+    assert told.returncode == 0
+    assert f"./{script}" in told.stdout
+    wrong = call(jetson, script, "--colour")
+    assert wrong.returncode == 2
+    [line] = wrong.stderr.splitlines()
+    assert line.startswith("error: ")
+
+
+def test_install_detects_jetpack_and_installs_no_torch(jetson: dict[str, str]) -> None:
+    result = call(jetson, "install.sh", "--dry-run", "--venv", "/opt/x")
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[:2] == ["Jetson Linux R36.4.3, JetPack 6", "TensorRT 10.3.0"]
+    assert "torch" not in result.stdout
+    assert "onnxruntime" not in result.stdout
+    wide = call(jetson, "install.sh", "--dry-run", "--with-onnxruntime").stdout
+    assert "rich onnxruntime" in wide
+    Path(jetson["LVLM_RELEASE_FILE"]).write_text(R38, encoding="utf-8")
+    assert "R38.2.0, JetPack 7" in call(jetson, "install.sh", "--dry-run").stdout
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("# R35 (release), REVISION: 4.1, GCID: 1\n", "Jetson Linux R35 is not known"),
+        ("nonsense\n", "does not begin with a release line: nonsense"),
+        (None, "this is no Jetson"),
+    ],
+)
+def test_install_refuses_what_it_does_not_know(
+    jetson: dict[str, str], content: str | None, message: str
+) -> None:
+    release = Path(jetson["LVLM_RELEASE_FILE"])
+    if content is None:
+        release.unlink()
+    else:
+        release.write_text(content, encoding="utf-8")
+    result = call(jetson, "install.sh", "--dry-run")
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "would run" not in result.stdout
+
+
+def test_install_names_a_missing_tensorrt(jetson: dict[str, str]) -> None:
+    tool(Path(jetson["LVLM_PYTHON"]).parent, "python3", '[[ "$*" != *tensorrt* ]]')
+    result = call(jetson, "install.sh", "--dry-run")
+    assert result.returncode == 1
+    assert "TensorRT's Python module is missing" in result.stderr
+
+
+def test_power_remembers_and_restores(jetson: dict[str, str]) -> None:
+    fakes = Path(jetson["FAKES"])
+    (fakes / "mode").write_text("1\n", encoding="utf-8")
+    tools = Path(jetson["LVLM_PYTHON"]).parent
+    body = (
+        'if [[ $1 == -q ]]; then echo "NV Power Mode: X"; cat "$FAKES/mode";'
+        ' else echo "$2" >"$FAKES/mode"; fi'
+    )
+    tool(tools, "nvpmodel", body)
+    tool(tools, "jetson_clocks", 'echo "$*" >>"$FAKES/clocks"; [[ $1 != --store ]] || touch "$2"')
+    assert call(jetson, "power.sh", "restore").returncode == 1
+    result = call(jetson, "power.sh", "set", "0")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "mode 0, clocks locked; before it was 1\n"
+    assert "restore" in call(jetson, "power.sh", "set", "2").stderr
+    assert call(jetson, "power.sh", "restore").stdout == "mode 1\n"
+    assert (fakes / "mode").read_text(encoding="utf-8") == "1\n"
+    calls = (fakes / "clocks").read_text(encoding="utf-8").splitlines()
+    assert [line.split()[0] if line else "lock" for line in calls] == [
+        "--store",
+        "lock",
+        "--restore",
+    ]
+    assert not Path(jetson["LVLM_POWER_STATE"]).exists()
+
+
+def test_power_names_a_missing_tool(jetson: dict[str, str]) -> None:
+    result = call(jetson, "power.sh", "show")
+    assert result.returncode == 1
+    assert "nvpmodel is not there" in result.stderr
+    assert call(jetson, "power.sh", "set", "fast").returncode == 2
+
+
+def test_acceptance_reports_every_step(jetson: dict[str, str], tmp_path: Path) -> None:
+    bundle, report = tmp_path / "bundle", tmp_path / "report.json"
+    bundle.mkdir()
+    (bundle / "manifest.json").write_text("{}", encoding="utf-8")
+    tools = Path(jetson["LVLM_PYTHON"]).parent
+    body = 'if [[ $1 == check ]]; then echo "error: refused" >&2; exit 1; fi\necho "{}"'
+    tool(tools, "lvlm-export", body)
+    words = ("--device", "orin_nano_8gb", "--compute-capability", "sm87", "--output", str(report))
+    result = call(jetson, "acceptance.sh", str(bundle), *words)
+    assert result.returncode == 1
+    assert "check: lvlm-export check" in result.stdout
+    assert "--target trt-10.3" in result.stdout
+    content = json.loads(report.read_text(encoding="utf-8"))
+    assert content["jetson_linux"] == "R36.4.3"
+    assert {name: step["status"] for name, step in content["steps"].items()} == {
+        "inspect": 0,
+        "check": 1,
+        "engines": 0,
+    }
+    assert content["steps"]["check"]["errors"] == "error: refused\n"
+
+
+def test_acceptance_wants_bundle_and_device(jetson: dict[str, str], tmp_path: Path) -> None:
+    assert "name the bundle" in call(jetson, "acceptance.sh").stderr
+    assert "name the device" in call(jetson, "acceptance.sh", str(tmp_path)).stderr
+    words = (str(tmp_path), "--device", "x", "--compute-capability", "sm87")
+    assert "is not a bundle" in call(jetson, "acceptance.sh", *words).stderr

@@ -1,0 +1,201 @@
+"""NVIDIA's parser and builder on every graph of small random bundles; no GPU is needed to build."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import tiny
+from command_line import typed
+from helpers import build_tiny
+from lvlm_runtime.bundle import Bundle, read_manifest
+from lvlm_runtime.engine import build_engine
+from lvlm_runtime.engine_limits import Limits
+from lvlm_runtime.engine_plan import plan_engines
+from lvlm_runtime.engine_record import check_record, directory_of, read_record
+from lvlm_runtime.engine_set import EngineSettings, build_engines
+from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.op_gate import check_bundle
+from lvlm_runtime.tensorrt_library import RTX_COMPUTE_CAPABILITIES, open_library
+
+pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: make setup brings it")
+
+RATIOS = (0.5, 0.33)
+SETTINGS = EngineSettings("rtx", Limits(64, 32, 1), RTX_COMPUTE_CAPABILITIES)
+# What an engine holds beside its weights: kernels, per profile; measured 0.3 to 2.5 MB.
+KERNELS_PER_PROFILE = 4_000_000
+
+
+@pytest.fixture(scope="module")
+def heads_of_16() -> Iterator[None]:
+    """TensorRT has no attention kernel for the 8 values per head of the usual tiny tower."""
+    usual = tiny.vision_config
+
+    def wider(*words: object, **options: object) -> object:
+        config = usual(*words, **options)  # type: ignore[arg-type]
+        config.num_attention_heads = 2
+        return config
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tiny, "vision_config", wider)
+        yield
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, heads_of_16: None) -> Bundle:
+    """LLaVA with a CLS token, three budgets, and all its engines."""
+    directory = tmp_path_factory.mktemp("engines")
+    checkpoint = tiny.llava(directory / "checkpoint")
+    built = build_tiny(checkpoint, directory / "bundle", *RATIOS, target="rtx").directory
+    result = build_engines(Bundle.open(built), SETTINGS)
+    assert result.peak_memory_bytes > 10**7
+    return Bundle.open(built)
+
+
+def test_every_graph_becomes_an_engine(bundle: Bundle) -> None:
+    record = read_record(bundle.directory, "rtx")
+    assert record is not None
+    graphs = {name for name in bundle.manifest.files if name.endswith(".onnx")}
+    assert set(record.engines) == graphs
+    for engine in record.engines.values():
+        path = directory_of(bundle.directory, "rtx") / engine.file
+        assert path.stat().st_size == engine.size_bytes > engine.weights_bytes
+        kernels = engine.size_bytes - engine.weights_bytes
+        assert kernels < KERNELS_PER_PROFILE * max(1, len(engine.profiles)), engine.file
+    budgets = len(bundle.manifest.budgets)
+    assert {len(record.engines[s.graph].profiles) for s in bundle.manifest.decoder} == {budgets + 1}
+
+
+def test_the_gate_passes_what_the_parser_takes(bundle: Bundle) -> None:
+    assert check_bundle(bundle.directory, bundle.manifest, "rtx") == []
+    result = typed("check", bundle.directory, "--target", "rtx")
+    assert result.stdout.startswith("PASS  TensorRT-RTX 1.7 takes all ")
+    found = json.loads(typed("check", bundle.directory, "--target", "trt-10.3", "--json").stdout)
+    assert not found["passed"]
+    firsts = {each["op"]: each["first"] for each in found["violations"]}
+    assert firsts["TensorScatter"] == "TensorRT 10.15"
+
+
+def test_the_same_command_builds_nothing_again(bundle: Bundle) -> None:
+    assert build_engines(bundle, SETTINGS).built == ()
+    damaged = directory_of(bundle.directory, "rtx") / "assemble.engine"
+    damaged.write_bytes(b"short")
+    assert build_engines(bundle, SETTINGS).built == ("assemble.onnx",)
+
+
+def test_the_command_prints_weights_engines_and_overhead(bundle: Bundle) -> None:
+    words = ["engines", bundle.directory, "--text-tokens", "64", "--answer-tokens", "32"]
+    result = typed(*words)
+    assert result.exit_code == 0, result.stderr
+    assert "decoder.1.onnx" in result.stdout
+    assert "overhead" in result.stdout
+    assert "sm80, sm86, sm89, sm120, sm121" in result.stdout
+    assert json.loads(typed(*words, "--json").stdout)["built"] == []
+
+
+def test_a_record_that_does_not_fit_is_refused_with_the_command(bundle: Bundle) -> None:
+    record = read_record(bundle.directory, "rtx")
+    assert record is not None
+    version = open_library("rtx").version
+
+    def check(record: object = record, version: str = version, capability: str = "sm89") -> None:
+        check_record(
+            bundle.directory,
+            bundle.manifest,
+            record,
+            "rtx",
+            version,
+            capability,  # type: ignore[arg-type]
+        )
+
+    check()
+    command = f"lvlm-export engines {bundle.directory} --target rtx"
+    with pytest.raises(LvlmError, match=f"has no engines for rtx; build them: {command}"):
+        check(record=None)
+    with pytest.raises(LvlmError, match=r"built by version .* and this is 9\.9"):
+        check(version="9.9")
+    with pytest.raises(LvlmError, match="this GPU is sm87"):
+        check(capability="sm87")
+    other = dataclasses.replace(record, content_key="0")
+    with pytest.raises(LvlmError, match="built from another bundle"):
+        check(record=other)
+    fewer = dict(record.engines)
+    del fewer["lm_head.onnx"]
+    with pytest.raises(LvlmError, match=r"no engine of lm_head\.onnx"):
+        check(record=dataclasses.replace(record, engines=fewer))
+
+
+def test_a_command_that_fails_leaves_the_engines_alone(bundle: Bundle) -> None:
+    before = read_record(bundle.directory, "rtx")
+    result = typed("engines", bundle.directory, "--compute-capability", "sm87")
+    assert result.exit_code == 1
+    assert result.stderr.splitlines()[-1].endswith("knows no compute capability sm87")
+    assert read_record(bundle.directory, "rtx") == before
+    assert build_engines(bundle, SETTINGS).built == ()
+
+
+def test_a_bundle_for_the_cpu_is_refused_before_tensorrt_sees_it(demo_bundle: Path) -> None:
+    result = typed("engines", demo_bundle)
+    assert result.exit_code == 1
+    line = result.stderr.splitlines()[-1]
+    assert re.match(r"error: TensorRT-RTX \S+ does not take \w+\.\d\.onnx, ", line)
+
+
+def test_tensorrt_needs_the_gpu_named(bundle: Bundle) -> None:
+    result = typed("engines", bundle.directory, "--target", "trt")
+    assert result.exit_code == 2
+    assert "--compute-capability sm87" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("heads_of_16")
+@pytest.mark.parametrize("name", ["siglip-qwen2", "onevision"])
+def test_other_families_build_at_four_budgets(tmp_path: Path, name: str) -> None:
+    options: dict[str, object] = {}
+    if name == "onevision":
+        checkpoint = tiny.onevision(tmp_path / "checkpoint")
+        options["image_size"] = (100, 140)
+    else:
+        checkpoint = tiny.llava(tmp_path / "checkpoint", tower="siglip", text="qwen2")
+    ratios = (0.6, 0.5, 0.33)
+    built = build_tiny(checkpoint, tmp_path / "bundle", *ratios, target="rtx", **options).directory
+    settings = dataclasses.replace(SETTINGS, limits=Limits(64, 32, 2))
+    result = build_engines(Bundle.open(built), settings)
+    graphs = {path.name for path in built.glob("*.onnx")}
+    assert set(result.record.engines) == graphs
+
+
+@pytest.mark.slow
+def test_the_demo_builds(tmp_path: Path) -> None:
+    words = [word for ratio in ("0.25", "0.33", "0.5") for word in ("--ratio", ratio)]
+    result = typed("build", *words, "--target", "rtx", "--no-verify", "-o", tmp_path / "demo")
+    assert result.exit_code == 0, result.stderr
+    record = read_record(tmp_path / "demo", "rtx")
+    assert record is not None
+    assert set(record.engines) == {path.name for path in (tmp_path / "demo").glob("*.onnx")}
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("heads_of_16")
+def test_weights_are_held_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four budgets and decoding: at most 1.08 of the weights, on layers of a real model's size."""
+    wide = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 8}
+    heads = {"num_attention_heads": 16, "num_key_value_heads": 4}
+    monkeypatch.setattr(tiny, "TEXT", {**tiny.TEXT, **wide, **heads})
+    checkpoint = tiny.llava(tmp_path / "checkpoint", dtype=torch.float16)
+    ratios = (0.6, 0.5, 0.33)
+    built = build_tiny(checkpoint, tmp_path / "bundle", *ratios, target="rtx").directory
+    manifest = read_manifest(built)
+    specs = plan_engines(built, manifest, Limits(512, 512, 1))
+    spec = max(specs, key=lambda each: each.weights_bytes)
+    assert spec.weights_bytes > 100_000_000
+    assert len(spec.profiles) == 5
+    engine = build_engine(open_library("rtx"), spec, built, RTX_COMPUTE_CAPABILITIES)
+    print(f"{spec.graph}: weights {spec.weights_bytes}, engine {engine.nbytes}")
+    assert engine.nbytes <= 1.08 * spec.weights_bytes

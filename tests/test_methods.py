@@ -1,0 +1,55 @@
+"""Methods inside the whole chain against PyTorch with the same reducer inside the HF model.
+
+A few that take every way through the chain run by default; all of them are marked slow.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import tiny
+from helpers import build_tiny
+from lvlm_export.checkpoint import Checkpoint
+from lvlm_export.parity import synthetic_samples, verify
+from lvlm_export.plan import BuildOptions, make_plan
+from lvlm_export.reduction import METHODS, load_method
+from lvlm_runtime.session import Session
+
+# One per way: no token left and sites that differ by ratio, text and keys in the decoder,
+# features with a CLS token, features in packed tiles, tokens before the decoder with text.
+WAYS = [
+    ("vtw", "llava"),
+    ("dart", "llava"),
+    ("visionzip", "llava"),
+    ("visionzip", "onevision"),
+    ("cdpruner", "llava"),
+]
+FAMILIES = ("llava", "onevision")
+REST = [
+    pytest.param(name, family, marks=pytest.mark.slow)
+    for name in METHODS
+    for family in FAMILIES
+    if (name, family) not in WAYS
+    and name not in ("none", "illava", "random")
+    and not (load_method(name).appends and family == "onevision")
+    and not (load_method(name).needs_cls and family == "onevision")
+]
+
+
+@pytest.mark.parametrize(("method", "family"), [*WAYS, *REST])
+def test_chain_equals_pytorch(method: str, family: str, tmp_path: Path) -> None:
+    options = {"method": method}
+    if family == "onevision":
+        options["image_size"] = (100, 140)
+    path = getattr(tiny, family)(tmp_path / family)
+    result = build_tiny(path, tmp_path / "bundle", 0.5, 0.33, **options)
+    checkpoint = Checkpoint.open(path)
+    plan = make_plan(checkpoint, BuildOptions((0.5, 0.33), **options))
+    session = Session.open(result.directory, device="cpu")
+    samples = synthetic_samples(plan.shape.layouts, 2, seed=5)
+    report = verify(session, checkpoint, plan, samples, 8, lambda _step: None)
+    assert {row.ratio for row in report.stages} == {0.5, 0.33, 1.0}
+    assert max(row.error for row in report.stages) < 2e-4
+    assert [row for row in report.answers if not row.passed] == []
