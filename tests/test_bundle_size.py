@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import onnx
@@ -34,7 +35,7 @@ def test_every_tensor_is_stored_once(bundles: tuple[Path, Path]) -> None:
     refs = list(manifest.weights.values())
     assert len({ref.sha256 for ref in refs}) == len(refs)
     spans = sorted((ref.offset, ref.offset + ref.size_bytes) for ref in refs)
-    assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
 
 
 def test_reducers_hold_no_weights(bundles: tuple[Path, Path]) -> None:

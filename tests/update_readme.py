@@ -50,6 +50,19 @@ def flags(option: click.Option) -> list[str]:
     return [name for name in (*option.opts, *option.secondary_opts) if name.startswith("--")]
 
 
+def methods() -> str:
+    """What ``lvlm-export list methods`` says."""
+    from lvlm_export.commands.list import methods as listed
+
+    rows = [
+        f"| `{name}` | {row['summary']} | {row['acts in']} | {row['fits']} | {row['source']} |"
+        for name, row in listed().items()
+    ]
+    return "\n".join(
+        ["| method | what it does | acts in | fits | source |", "|---|---|---|---|---|", *rows]
+    )
+
+
 def accuracy() -> str:
     """The demo model's curve."""
     result = json.loads(RESULT.read_text(encoding="utf-8"))
@@ -123,7 +136,12 @@ def fill(text: str, name: str, content: str) -> str:
 
 def render(text: str) -> str:
     """The README with every generated part as it should be now."""
-    for name, make in (("commands", commands), ("accuracy", accuracy), ("benchmark", benchmark)):
+    for name, make in (
+        ("commands", commands),
+        ("methods", methods),
+        ("accuracy", accuracy),
+        ("benchmark", benchmark),
+    ):
         text = fill(text, name, make())
     return text
 

@@ -114,8 +114,11 @@ def draw_sheet(picture: Image.Image, sites: Sequence[Panel], heading: str) -> Im
 
 
 def _legend(
-    pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont, top: int, merges: set[bool]
-) -> None:  # type: ignore[name-defined]
+    pen: ImageDraw.ImageDraw,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+    top: int,
+    merges: set[bool],
+) -> None:
     entries = [("merged here", MERGED)] * (True in merges) + [("dropped here", DROPPED)] * (
         False in merges
     )

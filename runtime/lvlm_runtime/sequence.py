@@ -53,8 +53,14 @@ class Origins:
         return cls(np.tile(np.arange(tokens, dtype=np.int64), (images, 1)), tokens)
 
     def keep(self, places: Indices) -> Origins:
-        """After a reduction that kept ``places [n, K]``."""
-        return Origins(np.take_along_axis(self.offsets, places, axis=1), self.span)
+        """After a reduction that kept ``places [n, K]``.
+
+        A place of -1 is a token that is no single patch (a CLS token in front, a sum of what was
+        pruned at the end); it takes the image's first or last position, where it stands.
+        """
+        kept = np.take_along_axis(self.offsets, np.where(places < 0, 0, places), axis=1)
+        ends = np.where(np.arange(places.shape[1]) == 0, 0, self.span - 1)
+        return Origins(np.where(places < 0, ends, kept), self.span)
 
 
 def position_ids(run_lengths: Sequence[int], origins: Origins | None) -> tuple[Indices, int]:

@@ -23,7 +23,7 @@ class DominantAndContextual(Selector):
         # A CLS token is one of the dominant ones, and is always in.
         self.patches = dominant - self.has_cls
         self.rest = shape.tokens_in - self.patches
-        self.needs = frozenset({"mean_keys", *(["cls"] if self.has_cls else [])})
+        self.needs = frozenset({"mean_keys", "cls"} if self.has_cls else {"mean_keys"})
 
     def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
         assert clues.scores is not None
