@@ -11,6 +11,7 @@ import pytest
 from lvlm_export.cli import COMMANDS, cli
 from lvlm_export.families import FAMILIES
 from lvlm_export.reduction import METHODS
+from update_readme import render
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "jetson/README.md")
@@ -64,6 +65,11 @@ def test_the_readme_names_every_command_and_option(command: str) -> None:
 def test_the_readme_names_every_family_and_method() -> None:
     text = text_of("README.md")
     assert [name for name in (*FAMILIES, *METHODS) if f"`{name}`" not in text] == []
+
+
+def test_the_generated_parts_of_the_readme_are_up_to_date() -> None:
+    text = text_of("README.md")
+    assert render(text) == text, "type `make readme`"
 
 
 def test_every_make_target_is_explained_and_real() -> None:

@@ -154,7 +154,7 @@ def report(
     print_table(
         f"{options.layout}: median (least), ms", ("", "1.0", "0.33", "0.33 / 1.0"), _rows(results)
     )
-    print(f"image preprocessing {_both(preparing)} ms, not part of the first token's time above")
+    print(f"image preprocessing {_both(preparing)} ms, part of the first token's time")
     print(f"first token at 0.33: {ratio:.3f} of 1.0 (least {least:.3f}); aim {AIM_RATIO}")
     print(f"own time: {own:.2%} of the first token's; aim {AIM_OWN:.0%}")
     print(

@@ -1,7 +1,8 @@
 """Accuracy of the demo model over ratio and method: ``python -m lvlm_export.demo.table``.
 
 Builds one bundle per method at all ratios, asks every question at every ratio through the ONNX
-chain, and writes the table as JSON and Markdown beside this file. ``make demo-table`` runs it.
+chain, and writes the table as JSON beside this file, from which ``make readme`` fills the README. ``make
+demo-table`` runs it.
 """
 
 from __future__ import annotations
@@ -151,9 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         curves[method] = measure(session, RATIOS, watched)
     result = as_json(curves, len(samples))
     options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    table = as_markdown(result)
-    options.output.with_suffix(".md").write_text(table + "\n", encoding="utf-8")
-    print(table)
+    print(as_markdown(result))
 
 
 if __name__ == "__main__":
