@@ -58,9 +58,6 @@ class Selector(nn.Module):
     attention: Attention | None = None
     needs: frozenset[Clue] = frozenset()
 
-    def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
-
 
 class MergeLeastAttended(Selector):
     """iLLaVA's merge as a selector."""
