@@ -90,3 +90,28 @@ def test_help_is_fast_and_imports_nothing_heavy(command: str) -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(times) < HELP_LIMIT_S
+
+
+@pytest.mark.parametrize("words", [["build", "--ratio", "0.5"], ["verify", "{bundle}"]])
+def test_without_torch_building_is_one_line_and_says_where_to_build(
+    words: list[str], demo_bundle: Path, tmp_path: Path
+) -> None:
+    """A device has the runtime alone; ``sys.modules[name] = None`` is Python's way to say absent."""
+    typed = [word.format(bundle=demo_bundle) for word in words]
+    code = (
+        "import sys; sys.modules['torch'] = None; sys.argv = ['lvlm-export', *sys.argv[1:]];"
+        "from lvlm_export.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *typed],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: this command needs torch, which is not installed here")
+    assert "pip install lvlm-export[export]" in last
+    assert list(tmp_path.iterdir()) == []

@@ -34,6 +34,7 @@ REST = [
     if (name, family) not in WAYS
     and name not in ("none", "illava", "random")
     and not (load_method(name).appends and family == "onevision")
+    and not (load_method(name).needs_distinct and family == "onevision")
     and not (load_method(name).needs_cls and family == "onevision")
 ]
 

@@ -33,6 +33,16 @@ COMMANDS: dict[str, str] = {
 }
 DEBUG = "LVLM_EXPORT_DEBUG"
 INTERRUPTED = 130
+# What the extra `export` brings; a device that only runs bundles does without.
+EXPORT_PACKAGES = {
+    "torch",
+    "transformers",
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+    "safetensors",
+    "huggingface_hub",
+}
 HINTS = {
     errno.ENOSPC: "the disk is full; free some space and type the same command again, a build goes"
     " on where it stopped",
@@ -113,6 +123,12 @@ def explain(error: Exception) -> tuple[str | None, int]:
         return "interrupted; type the same command to go on", INTERRUPTED
     if isinstance(error, LvlmError):
         return f"error: {one_line(str(error))}", 2 if isinstance(error, UsageError) else 1
+    if isinstance(error, ModuleNotFoundError) and error.name in EXPORT_PACKAGES:
+        return (
+            f"error: this command needs {error.name}, which is not installed here; build and verify"
+            " on a machine with `pip install lvlm-export[export]` and copy the bundle",
+            1,
+        )
     if isinstance(error, OSError):
         reason = (error.strerror or str(error)).lower()
         where = f"{error.filename}: " if error.filename is not None else ""

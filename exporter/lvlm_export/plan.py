@@ -132,6 +132,11 @@ def _check_fit(method: Method, shape: ModelShape) -> None:
             f"method {method.name} appends a token that has no place in a tile's grid, and this"
             " model packs its tiles as grids; lvlm-export list methods says which methods fit"
         )
+    if method.needs_distinct and shape.packed:
+        raise UsageError(
+            f"method {method.name} chooses between equal tokens by rounding, and this model's packed"
+            " tiles hold equal newline tokens; lvlm-export list methods says which methods fit"
+        )
 
 
 def _ratios(options: BuildOptions) -> tuple[float, ...]:

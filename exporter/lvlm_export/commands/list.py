@@ -63,7 +63,8 @@ def fits(method: Method) -> str:
     """The models a method is built for; the others are refused."""
     if method.needs_cls:
         return "towers with a CLS token"
-    return "pictures of one tile" if method.appends else "all families"
+    one_tile = method.appends or method.needs_distinct
+    return "pictures of one tile" if one_tile else "all families"
 
 
 def backends() -> Rows:

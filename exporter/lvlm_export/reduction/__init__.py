@@ -84,6 +84,8 @@ class Method(Protocol):
         acts_in: Where it acts, for people.
         needs_cls: It cannot work without a CLS token in the vision tower.
         appends: It adds a token that is no patch, which has no place in a grid of tiles.
+        needs_distinct: Between equal tokens its choice is left to rounding; packed tiles hold equal
+            newline tokens, so there chain and PyTorch would not choose alike.
         merges: What leaves is merged into what stays; else it is dropped.
         withdraws: Every visual token leaves at its site; the ratio says where that is.
         vision_share: Share of the total log-ratio that the sites before the decoder carry, in
@@ -97,6 +99,7 @@ class Method(Protocol):
     acts_in: str
     needs_cls: ClassVar[bool] = False
     appends: ClassVar[bool] = False
+    needs_distinct: ClassVar[bool] = False
     merges: ClassVar[bool] = False
     withdraws: ClassVar[bool] = False
     vision_share: float = 0.0
