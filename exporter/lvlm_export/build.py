@@ -6,6 +6,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from lvlm_export import lowering
 from lvlm_export.checkpoint import TOKENIZER_FILES, Checkpoint
 from lvlm_export.graphs import DTYPES, graph_jobs
@@ -101,7 +103,8 @@ def export_graphs(
     dtype = DTYPES[plan.options.effective_precision]
     model = checkpoint.skeleton(dtype)
     names = parameter_names(model)
-    source = _TiedSource(checkpoint)
+    embed_tokens = checkpoint.family.parts(model).embed_tokens
+    source = _TiedSource(checkpoint, embed_tokens)
     store = WeightStore(workspace.directory, source, workspace.tensors)
     jobs = list(graph_jobs(plan, checkpoint.family, model))
     with progress.stage("exporting graphs", len(jobs) + 1) as advance:
@@ -118,7 +121,7 @@ def export_graphs(
                 )
                 workspace.finish(job.file, store.refs)
             advance(job.file)
-        table = store.place(Placement(checkpoint.family.parts(model).embed_tokens, dtype))
+        table = store.place(Placement(embed_tokens, dtype))
         workspace.finish(jobs[-1].file, store.refs)
         advance("token table")
     return table
@@ -129,11 +132,12 @@ class _TiedSource:
     """A checkpoint in which a tied output projection is found under the token table's name."""
 
     checkpoint: Checkpoint
+    embed_tokens: str
 
-    def tensor(self, name: str):  # type: ignore[no-untyped-def]
+    def tensor(self, name: str) -> torch.Tensor:
         """As ``Checkpoint.tensor``."""
         if name == "lm_head.weight" and self.checkpoint.tied_embeddings:
-            name = "model.language_model.embed_tokens.weight"
+            name = self.embed_tokens
         return self.checkpoint.tensor(name)
 
 

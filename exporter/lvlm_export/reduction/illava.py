@@ -30,20 +30,25 @@ def published_sites(vision_layers: int, text_layers: int) -> tuple[Site, ...]:
     return (*(Site("vision", layer) for layer in vision), Site("decoder", decoder))
 
 
-class Illava(Method):
+class AtPublishedSites(Method):
+    """A method at iLLaVA's sites and counts; baselines share them, so that cost is equal."""
+
+    acts_in = "4 vision layers, 1 decoder layer"
+    # ln(361/729) / ln(253/729): the vision encoder's part of the published reduction.
+    vision_share = 0.664
+
+    def sites(self, vision_layers: int, text_layers: int, ratio: float) -> tuple[Site, ...]:
+        return published_sites(vision_layers, text_layers)
+
+
+class Illava(AtPublishedSites):
     """iLLaVA at a fixed ratio; 729 -> 361 -> 253 at its published point."""
 
     name = "illava"
     summary = "merge the least attended tokens in the vision encoder and the decoder"
     paper = "arXiv:2412.06263"
     cost = "a softmax over all pairs per vision site, one attention row in the decoder"
-    acts_in = "4 vision layers, 1 decoder layer"
     merges = True
-    # ln(361/729) / ln(253/729): the vision encoder's part of the published reduction.
-    vision_share = 0.664
-
-    def sites(self, vision_layers: int, text_layers: int, ratio: float) -> tuple[Site, ...]:
-        return published_sites(vision_layers, text_layers)
 
     def selector(self, site: Site, shape: ReducerShape) -> Selector:
         from lvlm_export.reduction.selectors import MergeLeastAttended

@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lvlm_export.reduction import Method
-from lvlm_export.reduction.illava import METHOD as ILLAVA
-from lvlm_export.reduction.illava import published_sites
+from lvlm_export.reduction.illava import AtPublishedSites
 
 if TYPE_CHECKING:
     from lvlm_export.reduction import ReducerShape, Site
@@ -27,18 +25,13 @@ def kept_places(site: Site, shape: ReducerShape) -> list[int]:
     return sorted(generator.choice(shape.tokens_in, shape.tokens_out, replace=False).tolist())
 
 
-class RandomPruning(Method):
+class RandomPruning(AtPublishedSites):
     """Keep a seeded random subset at the sites that iLLaVA uses."""
 
     name = "random"
     summary = "keep a seeded random subset at iLLaVA's sites (baseline)"
     paper = "baseline; arXiv:2511.02650 finds it strong"
     cost = "a gather of constant places"
-    acts_in = ILLAVA.acts_in
-    vision_share = ILLAVA.vision_share
-
-    def sites(self, vision_layers: int, text_layers: int, ratio: float) -> tuple[Site, ...]:
-        return published_sites(vision_layers, text_layers)
 
     def selector(self, site: Site, shape: ReducerShape) -> Selector:
         from lvlm_export.reduction.selectors import KeepPlaces

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lvlm_export.reduction import Method
-from lvlm_export.reduction.illava import METHOD as ILLAVA
-from lvlm_export.reduction.illava import published_sites
+from lvlm_export.reduction.illava import AtPublishedSites
 
 if TYPE_CHECKING:
     from lvlm_export.reduction import ReducerShape, Site
@@ -23,18 +21,13 @@ def even_places(count: int, keep: int) -> list[int]:
     return [(2 * index + 1) * count // (2 * keep) for index in range(keep)]
 
 
-class UniformPruning(Method):
+class UniformPruning(AtPublishedSites):
     """Keep evenly spaced tokens at the sites that iLLaVA uses."""
 
     name = "uniform"
     summary = "keep evenly spaced tokens at iLLaVA's sites (baseline)"
     paper = "baseline"
     cost = "a gather of constant places"
-    acts_in = ILLAVA.acts_in
-    vision_share = ILLAVA.vision_share
-
-    def sites(self, vision_layers: int, text_layers: int, ratio: float) -> tuple[Site, ...]:
-        return published_sites(vision_layers, text_layers)
 
     def selector(self, site: Site, shape: ReducerShape) -> Selector:
         from lvlm_export.reduction.selectors import KeepPlaces
