@@ -76,8 +76,8 @@ def _packed_logits(model: transformers.LlavaForConditionalGeneration, batch: Bat
 
 
 def test_checkpoint_answers_questions_about_unseen_tiles() -> None:
-    samples = evaluation_set(50, seed=1)
+    samples = evaluation_set(200, seed=1)
     answers = CheckpointAnswerer(CHECKPOINT).answers(
         [(sample.image, sample.question) for sample in samples]
     )
-    assert score(samples, answers)["all"].share >= 0.8
+    assert score(samples, answers)["all"].share >= 0.9

@@ -22,7 +22,12 @@ from transformers import LlavaProcessor
 
 from lvlm_export.demo.mosaic import Mosaic, make_mosaic
 from lvlm_export.demo.processor import EOS, PROMPT_HEAD, answer_text, prompt_tail
-from lvlm_export.demo.questions import Question, draw_question, listing, questions_about
+from lvlm_export.demo.questions import (
+    Question,
+    draw_question,
+    listing,
+    training_questions_about,
+)
 from lvlm_export.demo.tiles import COLORS, SHAPES, Split
 
 QUESTIONS_PER_KIND: dict[str, int] = {"color": 2, "shape": 1, "count": 2, "place": 2, "yes_no": 2}
@@ -115,7 +120,7 @@ class Packer:
     ) -> tuple[list[int], list[int], list[int], list[int]]:
         """Token ids, positions, labels and question numbers of one picture's row."""
         rng = np.random.default_rng([seed, len(mosaic.filled)])
-        groups = questions_about(mosaic)
+        groups = training_questions_about(mosaic)
         ids, positions = list(self._head), list(range(len(self._head)))
         labels, question_index = [_NO_LABEL] * len(ids), [-1] * len(ids)
         kinds = [kind for kind, count in per_kind.items() for _ in range(count)]

@@ -65,6 +65,20 @@ def questions_about(mosaic: Mosaic) -> dict[str, list[list[Question]]]:
     }
 
 
+def training_questions_about(mosaic: Mosaic) -> dict[str, list[list[Question]]]:
+    """As `questions_about`, and two easier ways of asking for a place, which only training sees.
+
+    "Where is the blue triangle?" takes colour and shape at once. A model that was only asked that
+    learned to look for the shape and to guess among those that have it; asked for a colour alone,
+    it learned to look for colours too.
+    """
+    return {
+        **questions_about(mosaic),
+        "place_by_color": [list(_place_of_color(mosaic))],
+        "place_by_shape": [list(_place_of_shape(mosaic))],
+    }
+
+
 def listing(mosaic: Mosaic) -> Question:
     """Asks for everything at once, cell by cell; only in training, where it is a dense lesson."""
     cells = ["no shape" if cell is None else f"{cell.color} {cell.shape}" for cell in mosaic.cells]
@@ -163,6 +177,18 @@ def _place_of_object(mosaic: Mosaic) -> Iterator[Question]:
     for place, cell in _filled_places(mosaic):
         if len(_having(mosaic, color=cell.color, shape=cell.shape)) == 1:
             yield Question(f"Where is the {cell.color} {cell.shape}?", place, "place")
+
+
+def _place_of_color(mosaic: Mosaic) -> Iterator[Question]:
+    for place, cell in _filled_places(mosaic):
+        if len(_having(mosaic, color=cell.color)) == 1:
+            yield Question(f"Where is the {cell.color} shape?", place, "place")
+
+
+def _place_of_shape(mosaic: Mosaic) -> Iterator[Question]:
+    for place, cell in _filled_places(mosaic):
+        if len(_having(mosaic, shape=cell.shape)) == 1:
+            yield Question(f"Where is the {cell.shape}?", place, "place")
 
 
 def _is_there_object(mosaic: Mosaic) -> Iterator[Question]:

@@ -1,6 +1,6 @@
 """Trains the demo model from nothing: `python -m lvlm_export.demo.train`.
 
-Six stages, each with its own optimizer and learning rate:
+Eight stages, each with its own optimizer and learning rate:
 
 - cells: the vision tower learns to label shape and colour of each cell from its patches' mean;
 - places: also to tell each patch's cell (a tower trained on cells alone forgets where a patch is:
@@ -10,7 +10,9 @@ Six stages, each with its own optimizer and learning rate:
 - patches: every patch learns to name its cell's shape, colour and place, without which searching
   and counting did not come;
 - answers: as text, with every question counting the same, not every token;
-- search: the same, asking more of the kinds that were worst, place and count.
+- search: the same, asking more of the kinds that were worst, place and count;
+- locate, find: the same, also asking where the one red shape or the one circle is: without these
+  easier questions the model looked for the shape of "the blue triangle" and never for its colour.
 
 Tokens are never dropped in training, so what reduction costs this model is what it costs a model
 that has not heard of it.
@@ -53,6 +55,8 @@ class Stage:
     questions_per_kind: Mapping[str, int] = field(default_factory=lambda: QUESTIONS_PER_KIND)
 
 
+_EASIER_PLACES = {"place_by_color": 3, "place_by_shape": 1}
+
 STAGES: tuple[Stage, ...] = (
     Stage("cells", steps=1500, batch_size=32, learning_rate=1e-3),
     Stage("places", steps=400, batch_size=16, learning_rate=5e-4),
@@ -65,6 +69,22 @@ STAGES: tuple[Stage, ...] = (
         batch_size=14,
         learning_rate=6e-4,
         questions_per_kind={"color": 1, "shape": 1, "count": 3, "place": 5, "yes_no": 2},
+    ),
+    Stage(
+        "locate",
+        steps=1200,
+        batch_size=16,
+        learning_rate=8e-4,
+        questions_per_kind={"color": 1, "shape": 1, "count": 2, "place": 4, "yes_no": 1}
+        | _EASIER_PLACES,
+    ),
+    Stage(
+        "find",
+        steps=1600,
+        batch_size=16,
+        learning_rate=8e-4,
+        questions_per_kind={"color": 1, "shape": 1, "count": 3, "place": 4, "yes_no": 2}
+        | _EASIER_PLACES,
     ),
 )
 
@@ -173,6 +193,8 @@ def _objective(name: str, model: LlavaForConditionalGeneration) -> tuple[LossFn,
         "patches": (patches, [tower, heads]),
         "answers": (partial(answers_on_frozen_vision, per_question=True), text),
         "search": (partial(answers_on_frozen_vision, per_question=True), text),
+        "locate": (partial(answers_on_frozen_vision, per_question=True), text),
+        "find": (partial(answers_on_frozen_vision, per_question=True), text),
     }
     return objectives[name]
 
