@@ -89,3 +89,90 @@ def cdpruner(tokens: Rows, text: Rows, keep: int) -> list[int]:
         volume = lambda i: np.linalg.slogdet(kernel[np.ix_([*chosen, i], [*chosen, i])])[1]  # noqa: E731
         chosen.append(max(left, key=volume))
     return sorted(chosen)
+
+
+def visprune(tokens: Rows, scores: Rows, keep: int) -> list[int]:
+    """VisPruner's kept places: the important half, and what has no twin."""
+    important = best(scores, max(1, keep // 2))
+    diverse = keep - len(important)
+    rest = [i for i in range(len(tokens)) if i not in important] if diverse else []
+    while len(rest) > diverse:
+        first, second = rest[::2], rest[1::2]
+        twin = {i: max(cosine(tokens[i], tokens[j]) for j in second) for i in first}
+        most = sorted(first, key=lambda i: -twin[i])[: min(8, len(rest) - diverse)]
+        rest = [i for i in rest if i not in most]
+    return sorted([*important, *rest])
+
+
+def raters(text: Rows, visual: Rows) -> list[int]:
+    """The text rows that get more of the visual tokens' attention than the mean of them."""
+    share = np.zeros(len(text))
+    for token in visual:
+        weights = np.exp(text @ token - (text @ token).max())
+        share += weights / weights.sum() / len(visual)
+    return [row for row in range(len(text)) if share[row] > share.mean()]
+
+
+def density_peaks(tokens: Rows, count: int) -> tuple[list[int], list[list[int]]]:
+    """DPC-KNN's centres, best first, and the members of each cluster."""
+    total, width = tokens.shape
+    far = np.array([[np.linalg.norm(a - b) for b in tokens] for a in tokens]) / np.sqrt(width)
+    density = [np.exp(-np.mean(np.sort(row**2)[:count])) - 1e-6 * i for i, row in enumerate(far)]
+    apart = []
+    for i in range(total):
+        denser = [far[i, j] for j in range(total) if density[j] > density[i]]
+        apart.append(min(denser, default=far.max()))
+    peaks = [apart[i] * density[i] - 1e-6 * i for i in range(total)]
+    centres = sorted(range(total), key=lambda i: -peaks[i])[:count]
+    members: list[list[int]] = [[] for _ in centres]
+    for i in range(total):
+        nearest = min(range(count), key=lambda slot: far[i, centres[slot]])
+        members[centres.index(i) if i in centres else nearest].append(i)
+    return centres, members
+
+
+def sparsevlm(
+    tokens: Rows, attention: Rows, rating: list[int], kept: int, clusters: int
+) -> tuple[list[int], Rows]:
+    """Places and tokens of one SparseVLM site; ``attention [T, V]`` of the text rows."""
+    scores = attention[rating].mean(axis=0)
+    order = np.argsort(-scores, kind="stable").tolist()
+    out = {i: tokens[i] for i in order[:kept]}
+    if clusters:
+        pruned = order[kept:]
+        pool = sorted(pruned[: max(int(0.3 * len(pruned)) + 1, clusters)])
+        centres, members = density_peaks(tokens[pool], clusters)
+        for centre, cluster in zip(centres, members, strict=True):
+            out[pool[centre]] = tokens[[pool[i] for i in cluster]].mean(axis=0)
+    places = sorted(out)
+    return places, np.stack([out[i] for i in places])
+
+
+def tome(
+    tokens: Rows, keys: Rows, sizes: Rows, keep: int, start: int
+) -> tuple[list[int], Rows, Rows]:
+    """Places, tokens and sizes after one ToMe step; ``start``: the first set's first token."""
+    first = list(range(start, len(tokens), 2))
+    second = list(range(1 - start, len(tokens), 2))
+    partner = {i: max(second, key=lambda j: cosine(keys[i], keys[j])) for i in first}
+    like = {i: cosine(keys[i], keys[partner[i]]) for i in first}
+    gone = sorted(first, key=lambda i: -like[i])[: len(tokens) - keep]
+    groups = {i: [i] for i in range(len(tokens)) if i not in gone}
+    for i in gone:
+        groups[partner[i]].append(i)
+    merged = [np.average(tokens[group], axis=0, weights=sizes[group]) for group in groups.values()]
+    total = [sizes[group].sum() for group in groups.values()]
+    return list(groups), np.stack(merged), np.array(total)
+
+
+def area_resize(picture: Rows, edge: int) -> Rows:
+    """A square picture ``[H, H]`` averaged over areas, sampled so finely that all is whole."""
+    fine = np.kron(picture, np.ones((edge, edge)))
+    cell = len(picture)
+    return fine.reshape(edge, cell, edge, cell).mean(axis=(1, 3))
+
+
+def outlier_share(row: Rows) -> float:
+    """PruMerge's adaptive ratio: the share above the third quartile by 1.5 quartile ranges."""
+    low, high = np.percentile(row, [25, 75])
+    return float(np.mean(row > high + 1.5 * (high - low)))

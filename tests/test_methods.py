@@ -18,39 +18,44 @@ from lvlm_export.reduction import METHODS, load_method
 from lvlm_runtime.session import Session
 
 # One per way: no token left and sites that differ by ratio, text and keys in the decoder,
-# features with a CLS token, features in packed tiles, tokens before the decoder with text.
+# features with a CLS token, features in packed tiles, tokens before the decoder with text, sizes
+# beside the tokens, smaller pictures.
 WAYS = [
-    ("vtw", "llava"),
-    ("dart", "llava"),
-    ("visionzip", "llava"),
-    ("visionzip", "onevision"),
-    ("cdpruner", "llava"),
+    ("vtw", "llava", (0.5, 0.33)),
+    ("dart", "llava", (0.33,)),
+    ("visionzip", "llava", (0.33,)),
+    ("visionzip", "onevision", (0.33,)),
+    ("cdpruner", "llava", (0.33,)),
+    ("tome", "llava", (0.33,)),
+    ("downsample", "llava", (0.33,)),
 ]
 FAMILIES = ("llava", "onevision")
-REST = [
-    pytest.param(name, family, marks=pytest.mark.slow)
+# Of four decoder layers, one is the least that visual tokens can stay for.
+ALL = [
+    pytest.param(name, family, (0.5, 0.33, 0.25 if name == "vtw" else 0.1), marks=pytest.mark.slow)
     for name in METHODS
     for family in FAMILIES
-    if (name, family) not in WAYS
-    and name not in ("none", "illava", "random")
+    if name not in ("none", "illava", "random")
     and not (load_method(name).appends and family == "onevision")
     and not (load_method(name).needs_distinct and family == "onevision")
     and not (load_method(name).needs_cls and family == "onevision")
 ]
 
 
-@pytest.mark.parametrize(("method", "family"), [*WAYS, *REST])
-def test_chain_equals_pytorch(method: str, family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("method", "family", "ratios"), [*WAYS, *ALL])
+def test_chain_equals_pytorch(
+    method: str, family: str, ratios: tuple[float, ...], tmp_path: Path
+) -> None:
     options = {"method": method}
     if family == "onevision":
         options["image_size"] = (100, 140)
     path = getattr(tiny, family)(tmp_path / family)
-    result = build_tiny(path, tmp_path / "bundle", 0.5, 0.33, **options)
+    result = build_tiny(path, tmp_path / "bundle", *ratios, **options)
     checkpoint = Checkpoint.open(path)
-    plan = make_plan(checkpoint, BuildOptions((0.5, 0.33), **options))
+    plan = make_plan(checkpoint, BuildOptions(ratios, **options))
     session = Session.open(result.directory, device="cpu")
     samples = synthetic_samples(plan.shape.layouts, 2, seed=5)
     report = verify(session, checkpoint, plan, samples, 8, lambda _step: None)
-    assert {row.ratio for row in report.stages} == {0.5, 0.33, 1.0}
+    assert {row.ratio for row in report.stages} == {*ratios, 1.0}
     assert max(row.error for row in report.stages) < 2e-4
     assert [row for row in report.answers if not row.passed] == []

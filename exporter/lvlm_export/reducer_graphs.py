@@ -8,10 +8,15 @@ from torch import Tensor
 from lvlm_export.onnx_export import Signature, example
 from lvlm_export.plan import Plan
 from lvlm_export.reduction import ReducerShape
-from lvlm_export.reduction.reducers import DecoderReducer, ProjectedReducer, VisionReducer
+from lvlm_export.reduction.reducers import (
+    DecoderReducer,
+    PixelReducer,
+    ProjectedReducer,
+    VisionReducer,
+)
 from lvlm_export.reduction.schedule import SiteCount
 
-Reducer = VisionReducer | ProjectedReducer | DecoderReducer
+Reducer = PixelReducer | VisionReducer | ProjectedReducer | DecoderReducer
 
 
 def reducer_file(count: SiteCount) -> str:
@@ -31,6 +36,8 @@ def make_reducer(plan: Plan, count: SiteCount) -> Reducer:
         plan.options.seed,
     )
     selector = plan.method.selector(count.site, shape)
+    if count.site.stage == "pixels":
+        return PixelReducer(shape, selector)
     if before:
         return VisionReducer(shape, selector)
     if count.site.stage == "projected":
@@ -42,7 +49,9 @@ def reducer_inputs(
     plan: Plan, reducer: Reducer, dtype: torch.dtype
 ) -> tuple[tuple[Tensor, ...], Signature]:
     """Example inputs of a reducer, and its names and dynamic axes."""
-    if isinstance(reducer, VisionReducer):
+    if isinstance(reducer, PixelReducer):
+        arguments, axes = _pixels(plan, dtype)
+    elif isinstance(reducer, VisionReducer):
         arguments, axes = _vision(plan, reducer.shape, dtype)
     elif isinstance(reducer, ProjectedReducer):
         arguments, axes = _projected(plan, reducer.shape, dtype)
@@ -55,6 +64,12 @@ def reducer_inputs(
 Inputs = tuple[tuple[Tensor, ...], tuple[dict[int, torch.export.Dim], ...]]
 
 
+def _pixels(plan: Plan, dtype: torch.dtype) -> Inputs:
+    edge = plan.shape.vision.image_size
+    tiles = torch.export.Dim("tiles", min=1, max=4096)
+    return (example((2, 3, edge, edge), dtype),), ({0: tiles},)
+
+
 def _vision(plan: Plan, shape: ReducerShape, dtype: torch.dtype) -> Inputs:
     vision = plan.shape.vision
     heads, dim = vision.heads, vision.hidden_size // vision.heads
@@ -64,8 +79,9 @@ def _vision(plan: Plan, shape: ReducerShape, dtype: torch.dtype) -> Inputs:
         example((2, total, vision.hidden_size), dtype),
         example((2, heads, total, dim), dtype),
         example((2, heads, total, dim), dtype),
+        example((2, total), dtype),
     )
-    return arguments, ({0: tiles},) * 3
+    return arguments, ({0: tiles},) * 4
 
 
 def _projected(plan: Plan, shape: ReducerShape, dtype: torch.dtype) -> Inputs:
@@ -84,6 +100,7 @@ def _decoder(plan: Plan, shape: ReducerShape, dtype: torch.dtype) -> Inputs:
     images = torch.export.Dim("images", min=1, max=64)
     reduced = torch.export.Dim("reduced", min=1, max=limit)
     words = torch.export.Dim("text", min=1, max=limit)
+    entered = torch.export.Dim("entered", min=1, max=limit)
     rows, after = 2 * shape.tokens_in + 9, 2 * shape.tokens_out + 9
     arguments = (
         example((1, rows, text.hidden_size), dtype),
@@ -93,6 +110,8 @@ def _decoder(plan: Plan, shape: ReducerShape, dtype: torch.dtype) -> Inputs:
         example((2, shape.tokens_in), torch.int64),
         example((after,), torch.int64),
         example((7,), torch.int64),
+        example((1, 7, text.hidden_size), dtype),
+        example((2, shape.tokens_in + 1, text.hidden_size), dtype),
     )
     axes = (
         {1: length},
@@ -102,5 +121,7 @@ def _decoder(plan: Plan, shape: ReducerShape, dtype: torch.dtype) -> Inputs:
         {0: images},
         {0: reduced},
         {0: words},
+        {1: words},
+        {0: images, 1: entered},
     )
     return arguments, axes

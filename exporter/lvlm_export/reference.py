@@ -7,49 +7,26 @@ At ratio 1.0 the reference is ``transformers``' own ``generate``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, DynamicCache
-from transformers.utils import logging as transformers_logging
+from transformers import DynamicCache
 
 from lvlm_export.families import Family, Parts
 from lvlm_export.plan import Plan
 from lvlm_export.reducer_graphs import make_reducer
 from lvlm_export.reduction import Site
-from lvlm_export.reduction.reducers import DecoderReducer, VisionReducer
+from lvlm_export.reduction.reducers import DecoderReducer, VisionReducer, with_decoder_input
 from lvlm_export.reduction.schedule import BudgetPlan, LayoutPlan, SiteCount
 from lvlm_export.reference_clues import decoder_clues, vision_clues, watch_projections
+from lvlm_export.reference_io import Request, Trace, load_eager
 from lvlm_export.subgraph import feed_forward
 from lvlm_runtime.anyres import TileLayout
 from lvlm_runtime.sequence import Origins, Placed, place, position_ids
-
-
-@dataclass
-class Trace:
-    """Hidden states at every cut, by the name of the stage or site that made them."""
-
-    hidden: dict[str, NDArray[np.float32]] = field(default_factory=dict)
-
-    def note(self, name: str, value: Tensor) -> None:
-        """Keep a copy of a hidden state."""
-        self.hidden[name] = value.float().numpy().copy()
-
-
-@dataclass(frozen=True)
-class Request:
-    """A sample as both sides take it: text runs, pixels, tile layout."""
-
-    runs: list[list[int]]
-    pixel_values: NDArray[np.float32]
-    layout: TileLayout
-    image_sizes: list[tuple[int, int]]
 
 
 class Reference:
@@ -62,10 +39,7 @@ class Reference:
     """
 
     def __init__(self, directory: Path, family: Family, plan: Plan) -> None:
-        with quiet_transformers():
-            self.model = AutoModelForImageTextToText.from_pretrained(
-                directory, dtype=torch.float32, attn_implementation="eager", use_safetensors=True
-            ).eval()
+        self.model = load_eager(directory, family)
         self.family = family
         self.plan = plan
         self.parts: Parts = family.parts(self.model)
@@ -85,7 +59,9 @@ class Reference:
         out = self.model.generate(
             input_ids=input_ids,
             attention_mask=torch.ones_like(input_ids),
-            **self.family.generate_inputs(pixels, request.layout, request.image_sizes),
+            **self.family.generate_inputs(
+                pixels, request.layout, request.image_sizes, self._question(request)
+            ),
             do_sample=False,
             num_beams=1,
             repetition_penalty=1.0,
@@ -107,7 +83,9 @@ class Reference:
         trace = Trace()
         part = next(part for part in budget.layouts if part.layout == request.layout.name)
         pixels = torch.from_numpy(request.pixel_values)
-        visual, origins = self.encode(pixels, budget, request.layout, trace)
+        visual, origins = self.encode(
+            pixels, budget, request.layout, trace, self._question(request)
+        )
         hidden, cache, position = self._prefill(request.runs, visual, origins, part, trace)
         answer: list[int] = []
         while True:
@@ -123,38 +101,52 @@ class Reference:
             position += 1
 
     def encode(
-        self, pixel_values: Tensor, budget: BudgetPlan, layout: TileLayout, trace: Trace
+        self,
+        pixel_values: Tensor,
+        budget: BudgetPlan,
+        layout: TileLayout,
+        trace: Trace,
+        query_ids: Tensor | None,
     ) -> tuple[Tensor, Origins]:
         """Visual tokens ``[n, V, C]`` of pixels ``[tiles, 3, H, W]``, and where they stood."""
         counts = {count.site: count for count in budget.vision}
         cuts = {cut.site: cut for cut in self.plan.vision}
-        hidden = self.parts.vision_embed(pixel_values)
-        origins = Origins.whole(len(pixel_values), self.plan.shape.vision.tokens)
+        hidden, origins = self._embed(pixel_values, counts.get(Site("pixels", 0)), trace)
+        sizes = torch.ones(hidden.shape[:2])
+        levels: list[Tensor] = []
 
         def reduce_at(site: Site) -> None:
-            nonlocal hidden, origins
+            nonlocal hidden, origins, sizes
             if site in cuts:
                 trace.note(cuts[site].name, hidden)
             if site in counts:
                 reducer = make_reducer(self.plan, counts[site])
                 assert isinstance(reducer, VisionReducer)
                 heads = self.plan.shape.vision.heads
-                clues = vision_clues(reducer, hidden, weights, projections, heads)
-                hidden, places = reducer.reduce(hidden, clues)
+                clues = vision_clues(reducer, hidden, weights, projections, heads, sizes)
+                hidden, places, *new_sizes = reducer.reduce(hidden, clues)
+                sizes = new_sizes[0] if new_sizes else sizes
                 origins = origins.keep(places.numpy())
                 trace.note(site.name, hidden)
 
         for index, layer in enumerate(self.parts.vision_layers):
+            bias = sizes.log()[:, None, None] if self.plan.method.tracks_size else None
             with watch_projections(layer.self_attn) as projections:
                 attended, weights = layer.self_attn(
-                    hidden_states=layer.layer_norm1(hidden), attention_mask=None
+                    hidden_states=layer.layer_norm1(hidden), attention_mask=bias
                 )
             hidden = hidden + attended
             reduce_at(Site("vision", index))
             hidden = feed_forward(layer, hidden)
+            if index + 1 in self.parts.levels:
+                levels.append(hidden)
         reduce_at(Site("features", len(self.parts.vision_layers)))
-        features: Tensor = self.parts.project(hidden)
+        features: Tensor = self.parts.project(torch.cat(levels, dim=-1) if levels else hidden)
         trace.note(self.plan.vision[-1].name, features)
+        if self.parts.projector is not None:
+            features = self.parts.projector(features, self._query(query_ids, trace))
+            trace.note("projector", features)
+            origins = Origins.whole(*features.shape[:2])
         kept = budget.vision[-1].tokens_out if budget.vision else self.plan.shape.vision.tokens
         packer = self.family.packer(self.model, layout, kept)
         if packer is not None:
@@ -162,6 +154,38 @@ class Reference:
             trace.note("packer", features)
             origins = Origins.whole(*features.shape[:2])
         return features, origins
+
+    def _embed(
+        self, pixel_values: Tensor, smaller: SiteCount | None, trace: Trace
+    ) -> tuple[Tensor, Origins]:
+        """Patch embeddings ``[tiles, P+N, C]``, of pictures that were made smaller if asked."""
+        embed: Any = self.parts.vision_embed
+        whole = self.plan.shape.vision.tokens
+        origins = Origins.whole(len(pixel_values), whole)
+        if smaller is None:
+            return embed(pixel_values), origins
+        pixel_values, places = make_reducer(self.plan, smaller)(pixel_values)
+        trace.note(smaller.site.name, pixel_values)
+        hidden = embed.embeddings(pixel_values, interpolate_pos_encoding=True)
+        return embed.pre_layrnorm(hidden), origins.keep(places.numpy())
+
+    def _question(self, request: Request) -> Tensor | None:
+        """The question alone ``[1, Q]``, where the projector reads it."""
+        projector = self.plan.shape.projector
+        reads = projector is not None and projector.reads_text
+        return torch.tensor([request.query_ids]) if reads else None
+
+    def _query(self, query_ids: Tensor | None, trace: Trace) -> Tensor | None:
+        """The language model's last hidden state ``[1, 1, C]`` on a question."""
+        if query_ids is None:
+            return None
+        positions = torch.arange(query_ids.shape[1])[None]
+        embedded = self.model.get_input_embeddings()(query_ids)
+        layers = range(len(self.parts.text_layers))
+        last = self._layers(embedded, positions, DynamicCache(), layers, None)[:, -1:]
+        trace.note("query", last)
+        query: Tensor = self.parts.norm(last)
+        return query
 
     def _prefill(
         self,
@@ -194,7 +218,7 @@ class Reference:
                 count = counts[cut.last]
                 attention = weights[-1], cache.layers[cut.last - 1].keys
                 placed, hidden, positions = self._reduce(
-                    count, lengths, placed, hidden, attention, positions
+                    count, lengths, placed, hidden, attention, positions, (embedded, visual)
                 )
                 trace.note(count.site.name, hidden)
         return hidden, cache, next_position
@@ -207,14 +231,20 @@ class Reference:
         hidden: Tensor,
         attention: tuple[Tensor, Tensor],
         positions: Tensor,
+        entered: tuple[Tensor, Tensor],
     ) -> tuple[Placed, Tensor, Tensor]:
-        """Reduce with the layer before's weights ``[1, H, S, S]`` and keys ``[1, Hkv, S, D]``."""
+        """Reduce with the layer before's weights ``[1, H, S, S]`` and keys ``[1, Hkv, S, D]``.
+
+        ``entered``: text ``[T, C]`` and visual tokens ``[n, V, C]`` at the decoder's input.
+        """
         after = place(lengths, placed.text, hidden.shape[1], count.tokens_out)
         reducer = make_reducer(self.plan, count)
         assert isinstance(reducer, DecoderReducer)
         order, visual = torch.from_numpy(after.order), torch.from_numpy(placed.visual)
         text = torch.from_numpy(placed.text)
         clues = decoder_clues(reducer, hidden, *attention, visual, text)
+        if "decoder_input" in reducer.selector.needs:
+            clues = with_decoder_input(clues, visual, text, *entered)
         hidden, positions, *_ = reducer.reduce(hidden, clues, positions, visual, order)
         return after, hidden, positions
 
@@ -247,16 +277,3 @@ class Reference:
             if handle is not None:
                 handle.remove()
         return hidden
-
-
-@contextmanager
-def quiet_transformers() -> Iterator[None]:
-    """Keep the loader's progress bar and notes off the screen; errors still raise."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        transformers_logging.enable_progress_bar()

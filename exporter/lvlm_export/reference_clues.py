@@ -44,7 +44,12 @@ def watch_projections(attention: Any) -> Iterator[Projections]:
 
 
 def vision_clues(
-    reducer: VisionReducer, hidden: Tensor, weights: Tensor, projections: Projections, heads: int
+    reducer: VisionReducer,
+    hidden: Tensor,
+    weights: Tensor,
+    projections: Projections,
+    heads: int,
+    sizes: Tensor,
 ) -> Clues:
     """Clues of a site in the vision encoder.
 
@@ -54,6 +59,7 @@ def vision_clues(
         weights: Attention ``[B, H, P+N, P+N]`` of the layer that scores.
         projections: Of that layer.
         heads: H.
+        sizes: ``[B, P+N]``, how many patches each token stands for.
     """
     prefix, needs, kind = reducer.shape.prefix, reducer.selector.needs, reducer.selector.attention
     weights = weights.float()
@@ -72,6 +78,7 @@ def vision_clues(
         keys=keys if "keys" in needs else None,
         mean_keys=per_head.mean(dim=2) if "mean_keys" in needs else None,
         cls=hidden[:, 0] if "cls" in needs else None,
+        sizes=sizes[:, prefix:] if "sizes" in needs else None,
     )
 
 

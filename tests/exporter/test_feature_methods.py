@@ -9,10 +9,12 @@ from numpy.typing import NDArray
 
 import numpy_methods
 from lvlm_export.reduction import ReducerShape, Site, load_method
+from lvlm_export.reduction.prumerge import adaptive_ratio
 from lvlm_export.reduction.prumerge_plus import spaced_places
 from lvlm_export.reduction.reducers import ProjectedReducer, VisionReducer
 from lvlm_export.reduction.selectors import Clues, Selector
 from lvlm_export.reduction.visionzip import split
+from lvlm_runtime.errors import UsageError
 
 FEATURES = Site("features", 23)
 PROJECTED = Site("projected", 0)
@@ -94,6 +96,21 @@ def test_prumerge_equals_the_numpy_statement(method: str, keep: int) -> None:
         assert places[image].tolist() == [*kept, -1]
         expected = numpy_methods.prumerge(tokens[image], scores[image], keys[image], kept)
         np.testing.assert_allclose(got[image].numpy(), expected, atol=2e-5)
+
+
+def test_adaptive_ratio_is_the_mean_of_what_the_rule_keeps() -> None:
+    """Long-tailed rows, as attention is; the appended token comes on top."""
+    rows = np.exp(1.5 * draw(0, (6, 576))[0])
+    shares = [numpy_methods.outlier_share(row) + 1 / 576 for row in rows]
+    assert len(set(shares)) > 1
+    assert adaptive_ratio(rows.tolist()) == pytest.approx(float(np.mean(shares)))
+    assert adaptive_ratio([[1.0] * 36]) == 1 / 36, "no outlier: the appended token alone"
+
+
+def test_adaptive_ratio_needs_pictures() -> None:
+    for rows in ([], [[1.0]]):
+        with pytest.raises(UsageError, match="needs sample pictures of two patches or more"):
+            adaptive_ratio(rows)
 
 
 @pytest.mark.parametrize("keep", [1, 2, 9, 20])

@@ -12,7 +12,7 @@ import torch
 
 import tiny
 from lvlm_export.checkpoint import Checkpoint
-from lvlm_export.onnx_export import export_graph
+from lvlm_export.onnx_export import Signature, export_graph
 from lvlm_export.plan import BuildOptions, Plan, make_plan
 from lvlm_export.reducer_graphs import Reducer, make_reducer, reducer_inputs
 from lvlm_export.reduction import METHODS
@@ -38,6 +38,25 @@ def plan_for(checkpoint: Path, method: str) -> Plan:
     return make_plan(Checkpoint.open(checkpoint), BuildOptions((0.33,), method=method))
 
 
+def sizes_of(value: onnx.ValueInfoProto) -> list[int | str]:
+    """A constant or a symbol per axis."""
+    dims = value.type.tensor_type.shape.dim
+    return [dim.dim_value if dim.HasField("dim_value") else dim.dim_param for dim in dims]
+
+
+def check_axes(graph: onnx.GraphProto, signature: Signature, keep: int) -> None:
+    """Dynamic is only what a request brings (tiles, images, the prompt's length); K is constant."""
+    brought = set()
+    for value, axes in zip(graph.input, signature.dynamic_shapes, strict=True):
+        symbols = {axis: size for axis, size in enumerate(sizes_of(value)) if isinstance(size, str)}
+        assert set(symbols) == set(axes), value.name
+        brought |= set(symbols.values())
+    for value in graph.output:
+        assert {size for size in sizes_of(value) if isinstance(size, str)} <= brought, value.name
+        if value.name == "places":
+            assert sizes_of(value)[1] == keep
+
+
 def feeds_for(reducer: Reducer, example: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
     """Random inputs; in the decoder two images between three runs of text."""
     torch.manual_seed(0)
@@ -46,8 +65,13 @@ def feeds_for(reducer: Reducer, example: tuple[torch.Tensor, ...]) -> dict[str, 
         for name, value in zip(reducer.inputs, example, strict=True)
         if value.is_floating_point()
     }
+    if "sizes" in feeds:
+        feeds["sizes"] = 1 + feeds["sizes"].abs().round()
     if isinstance(reducer, DecoderReducer):
         runs, text = [3, 2, 4], np.arange(9)
+        entered = {"text_embeds": (1, 9), "visual_embeds": (2, reducer.shape.tokens_in + 3)}
+        for name in entered.keys() & feeds.keys():
+            feeds[name] = torch.randn(*entered[name], feeds[name].shape[-1])
         before = place(runs, text, 9, reducer.shape.tokens_in)
         after = place(runs, before.text, len(before.order), reducer.shape.tokens_out)
         feeds["position_ids"] = torch.arange(len(before.order))[None]
@@ -68,9 +92,11 @@ def test_reducer_graphs_are_static_and_equal_their_modules(
         arguments, signature = reducer_inputs(plan, reducer, torch.float32)
         path = tmp_path / f"{count.site.name}.onnx"
         export_graph(reducer, arguments, signature, path, {}, None)
-        nodes = onnx.load(path).graph.node
+        graph = onnx.load(path).graph
+        nodes = graph.node
         assert {node.op_type for node in nodes} & FORBIDDEN == set()
         assert [node.op_type for node in nodes if node.op_type.startswith("Scatter")] == []
+        check_axes(graph, signature, count.tokens_out)
         feeds = feeds_for(reducer, arguments)
         session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         got = session.run(None, {name: value.numpy() for name, value in feeds.items()})

@@ -135,14 +135,17 @@ def test_last_row_attention_shares_keys_between_grouped_heads() -> None:
 @pytest.mark.parametrize("name", methods_in("vision"))
 @pytest.mark.parametrize("prefix", [0, 1])
 def test_vision_reducers_keep_the_cls_token_and_count(name: str, prefix: int) -> None:
-    shape = ReducerShape(tokens_in=12, tokens_out=5, prefix=prefix, scale=0.5, seed=3)
+    # A method that merges pairs halves the tokens at most.
+    shape = ReducerShape(tokens_in=12, tokens_out=7, prefix=prefix, scale=0.5, seed=3)
     reducer = VisionReducer(shape, load_method(name).selector(SITE, shape))
     torch.manual_seed(1)
     hidden, query = torch.randn(2, 12 + prefix, 8), torch.randn(2, 2, 12 + prefix, 4)
-    out, places = reducer(hidden, query, torch.randn(2, 2, 12 + prefix, 4))
-    assert out.shape == (2, 5 + prefix, 8)
+    feeds = {"hidden": hidden, "query": query, "key": torch.randn(2, 2, 12 + prefix, 4)}
+    feeds["sizes"] = torch.ones(2, 12 + prefix)
+    out, places, *_ = reducer(**{name: feeds[name] for name in reducer.inputs})
+    assert out.shape == (2, 7 + prefix, 8)
     assert torch.equal(out[:, :prefix], hidden[:, :prefix])
-    assert_raster(places, 12, 5)
+    assert_raster(places, 12, 7)
 
 
 def assert_raster(places: torch.Tensor, count: int, keep: int) -> None:
@@ -172,6 +175,8 @@ def test_decoder_reducers_keep_text_and_original_positions(name: str) -> None:
         "visual_index": torch.from_numpy(before.visual),
         "order": torch.from_numpy(after.order),
         "text_index": torch.from_numpy(before.text),
+        "text_embeds": torch.randn(1, 9, 4),
+        "visual_embeds": torch.randn(2, per_image + 3, 4),
     }
     out, positions, places = reducer(**{name: feeds[name] for name in reducer.inputs})
     assert out.shape == (1, 9 + 2 * keep, 4)

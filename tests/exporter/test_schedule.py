@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 from hypothesis import assume, given, settings
@@ -52,11 +53,25 @@ def test_illava_at_its_published_point(ratio: float) -> None:
 
 
 def test_illava_share_is_that_of_the_published_point() -> None:
-    from math import log
-
     assert load_method("illava").vision_share == pytest.approx(
-        log(361 / 729) / log(253 / 729), abs=5e-4
+        math.log(361 / 729) / math.log(253 / 729), abs=5e-4
     )
+
+
+def test_illava_shares_of_qwen2_vl() -> None:
+    """METHODS §2.3: four vision layers keep 0.84 each, three decoder layers 0.90: about 0.36.
+
+    Its vision encoder carries nearly the part of the logarithm that OneVision's does, so one
+    ``vision_share`` serves both.
+    """
+    vision, decoder = 0.84**4, 0.9**3
+    assert (round(vision, 2), round(decoder, 2)) == (0.50, 0.73)
+    assert vision * decoder == pytest.approx(0.36, abs=0.005)
+    share = math.log(vision) / math.log(vision * decoder)
+    assert load_method("illava").vision_share == pytest.approx(share, abs=0.03)
+    budget = plan_budget(vision * decoder, load_method("illava"), llava(1000))
+    assert budget.vision[-1].tokens_out == pytest.approx(1000 * vision, rel=0.03)
+    assert budget.layouts[0].tokens_out == round(1000 * vision * decoder)
 
 
 @pytest.mark.parametrize(

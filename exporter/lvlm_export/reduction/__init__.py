@@ -7,18 +7,25 @@ sites and shares are ints and floats, no torch); only its ``selector`` factory b
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
 
 from lvlm_export.registry import resolve
 
 if TYPE_CHECKING:
     from lvlm_export.reduction.selectors import Selector
+    from lvlm_runtime.placement import Placement
+
+Stage = Literal["pixels", "vision", "features", "projected", "decoder"]
+# In the order tokens pass them.
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 METHODS: dict[str, str] = {
     "cdpruner": "lvlm_export.reduction.cdpruner:METHOD",
     "dart": "lvlm_export.reduction.dart:METHOD",
     "divprune": "lvlm_export.reduction.divprune:METHOD",
+    "downsample": "lvlm_export.reduction.downsample:METHOD",
     "fastv": "lvlm_export.reduction.fastv:METHOD",
     "illava": "lvlm_export.reduction.illava:METHOD",
     "image_text": "lvlm_export.reduction.image_text:METHOD",
@@ -27,8 +34,11 @@ METHODS: dict[str, str] = {
     "prumerge_plus": "lvlm_export.reduction.prumerge_plus:METHOD",
     "pyramiddrop": "lvlm_export.reduction.pyramiddrop:METHOD",
     "random": "lvlm_export.reduction.random:METHOD",
+    "sparsevlm": "lvlm_export.reduction.sparsevlm:METHOD",
+    "tome": "lvlm_export.reduction.tome:METHOD",
     "uniform": "lvlm_export.reduction.uniform:METHOD",
     "visionzip": "lvlm_export.reduction.visionzip:METHOD",
+    "visprune": "lvlm_export.reduction.visprune:METHOD",
     "vtw": "lvlm_export.reduction.vtw:METHOD",
 }
 
@@ -38,20 +48,26 @@ class Site:
     """A place where tokens are reduced.
 
     Attributes:
-        stage: ``"vision"``: between the attention residual and the MLP of a vision layer;
+        stage: ``"pixels"``: before the vision tower, on the picture itself;
+            ``"vision"``: between the attention residual and the MLP of a vision layer;
             ``"features"``: after the last vision layer, before the projector;
             ``"projected"``: an image's tokens as they would enter the decoder;
             ``"decoder"``: at the input of a decoder layer.
         layer: 0-based layer index; for ``features`` the number of vision layers that ran, for
-            ``projected`` 0.
+            ``pixels`` and ``projected`` 0.
     """
 
-    stage: Literal["vision", "features", "projected", "decoder"]
+    stage: Stage
     layer: int
 
     @property
     def name(self) -> str:
         return f"{self.stage}@{self.layer}"
+
+    @property
+    def per_tile(self) -> bool:
+        """It stands before the projector, where tokens are counted per tile."""
+        return self.stage in ("pixels", "vision", "features")
 
 
 @dataclass(frozen=True)
@@ -77,7 +93,7 @@ class Method(Protocol):
     """A way to reduce visual tokens at a fixed ratio.
 
     Attributes:
-        name: Key in ``METHODS``.
+        name: Key in ``METHODS``, or two of them with a plus between.
         summary: One line for ``lvlm-export list methods``.
         paper: Source of the algorithm.
         cost: What a reducer computes, in one line.
@@ -88,6 +104,9 @@ class Method(Protocol):
             newline tokens, so there chain and PyTorch would not choose alike.
         merges: What leaves is merged into what stays; else it is dropped.
         withdraws: Every visual token leaves at its site; the ratio says where that is.
+        tracks_size: How many patches a token stands for travels along the vision encoder, whose
+            attention adds its logarithm to a key's logits.
+        keeps_square: What stays of a tile is a square grid, on every model.
         vision_share: Share of the total log-ratio that the sites before the decoder carry, in
             [0, 1]; counts only where there are sites in both.
     """
@@ -97,11 +116,13 @@ class Method(Protocol):
     paper: str
     cost: str
     acts_in: str
-    needs_cls: ClassVar[bool] = False
-    appends: ClassVar[bool] = False
-    needs_distinct: ClassVar[bool] = False
-    merges: ClassVar[bool] = False
-    withdraws: ClassVar[bool] = False
+    needs_cls: bool = False
+    appends: bool = False
+    needs_distinct: bool = False
+    merges: bool = False
+    withdraws: bool = False
+    tracks_size: bool = False
+    keeps_square: bool = False
     vision_share: float = 0.0
 
     def sites(self, vision_layers: int, text_layers: int, ratio: float) -> tuple[Site, ...]:
@@ -112,7 +133,40 @@ class Method(Protocol):
         """The graph of the method for one site: tokens and scores in, K tokens out."""
         ...
 
+    def log_shares(self, ratio: float, sites: int) -> tuple[float, ...]:
+        """Part of the decoder's log-ratio that is reached at each of its sites; the last is 1."""
+        return tuple(index / sites for index in range(1, sites + 1))
 
-def load_method(name: str) -> Method:
+    def vision_counts(self, tokens: int, kept: int, sites: int) -> tuple[int, ...] | None:
+        """Tokens of a tile after each site up to the projector; None for equal removals."""
+        return None
+
+    def merges_at(self, site: Site) -> bool:
+        """Whether what leaves at a site is merged into what stays."""
+        return self.merges
+
+    def by_hand(self, ratio: float) -> Mapping[Site, float] | None:
+        """What stays at every site of a ratio that a user counted out; None for the schedule's.
+
+        A count from 1 up, or below 1 a share of the tokens that enter the site.
+        """
+        return None
+
+
+def load_method(name: str, placement: Placement | None = None) -> Method:
+    """The method of a name, ``fastv`` or ``visionzip+fastv``, at the sites a user gave if any.
+
+    Raises:
+        UsageError: There is none, or its parts or sites do not go together.
+    """
+    if "+" not in name and placement is None:
+        return method_entry(name)
+    from lvlm_export.reduction.compose import compose, place
+
+    method = compose(name) if "+" in name else method_entry(name)
+    return method if placement is None else place(method, placement)
+
+
+def method_entry(name: str) -> Method:
     """The method registered under ``name``; UsageError that lists the known ones if there is none."""
     return cast("Method", resolve(METHODS, name, "method"))

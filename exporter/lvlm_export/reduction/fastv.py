@@ -17,21 +17,6 @@ if TYPE_CHECKING:
 LAYER = 2
 
 
-def relative_flops(
-    layer: int, share_removed: float, tokens: int, visual: int, width: int, mlp: int, layers: int
-) -> float:
-    """FLOPs of the prefill after pruning, as a share of the whole prefill.
-
-    Source: arXiv:2403.06764 §4.2: a layer of n tokens takes 4 n d² + 2 n² d + 2 n d m.
-    """
-
-    def one_layer(count: float) -> float:
-        return 4 * count * width**2 + 2 * count**2 * width + 2 * count * width * mlp
-
-    rest = one_layer(tokens - round(share_removed * visual))
-    return (layer * one_layer(tokens) + (layers - layer) * rest) / (layers * one_layer(tokens))
-
-
 class FastV(Method):
     """FastV at its published layer."""
 

@@ -5,7 +5,8 @@ clip_encoder.py:93-168); shared METHODS §5. Patches are ranked by the CLS token
 all heads taken as one, c. Each of the K-1 best adds c_j x_j of the 32 patches whose keys are most
 cosine-similar to its own; one token is appended, the sum of c_j x_j over all that left.
 
-This is the fixed-ratio form; the authors' adaptive one chooses the ratio per picture. Differences:
+This is the fixed-ratio form; the authors' adaptive one chooses the ratio per picture, and
+``adaptive_ratio`` takes its mean over sample pictures, once, before a build. Differences:
 query and key are the last layer's that runs (theirs are the next layer's projections of the same
 features, which would need a layer that LLaVA never runs), tokens stand in raster order (theirs in
 order of score), and the appended token counts in K, so 1/8 of 576 is 72 (theirs 73). Without a
@@ -15,14 +16,45 @@ the tower's grid as its position (the authors' ids are contiguous).
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lvlm_export.reduction import Method, ReducerShape, Site
+from lvlm_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from lvlm_export.reduction.selectors import Selector
 
 NEIGHBOURS = 32
+# A score is an outlier above the third quartile by so many quartile ranges.
+WHISKER = 1.5
+
+
+def adaptive_ratio(rows: Sequence[Sequence[float]]) -> float:
+    """The ratio to build with: the mean of what the adaptive rule would keep of sample pictures.
+
+    Source: clip_encoder.py:34-47 and 115: of a picture the patches are kept whose score is an
+    outlier, and one token is appended. The authors decide anew for every picture; a static graph has
+    one K, so it is decided here on a few dozen pictures of the kind that will be asked about.
+
+    Args:
+        rows: Per picture the scores ``c`` of its N patches, the CLS token's attention row.
+
+    Returns:
+        Share of the tokens, in (0, 1]; the appended token counts.
+
+    Raises:
+        UsageError: No picture, or one with fewer than two patches.
+    """
+    if not rows or min(map(len, rows)) < 2:
+        raise UsageError("the adaptive rule needs sample pictures of two patches or more")
+    shares = []
+    for row in rows:
+        low, _, high = statistics.quantiles(row, n=4, method="inclusive")
+        kept = sum(score > high + WHISKER * (high - low) for score in row)
+        shares.append((kept + 1) / len(row))
+    return statistics.fmean(shares)
 
 
 class PruMerge(Method):

@@ -6,6 +6,8 @@ the places they came from (``places``), for pictures of what was kept.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -19,33 +21,58 @@ from lvlm_export.reduction.tensors import (
     text_rows_attention,
 )
 
-TEXT_CLUES = frozenset({"text", "text_keys", "text_attention"})
+TEXT_CLUES = frozenset({"text", "text_keys", "text_attention", "decoder_input"})
 
 
-class VisionReducer(nn.Module):
-    """A selector in the vision encoder; prefix tokens (CLS) are not scored or touched.
+class PixelReducer(nn.Module):
+    """A selector on the tiles themselves.
 
-    Inputs: ``hidden [B, P+N, C]``, ``query``, ``key`` ``[B, H, P+N, D]`` of the layer.
-    Outputs: ``hidden_out [B, P+K, C]``, ``places [B, K]``.
+    Inputs: ``pixel_values [B, 3, H, H]``. Outputs: ``pixel_values_out [B, 3, h, h]``, and
+    ``places [B, K]`` of the patches that it has.
     """
 
-    inputs = ("hidden", "query", "key")
-    outputs = ("hidden_out", "places")
+    inputs = ("pixel_values",)
+    outputs = ("pixel_values_out", "places")
 
     def __init__(self, shape: ReducerShape, selector: Selector) -> None:
         super().__init__()
         self.shape = shape
         self.selector = selector
 
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        smaller: tuple[Tensor, Tensor] = self.selector(pixel_values, Clues())
+        return smaller
+
+
+class VisionReducer(nn.Module):
+    """A selector in the vision encoder; prefix tokens (CLS) are not scored or touched.
+
+    Inputs: ``hidden [B, P+N, C]``, ``query``, ``key`` ``[B, H, P+N, D]`` of the layer and, where
+    the selector asks for it, ``sizes [B, P+N]``, the patches that each token stands for.
+    Outputs: ``hidden_out [B, P+K, C]``, ``places [B, K]`` and ``sizes_out [B, P+K]``.
+    """
+
+    def __init__(self, shape: ReducerShape, selector: Selector) -> None:
+        super().__init__()
+        self.shape = shape
+        self.selector = selector
+        sized = "sizes" in selector.needs
+        self.inputs = ("hidden", "query", "key", *(["sizes"] if sized else []))
+        self.outputs = ("hidden_out", "places", *(["sizes_out"] if sized else []))
+
     def patches(self, rows: Tensor) -> Tensor:
         """Rows ``[B, P+N, …]`` without the prefix."""
         return rows.narrow(1, self.shape.prefix, self.shape.tokens_in)
 
-    def reduce(self, hidden: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
+    def reduce(self, hidden: Tensor, clues: Clues) -> tuple[Tensor, ...]:
         """As ``forward`` with the clues given instead of query and key."""
-        kept, places = self.selector(self.patches(hidden), clues)
+        kept, places, *sizes = self.selector(self.patches(hidden), clues)
         prefix = self.shape.prefix
-        return torch.cat((hidden.narrow(1, 0, prefix), kept), dim=1) if prefix else kept, places
+        if prefix:
+            kept = torch.cat((hidden.narrow(1, 0, prefix), kept), dim=1)
+            # A CLS token stands for itself.
+            sizes = [nn.functional.pad(each, (prefix, 0), value=1.0) for each in sizes]
+        return kept, places, *sizes
 
     def scores(self, query: Tensor, key: Tensor) -> Tensor | None:
         """``[B, P+N]`` of the kind that the selector needs."""
@@ -60,13 +87,16 @@ class VisionReducer(nn.Module):
         assert kind is None, f"{kind} is no attention of a vision site"
         return None
 
-    def forward(self, hidden: Tensor, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, hidden: Tensor, query: Tensor, key: Tensor, sizes: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         needs, scores = self.selector.needs, self.scores(query, key)
         clues = Clues(
             scores=None if scores is None else self.patches(scores),
             keys=self.patches(fuse_heads(key)) if "keys" in needs else None,
             mean_keys=self.patches(key.float().mean(dim=1)) if "mean_keys" in needs else None,
             cls=hidden[:, 0] if "cls" in needs else None,
+            sizes=None if sizes is None else self.patches(sizes),
         )
         return self.reduce(hidden, clues)
 
@@ -108,6 +138,8 @@ class DecoderReducer(nn.Module):
         visual_index: ``[n, V]`` int64, where each image's tokens stand in S.
         order: ``[S']`` int64 into the S old rows followed by the n*K reduced ones.
         text_index: ``[T]`` int64, where the text stands, if the selector asks for text.
+        text_embeds: ``[1, T, C]``, the text as it entered the decoder, if it asks for that.
+        visual_embeds: ``[n, V0, C]``, the images' tokens as they entered it, likewise.
 
     Outputs:
         ``hidden_out [1, S', C]``, ``position_ids_out [1, S']`` and, where K > 0,
@@ -119,7 +151,9 @@ class DecoderReducer(nn.Module):
         self.shape = shape
         self.selector = selector
         base = ("hidden", "query", "key", "position_ids", "visual_index", "order")
-        self.inputs = (*base, "text_index") if selector.needs & TEXT_CLUES else base
+        text = ("text_index",) if selector.needs & TEXT_CLUES else ()
+        entered = ("text_embeds", "visual_embeds") if "decoder_input" in selector.needs else ()
+        self.inputs = (*base, *text, *entered)
         self.outputs = ("hidden_out", "position_ids_out", *(["places"] if shape.tokens_out else []))
 
     def reduce(
@@ -153,8 +187,14 @@ class DecoderReducer(nn.Module):
         visual_index: Tensor,
         order: Tensor,
         text_index: Tensor | None = None,
+        text_embeds: Tensor | None = None,
+        visual_embeds: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         clues = self.clues(hidden, query, key, visual_index, text_index)
+        if text_index is not None and text_embeds is not None:
+            clues = with_decoder_input(
+                clues, visual_index, text_index, text_embeds[0], visual_embeds
+            )
         return self.reduce(hidden, clues, position_ids, visual_index, order)
 
     def clues(
@@ -190,3 +230,15 @@ class DecoderReducer(nn.Module):
             text_keys=text_keys,
             text_attention=text_attention,
         )
+
+
+def with_decoder_input(
+    clues: Clues,
+    visual_index: Tensor,
+    text_index: Tensor,
+    text_embeds: Tensor,
+    visual_embeds: Tensor | None,
+) -> Clues:
+    """Clues with what entered the decoder, and the text rows that stand after each image."""
+    after = text_index.unsqueeze(0) > visual_index[:, -1:]
+    return replace(clues, text_embeds=text_embeds, visual_embeds=visual_embeds, text_after=after)

@@ -27,6 +27,7 @@ class Geometry:
         layouts: The tile layouts of the bundle.
         square_tiles: Kept tokens of a tile must form a square grid (anyres packing).
         visual_tokens: ``(layout, kept per tile) -> tokens the decoder sees per image``.
+        projector: A trained projector that needs every patch of a tile, or None.
     """
 
     vision_layers: int
@@ -35,6 +36,7 @@ class Geometry:
     layouts: tuple[TileLayout, ...]
     square_tiles: bool
     visual_tokens: Callable[[TileLayout, int], int]
+    projector: str | None = None
 
 
 @dataclass(frozen=True)
@@ -113,19 +115,36 @@ def plan_budget(ratio: float, method: Method, geometry: Geometry) -> BudgetPlan:
         layouts = tuple(_layout_plan(method, ratio, lay, (), geometry) for lay in geometry.layouts)
         return BudgetPlan(1.0, (), layouts)
     sites = method.sites(geometry.vision_layers, geometry.text_layers, ratio)
-    vision = [site for site in sites if site.stage in ("vision", "features")]
-    later = [site for site in sites if site.stage in ("projected", "decoder")]
+    _check_whole(method, sites, geometry)
+    by_hand = method.by_hand(ratio)
+    if by_hand is not None:
+        from lvlm_export.reduction.by_hand import plan_by_hand
+
+        return plan_by_hand(ratio, sites, by_hand, geometry)
+    vision = [site for site in sites if site.per_tile]
+    later = [site for site in sites if not site.per_tile]
     _check_reachable(ratio, method, vision, later, geometry)
     share = method.vision_share if vision and later else float(bool(vision))
     target = geometry.vision_tokens * ratio**share
-    kept = None
+    kept: int | None = None
+    counts: tuple[SiteCount, ...] = ()
     if vision:
-        kept = _kept_per_tile(ratio, target, bool(later), geometry)
-    counts = spread_evenly(geometry.vision_tokens, kept, vision) if kept is not None else ()
+        kept = _kept_per_tile(ratio, target, bool(later), method, geometry)
+        counts = _vision_counts(method, geometry.vision_tokens, kept, vision)
     layouts = tuple(
         _layout_plan(method, ratio, lay, tuple(later), geometry, kept) for lay in geometry.layouts
     )
     return BudgetPlan(ratio, counts, layouts)
+
+
+def _vision_counts(
+    method: Method, tokens: int, kept: int, sites: list[Site]
+) -> tuple[SiteCount, ...]:
+    """The method's own counts per tile, or equal removals."""
+    own = method.vision_counts(tokens, kept, len(sites))
+    if own is None:
+        return spread_evenly(tokens, kept, sites)
+    return tuple(map(SiteCount, sites, (tokens, *own), own))
 
 
 def spread_evenly(tokens: int, kept: int, sites: list[Site]) -> tuple[SiteCount, ...]:
@@ -139,21 +158,31 @@ def spread_evenly(tokens: int, kept: int, sites: list[Site]) -> tuple[SiteCount,
     return tuple(counts)
 
 
-def _kept_per_tile(ratio: float, target: float, decoder_follows: bool, geometry: Geometry) -> int:
+def _kept_per_tile(
+    ratio: float, target: float, decoder_follows: bool, method: Method, geometry: Geometry
+) -> int:
     """Tokens that a tile keeps in the vision encoder: nearest count (or square) to the target."""
-    if not geometry.square_tiles:
+    if not (geometry.square_tiles or method.keeps_square):
         return max(1, round(target))
     side = max(1, round(math.sqrt(target)))
     # A square below the target may leave fewer tokens than the ratio asks for in the end.
     while decoder_follows and any(
-        geometry.visual_tokens(layout, side * side) < round(ratio * _full(layout, geometry))
+        geometry.visual_tokens(layout, side * side) < round(ratio * full_count(layout, geometry))
         for layout in geometry.layouts
     ):
         side += 1
+    whole = math.isqrt(geometry.vision_tokens)
+    if method.keeps_square and side >= whole:
+        raise UsageError(
+            f"method {method.name} keeps a square of a tile's {whole} x {whole} tokens and ratio"
+            f" {ratio:g} is the whole of it; the nearest it can reach is"
+            f" {(whole - 1) ** 2 / whole**2:.4g}"
+        )
     return side * side
 
 
-def _full(layout: TileLayout, geometry: Geometry) -> int:
+def full_count(layout: TileLayout, geometry: Geometry) -> int:
+    """Visual tokens per image at ratio 1.0."""
     return geometry.visual_tokens(layout, geometry.vision_tokens)
 
 
@@ -165,18 +194,42 @@ def _layout_plan(
     geometry: Geometry,
     kept: int | None = None,
 ) -> LayoutPlan:
-    full = _full(layout, geometry)
+    full = full_count(layout, geometry)
     entering = full if kept is None else geometry.visual_tokens(layout, kept)
     final = 0 if method.withdraws else round(ratio * full)
     counts, left = [], entering
-    for index, site in enumerate(sites, start=1):
-        # Equal steps of the logarithm; the last one lands on the budget exactly.
-        after = round(entering * (final / entering) ** (index / len(sites)))
+    steps = _steps(method, ratio, sites, kept is None)
+    for site, done in zip(sites, steps, strict=True):
+        # Equal steps of the logarithm unless the method says else; the last lands on the budget.
+        after = final if site == sites[-1] else round(entering * (final / entering) ** done)
         counts.append(SiteCount(site, left, after))
         left = after
     achieved = left / full
     if method.withdraws and sites:
         achieved = sites[-1].layer / geometry.text_layers
+    return finished(layout, full, entering, counts, achieved)
+
+
+def _steps(method: Method, ratio: float, sites: tuple[Site, ...], whole: bool) -> list[float]:
+    """Part of the remaining logarithm that is done after each site past the projector.
+
+    ``whole``: nothing was reduced before, so the site before the decoder carries the method's share.
+    """
+    decoder = sum(site.stage == "decoder" for site in sites)
+    before = len(sites) - decoder
+    first = 0.0
+    if before:
+        first = method.vision_share if whole and decoder else before / len(sites)
+    inside = method.log_shares(ratio, decoder) if decoder else ()
+    return [first * (index + 1) / before for index in range(before)] + [
+        first + (1 - first) * done for done in inside
+    ]
+
+
+def finished(
+    layout: TileLayout, full: int, entering: int, counts: list[SiteCount], achieved: float
+) -> LayoutPlan:
+    """A layout's plan from the counts at all sites after the projector."""
     projected = next((count for count in counts if count.site.stage == "projected"), None)
     return LayoutPlan(
         layout.name,
@@ -186,6 +239,15 @@ def _layout_plan(
         tuple(count for count in counts if count.site.stage == "decoder"),
         achieved,
     )
+
+
+def _check_whole(method: Method, sites: tuple[Site, ...], geometry: Geometry) -> None:
+    early = [site.name for site in sites if site.per_tile]
+    if geometry.projector is not None and early:
+        raise UsageError(
+            f"method {method.name} acts at {early[0]}, before the model's {geometry.projector}"
+            " projector, which needs every patch; take a method that acts behind it, or --ratio 1"
+        )
 
 
 def _check_reachable(
@@ -202,10 +264,10 @@ def _check_reachable(
             f" {decoder[-1].layer}, but the model has {geometry.text_layers}; the nearest ratio it"
             " can reach is 1.0"
         )
-    smallest = max(1 / _full(layout, geometry) for layout in geometry.layouts)
+    smallest = max(1 / full_count(layout, geometry) for layout in geometry.layouts)
     if (
         ratio < smallest / 2
-        or round(ratio * min(_full(lay, geometry) for lay in geometry.layouts)) < 1
+        or round(ratio * min(full_count(lay, geometry) for lay in geometry.layouts)) < 1
     ):
         raise UsageError(
             f"ratio {ratio} keeps less than one visual token; the nearest this model can reach is"

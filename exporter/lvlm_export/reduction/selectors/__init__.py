@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from lvlm_export.reduction.tensors import ascending, cosine, gather_rows, merge_least_attended
 
 Attention = Literal["received", "salience", "fused", "last_row"]
-Clue = Literal["keys", "mean_keys", "cls", "text", "text_keys", "text_attention"]
+Clue = Literal[
+    "keys", "mean_keys", "cls", "text", "text_keys", "text_attention", "decoder_input", "sizes"
+]
 
 
 @dataclass(frozen=True)
@@ -27,25 +29,33 @@ class Clues:
         keys: ``[B, N, H*D]``, keys of the layer that scores the tokens.
         mean_keys: ``[B, N, D]`` float32, the same averaged over heads.
         cls: ``[B, C]``, the CLS token.
+        sizes: ``[B, N]``, how many patches each token stands for.
         text: ``[T, C]``, the prompt's text rows at the site.
         text_keys: ``[T, H*D]``, their keys.
         text_attention: ``[n, T, V]`` float32, mean over heads of the text rows' attention.
+        text_embeds: ``[T, C]``, the text as it entered the decoder; with ``decoder_input``.
+        visual_embeds: ``[n, V0, C]``, the images' tokens as they entered it.
+        text_after: ``[n, T]`` bool, the text rows that stand after an image.
     """
 
     scores: Tensor | None = None
     keys: Tensor | None = None
     mean_keys: Tensor | None = None
     cls: Tensor | None = None
+    sizes: Tensor | None = None
     text: Tensor | None = None
     text_keys: Tensor | None = None
     text_attention: Tensor | None = None
+    text_embeds: Tensor | None = None
+    visual_embeds: Tensor | None = None
+    text_after: Tensor | None = None
 
 
 class Selector(nn.Module):
     """Called with ``tokens [B, N, C]`` and their clues.
 
     Returns ``[B, K, C]`` in raster order and the places ``[B, K]`` int64 they came from; -1 stands
-    for a token that is no single patch.
+    for a token that is no single patch. One that needs ``sizes`` returns theirs, ``[B, K]``, too.
 
     Attributes:
         attention: The scores it needs. ``received``: attention that a token receives, mean over

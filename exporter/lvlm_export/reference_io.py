@@ -1,0 +1,64 @@
+"""What the PyTorch reference is loaded from, what goes into it and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoConfig
+from transformers.utils import logging as transformers_logging
+
+from lvlm_export.families import Family
+from lvlm_runtime.anyres import TileLayout
+
+
+@dataclass
+class Trace:
+    """Hidden states at every cut, by the name of the stage or site that made them."""
+
+    hidden: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    def note(self, name: str, value: Tensor) -> None:
+        """Keep a copy of a hidden state."""
+        self.hidden[name] = value.float().numpy().copy()
+
+
+@dataclass(frozen=True)
+class Request:
+    """A sample as both sides take it: text runs, pixels, tile layout, the question alone."""
+
+    runs: list[list[int]]
+    pixel_values: NDArray[np.float32]
+    layout: TileLayout
+    image_sizes: list[tuple[int, int]]
+    query_ids: list[int]
+
+
+def load_eager(directory: Path, family: Family) -> Any:
+    """The checkpoint's model in float32, whose attention returns its weights."""
+    with quiet_transformers():
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        model = family.model_class(config).from_pretrained(
+            directory, dtype=torch.float32, attn_implementation="eager", use_safetensors=True
+        )
+    return model.eval()
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep the loader's progress bar and notes off the screen; errors still raise."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()

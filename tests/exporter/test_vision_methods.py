@@ -1,0 +1,144 @@
+"""VisPruner, ToMe and downsampling: counts, refusals, and their numpy statements."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import numpy_methods
+from lvlm_export.reduction import ReducerShape, Site, load_method
+from lvlm_export.reduction.reducers import VisionReducer
+from lvlm_export.reduction.schedule import Geometry, plan_budget
+from lvlm_export.reduction.selectors import Clues, Selector
+from lvlm_export.reduction.selectors.downsample import centre_places
+from lvlm_export.reduction.tome import steps
+from lvlm_export.reduction.visprune import removals, split
+from lvlm_runtime import anyres
+from lvlm_runtime.errors import UsageError
+
+FEATURES = Site("features", 23)
+PIXELS = Site("pixels", 0)
+INSIDE = Site("vision", 3)
+
+
+def llava(tokens: int = 576) -> Geometry:
+    return Geometry(23, tokens, 32, (anyres.IMAGE_LAYOUT,), False, lambda _layout, kept: kept)
+
+
+def tensor(rows: NDArray[np.float64]) -> torch.Tensor:
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+def selector(method: str, site: Site, tokens: int, keep: int, prefix: int = 0) -> Selector:
+    return load_method(method).selector(site, ReducerShape(tokens, keep, prefix, 0.5, 0))
+
+
+def draw(seed: int, *shapes: tuple[int, ...]) -> list[NDArray[np.float64]]:
+    generator = np.random.default_rng(seed)
+    return [generator.standard_normal(shape) for shape in shapes]
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3, 12, 17, 39, 40])
+def test_visprune_equals_the_numpy_statement(keep: int) -> None:
+    tokens, noise = draw(keep, (2, 40, 6), (2, 40))
+    scores = np.exp(noise)
+    clues = Clues(scores=tensor(scores))
+    got, places = selector("visprune", FEATURES, 40, keep)(tensor(tokens), clues)
+    for image in range(2):
+        expected = numpy_methods.visprune(tokens[image], scores[image], keep)
+        assert places[image].tolist() == expected
+        assert torch.equal(got[image], tensor(tokens)[image][expected])
+
+
+def test_visprune_removes_eight_per_step() -> None:
+    assert split(192) == (96, 96)
+    assert removals(480, 96) == (8,) * 48
+    assert removals(9, 1) == (5, 2, 1), "the first set alone can lose tokens"
+
+
+@pytest.mark.parametrize("prefix", [0, 1])
+@pytest.mark.parametrize("keep", [15, 16, 22, 29])
+def test_tome_equals_the_numpy_statement(keep: int, prefix: int) -> None:
+    tokens, keys, noise = draw(keep, (2, 30, 6), (2, 30, 4), (2, 30))
+    sizes = np.ceil(np.exp(noise))
+    clues = Clues(mean_keys=tensor(keys), sizes=tensor(sizes))
+    got, places, merged = selector("tome", INSIDE, 30, keep, prefix)(tensor(tokens), clues)
+    for image in range(2):
+        args = tokens[image], keys[image], sizes[image], keep, prefix
+        expected_places, expected, expected_sizes = numpy_methods.tome(*args)
+        assert places[image].tolist() == expected_places
+        np.testing.assert_allclose(got[image].numpy(), expected, atol=1e-5)
+        np.testing.assert_array_equal(merged[image].numpy(), expected_sizes)
+        assert merged[image].sum() == sizes[image].sum(), "no patch is lost"
+
+
+def test_tome_never_merges_the_cls_token() -> None:
+    hidden, query, key = map(tensor, draw(1, (2, 31, 8), (2, 2, 31, 4), (2, 2, 31, 4)))
+    shape = ReducerShape(30, 15, 1, 0.5, 0)
+    reducer = VisionReducer(shape, load_method("tome").selector(INSIDE, shape))
+    out, places, sizes = reducer(hidden, query, key, torch.full((2, 31), 3.0))
+    assert torch.equal(out[:, 0], hidden[:, 0])
+    assert sizes[:, 0].tolist() == [1, 1]
+    assert sizes[:, 1:].sum(dim=1).tolist() == [90, 90]
+    assert places.min() == 0
+    assert reducer.inputs == ("hidden", "query", "key", "sizes")
+    assert reducer.outputs == ("hidden_out", "places", "sizes_out")
+
+
+@given(tokens=st.integers(36, 800), ratio=st.floats(0.1, 0.999))
+@settings(deadline=None, max_examples=100)
+def test_tome_reaches_a_tenth_and_halves_at_most(tokens: int, ratio: float) -> None:
+    kept = max(1, round(ratio * tokens))
+    counts = steps(tokens, kept, 4)
+    assert counts[-1] == kept
+    for before, after in itertools.pairwise((tokens, *counts)):
+        assert -(-before // 2) <= after <= before
+
+
+def test_tome_refuses_less_than_its_sites_can() -> None:
+    with pytest.raises(
+        UsageError, match=r"4 sites, so 576 of a tile cannot become 29; .* reach is 0.0625"
+    ):
+        plan_budget(0.05, load_method("tome"), llava())
+    with pytest.raises(UsageError, match=r"take 30 tokens to 14 at site vision@3; .* half, 15"):
+        selector("tome", INSIDE, 30, 14)
+
+
+@pytest.mark.parametrize(("before", "after"), [(6, 4), (6, 2), (6, 5), (7, 3), (6, 6)])
+def test_downsample_is_an_area_resize(before: int, after: int) -> None:
+    patch = 4
+    (pictures,) = draw(before, (2, 3, before * patch, before * patch))
+    got, places = selector("downsample", PIXELS, before**2, after**2)(tensor(pictures), Clues())
+    assert got.shape == (2, 3, after * patch, after * patch)
+    assert places.shape == (2, after**2)
+    for image, channel in itertools.product(range(2), range(3)):
+        expected = numpy_methods.area_resize(pictures[image, channel], after * patch)
+        np.testing.assert_allclose(got[image, channel].numpy(), expected, atol=1e-5)
+
+
+def test_downsampled_tokens_stand_at_the_centre_of_what_they_show() -> None:
+    assert centre_places(6, 2) == [1 * 6 + 1, 1 * 6 + 4, 4 * 6 + 1, 4 * 6 + 4]
+    assert centre_places(24, 24) == list(range(576))
+    assert len(set(centre_places(27, 16))) == 256
+
+
+@pytest.mark.parametrize(("ratio", "kept"), [(0.5, 289), (0.33, 196), (0.1, 64)])
+def test_downsample_keeps_the_nearest_square(ratio: float, kept: int) -> None:
+    budget = plan_budget(ratio, load_method("downsample"), llava())
+    assert [(count.site.name, count.tokens_out) for count in budget.vision] == [("pixels@0", kept)]
+    assert budget.layouts[0].achieved == kept / 576
+
+
+def test_downsample_refuses_what_is_no_smaller_square() -> None:
+    with pytest.raises(
+        UsageError, match=r"24 x 24 tokens and ratio 0.99 is the whole of it; .* reach is 0.9184"
+    ):
+        plan_budget(0.99, load_method("downsample"), llava())
+    with pytest.raises(UsageError, match=r"keeps a square and 10 is none; .* can are 9 and 16"):
+        selector("downsample", PIXELS, 36, 10)
