@@ -7,6 +7,7 @@ without merges, so any text encodes.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,40 @@ def llava(
     return save(directory, config, processor, seed, **options)
 
 
+def projected(
+    directory: Path, kind: str, cell: int, tower: str = "clip", seed: int = 0, **options: Any
+) -> Path:
+    """Write a LLaVA-layout checkpoint with a trained projector that reads three feature layers.
+
+    ``options`` as ``save`` takes them; ``side``, patches along a picture's edge.
+    """
+    from lvlm_export.families.projected_llava import ProjectedLlava
+
+    has_cls, edge = tower == "clip", 8 * options.pop("side", 12)
+    config = LlavaConfig(
+        vision_config=vision_config(tower, image_size=edge).to_dict(),
+        text_config=text_config(options.pop("text", "llama")).to_dict(),
+        image_token_index=259,
+        vision_feature_layer=[1, 3, -2] if has_cls else [1, 3, -1],
+        vision_feature_select_strategy="default" if has_cls else "full",
+        image_seq_length=(edge // 8 // cell) ** 2,
+        tie_word_embeddings=False,
+        **(
+            {"mm_vision_token_compression_type": kind, "mm_projector_type": "mlp2x_gelu"}
+            | {"mm_vision_token_compression_kernel_size": cell}
+            if kind == "quecc"
+            else {"mm_projector_type": kind, "scale_factor": cell}
+        ),
+    )
+    processor = {
+        "image_processor_type": "CLIPImageProcessor" if has_cls else "SiglipImageProcessor",
+        "size": {"shortest_edge": edge} if has_cls else {"height": edge, "width": edge},
+        "crop_size": {"height": edge, "width": edge},
+        "do_center_crop": has_cls,
+    }
+    return save(directory, config, processor, seed, make=ProjectedLlava._from_config, **options)
+
+
 def onevision(directory: Path, seed: int = 0, **options: Any) -> Path:
     """Write a LLaVA-OneVision-layout checkpoint: SigLIP, Qwen2, anyres tiles of 48 pixels."""
     pinpoints = [[48 * rows, 48 * cols] for rows in (1, 2, 3) for cols in (1, 2, 3)]
@@ -119,10 +154,11 @@ def save(
     seed: int,
     dtype: torch.dtype = torch.float32,
     max_shard_size: str = "5GB",
+    make: Callable[[Any], Any] = AutoModelForImageTextToText.from_config,
 ) -> Path:
     """Write model, tokenizer and processor files the way ``save_pretrained`` lays them out."""
     torch.manual_seed(seed)
-    model = AutoModelForImageTextToText.from_config(config)
+    model = make(config)
     for parameter in model.parameters():
         # Library initialisation is so small that attention is flat; ranks need spread.
         if parameter.dim() > 1:

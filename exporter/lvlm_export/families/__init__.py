@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PretrainedConfig
 
+    from lvlm_export.families.projectors import ProjectorShape
+    from lvlm_profiles.dims import ModelDims
     from lvlm_runtime.anyres import TileLayout
     from lvlm_runtime.preprocess import PreprocessSpec
 
@@ -75,6 +77,8 @@ class ModelShape:
         square_tiles: Kept tokens of a tile must form a square grid.
         packed: Projected tiles go through a packer before they are an image's tokens.
         visual_tokens: ``(layout, kept per tile) -> tokens the decoder sees per image``.
+        dims: What the cost model counts with.
+        projector: A trained projector that is a subgraph of its own; None for the plain one.
     """
 
     vision: VisionShape
@@ -85,6 +89,8 @@ class ModelShape:
     square_tiles: bool
     packed: bool
     visual_tokens: Callable[[TileLayout, int], int]
+    dims: ModelDims
+    projector: ProjectorShape | None = None
 
 
 @dataclass(frozen=True)
@@ -92,14 +98,19 @@ class Parts:
     """The torch modules of a model, in the order a picture and a prompt pass through them.
 
     Attributes:
-        vision_embed: ``pixel_values [B, 3, H, W] -> [B, P+N, C]``.
+        vision_embed: ``pixel_values [B, 3, H, W] -> [B, P+N, C]``; with ``any_size=True`` for
+            pictures of any size. ``embeddings`` and ``pre_layrnorm`` are transformers' own parts.
         vision_layers: Blocks with ``layer_norm1``, ``self_attn``, ``layer_norm2`` and ``mlp``.
-        project: Feature selection and projector, ``[B, P+K, C] -> [B, K, D]``.
+        project: Feature selection and projector, ``[B, P+K, C] -> [B, K, D]``; selection alone
+            where there is a trained projector.
         text_layers: Decoder layers.
         rotary: ``(hidden, position_ids) -> (cos, sin)``.
         norm: Final norm.
         lm_head: Output projection.
         embed_tokens: Parameter name of the token table.
+        levels: Vision layers that ran before each of the features that are selected side by side;
+            empty for the last one's alone.
+        projector: ``(features [B, N, L*C], query [1, 1, D]) -> [B, K, D]``, or None.
     """
 
     vision_embed: nn.Module
@@ -110,6 +121,8 @@ class Parts:
     norm: nn.Module
     lm_head: nn.Module
     embed_tokens: str
+    levels: tuple[int, ...] = ()
+    projector: nn.Module | None = None
 
 
 class Family(Protocol):
@@ -140,6 +153,10 @@ class Family(Protocol):
         """
         ...
 
+    def model_class(self, config: PretrainedConfig) -> Any:
+        """The transformers class that loads a checkpoint of this configuration."""
+        ...
+
     def parts(self, model: nn.Module) -> Parts:
         """Take the HF model apart; nothing is copied."""
         ...
@@ -153,7 +170,11 @@ class Family(Protocol):
         ...
 
     def generate_inputs(
-        self, pixel_values: Tensor, layout: TileLayout, image_sizes: list[tuple[int, int]]
+        self,
+        pixel_values: Tensor,
+        layout: TileLayout,
+        image_sizes: list[tuple[int, int]],
+        query_ids: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The visual arguments of ``model.generate`` for pixels ``[n * tiles, 3, H, W]``.
 
@@ -161,6 +182,7 @@ class Family(Protocol):
             pixel_values: As the runtime's preprocessing gives them.
             layout: The tile layout they have.
             image_sizes: Height and width of every picture.
+            query_ids: The question alone ``[1, Q]``, for a projector that reads it.
         """
         ...
 

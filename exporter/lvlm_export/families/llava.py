@@ -1,15 +1,26 @@
 """LLaVA-1.5 layout: CLIP or SigLIP tower, MLP projector, Llama, Vicuna, Mistral or Qwen2 text.
 
+A configuration that names ``quecc`` or ``tokenpacker`` has that trained projector instead.
+
 Source: arXiv:2310.03744; transformers ``models/llava``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from lvlm_export.families import ModelShape, Parts
-from lvlm_export.families.towers import RENAMES, llava_parts, text_shape, vision_shape
+from lvlm_export.families.projectors import (
+    ProjectorShape,
+    patch_maps,
+    projector_kind,
+    projector_shape,
+)
+from lvlm_export.families.towers import RENAMES, llava_parts, model_dims, text_shape, vision_shape
 from lvlm_export.image_config import preprocess_spec
+from lvlm_profiles.dims import ModelDims
 from lvlm_runtime.anyres import IMAGE_LAYOUT, TileLayout
 from lvlm_runtime.errors import UsageError
 
@@ -21,7 +32,9 @@ if TYPE_CHECKING:
 class Llava:
     """One view per image, its tokens straight into the prompt."""
 
-    summary = "LLaVA-1.5 layout: CLIP or SigLIP, MLP projector, Llama/Vicuna/Mistral/Qwen2"
+    summary = (
+        "LLaVA-1.5 layout: CLIP or SigLIP, MLP, QueCC or TokenPacker, Llama/Vicuna/Mistral/Qwen2"
+    )
     renames = RENAMES
 
     def shape(
@@ -32,6 +45,7 @@ class Llava:
     ) -> ModelShape:
         if image_size is not None:
             raise UsageError("--image-size is for families with tiles; llava resizes every picture")
+        projector = projector_shape(config)
         return ModelShape(
             vision=vision_shape(config),
             text=text_shape(config.text_config),
@@ -40,8 +54,19 @@ class Llava:
             layouts=(IMAGE_LAYOUT,),
             square_tiles=False,
             packed=False,
-            visual_tokens=lambda _layout, kept: kept,
+            visual_tokens=_counter(projector),
+            dims=_dims(config, projector),
+            projector=projector,
         )
+
+    def model_class(self, config: PretrainedConfig) -> Any:
+        if projector_kind(config) is None:
+            from transformers import LlavaForConditionalGeneration
+
+            return LlavaForConditionalGeneration
+        from lvlm_export.families.projected_llava import ProjectedLlava
+
+        return ProjectedLlava
 
     def parts(self, model: nn.Module) -> Parts:
         return llava_parts(model)
@@ -50,9 +75,30 @@ class Llava:
         return None
 
     def generate_inputs(
-        self, pixel_values: Tensor, layout: TileLayout, image_sizes: list[tuple[int, int]]
+        self,
+        pixel_values: Tensor,
+        layout: TileLayout,
+        image_sizes: list[tuple[int, int]],
+        query_ids: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        return {"pixel_values": pixel_values}
+        asked = {} if query_ids is None else {"query_ids": query_ids}
+        return {"pixel_values": pixel_values, **asked}
+
+
+def _dims(config: PretrainedConfig, projector: ProjectorShape | None) -> ModelDims:
+    """What the cost model counts with."""
+    dims = model_dims(config)
+    if projector is None:
+        return dims
+    return replace(dims, projector=patch_maps(projector, dims.vision.width))
+
+
+def _counter(projector: ProjectorShape | None) -> Callable[[TileLayout, int], int]:
+    """Tokens that the decoder sees: the patches that are kept, or what the projector gives."""
+    if projector is None:
+        return lambda _layout, kept: kept
+    tokens = projector.tokens
+    return lambda _layout, _kept: tokens
 
 
 FAMILY = Llava()

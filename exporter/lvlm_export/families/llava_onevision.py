@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from lvlm_export.families import ModelShape, Parts
-from lvlm_export.families.towers import RENAMES, llava_parts, text_shape, vision_shape
+from lvlm_export.families.projectors import projector_kind
+from lvlm_export.families.towers import RENAMES, llava_parts, model_dims, text_shape, vision_shape
 from lvlm_export.image_config import preprocess_spec
 from lvlm_runtime import anyres
 from lvlm_runtime.anyres import TileLayout
+from lvlm_runtime.errors import LvlmError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -82,6 +84,9 @@ class LlavaOnevision:
         preprocessor: dict[str, Any],
         image_size: tuple[int, int] | None,
     ) -> ModelShape:
+        kind = projector_kind(config)
+        if kind is not None:
+            raise LvlmError(f"projector {kind} is not supported with tiles; its layout is llava's")
         vision = vision_shape(config)
         tile = vision.image_size
         height, width = image_size or (tile, tile)
@@ -100,7 +105,13 @@ class LlavaOnevision:
             visual_tokens=lambda layout, kept: anyres.visual_tokens(
                 layout, math.isqrt(kept), max_patches
             ),
+            dims=model_dims(config),
         )
+
+    def model_class(self, config: PretrainedConfig) -> Any:
+        from transformers import LlavaOnevisionForConditionalGeneration
+
+        return LlavaOnevisionForConditionalGeneration
 
     def parts(self, model: nn.Module) -> Parts:
         return llava_parts(model)
@@ -112,7 +123,11 @@ class LlavaOnevision:
         return SinglePacker(newline, layout, kept, _max_patches(model.config))
 
     def generate_inputs(
-        self, pixel_values: Tensor, layout: TileLayout, image_sizes: list[tuple[int, int]]
+        self,
+        pixel_values: Tensor,
+        layout: TileLayout,
+        image_sizes: list[tuple[int, int]],
+        query_ids: Tensor | None = None,
     ) -> dict[str, Tensor]:
         images = len(image_sizes)
         return {

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from lvlm_export.families import Parts, TextShape, VisionShape
+from lvlm_export.families.projectors import projector_shape
+from lvlm_profiles.dims import ModelDims, TextDims, VisionDims
 from lvlm_runtime.errors import LvlmError
 
 if TYPE_CHECKING:
@@ -28,6 +32,9 @@ RENAMES = (
 
 def layers_that_run(config: PretrainedConfig) -> int:
     """Vision layers up to ``vision_feature_layer`` (hidden_states has one entry more than layers)."""
+    projector = projector_shape(config)
+    if projector is not None:
+        return projector.levels[-1]
     wanted, depth = config.vision_feature_layer, config.vision_config.num_hidden_layers
     if not isinstance(wanted, int):
         raise LvlmError(
@@ -93,17 +100,82 @@ def text_shape(text: Any) -> TextShape:
     )
 
 
+def model_dims(config: PretrainedConfig) -> ModelDims:
+    """Sizes of a tower, a two-layer projector and a Llama-like text model, for the cost model."""
+    vision, text = vision_shape(config), text_shape(config.text_config)
+    tied = config.tie_word_embeddings or getattr(config.text_config, "tie_word_embeddings", False)
+    return ModelDims(
+        vision=VisionDims(
+            layers=vision.layers,
+            width=vision.hidden_size,
+            mlp=config.vision_config.intermediate_size,
+            heads=vision.heads,
+            patch=config.vision_config.patch_size,
+            tokens=vision.tokens,
+            prefix=vision.prefix,
+        ),
+        projector=_projector_maps(config, vision.hidden_size, text.hidden_size),
+        text=TextDims(
+            layers=text.layers,
+            width=text.hidden_size,
+            mlp=config.text_config.intermediate_size,
+            gated=True,
+            heads=text.heads,
+            kv_heads=text.kv_heads,
+            head_dim=text.head_dim,
+            vocab=text.vocab_size,
+            tied=bool(tied),
+        ),
+    )
+
+
+def _projector_maps(
+    config: PretrainedConfig, width: int, text_width: int
+) -> tuple[tuple[int, int], ...]:
+    """``(in, out)`` of the linear maps that every patch goes through.
+
+    Of a trained projector these are queries, keys and values; what it does with the few tokens
+    behind them is left out.
+    """
+    projector = projector_shape(config)
+    if projector is None:
+        return ((width, text_width), (text_width, text_width))
+    several = (len(projector.levels) * width, width)
+    inner = (width, width)
+    return (several, inner, several, inner, inner, inner)
+
+
 class VisionEmbed(nn.Module):
-    """Patch and position embedding, and CLIP's norm before the first layer."""
+    """Patch and position embedding, and CLIP's norm before the first layer.
+
+    With ``any_size`` the position table is resized to the picture's patches, as transformers does
+    with ``interpolate_pos_encoding`` (whose branch on the size cannot be traced).
+    """
 
     def __init__(self, tower: Any) -> None:
         super().__init__()
         self.embeddings = tower.embeddings
         self.pre_layrnorm = getattr(tower, "pre_layrnorm", nn.Identity())
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        hidden: Tensor = self.pre_layrnorm(self.embeddings(pixel_values))
+    def forward(self, pixel_values: Tensor, any_size: bool = False) -> Tensor:
+        embed = self.resized if any_size else self.embeddings
+        hidden: Tensor = self.pre_layrnorm(embed(pixel_values))
         return hidden
+
+    def resized(self, pixel_values: Tensor) -> Tensor:
+        """Embeddings ``[B, P+K, C]`` of pictures ``[B, 3, h, w]``."""
+        patches = self.embeddings.patch_embedding(pixel_values)
+        table = self.embeddings.position_embedding.weight.unsqueeze(0)
+        side = math.isqrt(table.shape[1])
+        prefix = table.shape[1] - side**2
+        grid = table[:, prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+        size = patches.shape[2:]
+        resized = nn.functional.interpolate(grid, size, mode="bicubic", align_corners=False)
+        hidden: Tensor = (patches + resized).flatten(2).transpose(1, 2)
+        if not prefix:
+            return hidden
+        cls = self.embeddings.class_embedding + table[:, :prefix]
+        return torch.cat((cls.expand(hidden.shape[0], -1, -1), hidden), dim=1)
 
 
 class Project(nn.Module):
@@ -122,13 +194,17 @@ class Project(nn.Module):
 def llava_parts(model: Any) -> Parts:
     """Parts of a ``Llava*ForConditionalGeneration``."""
     inner, config = model.model, model.config
+    projector = projector_shape(config)
+    select = inner.multi_modal_projector if projector is None else nn.Identity()
     return Parts(
         vision_embed=VisionEmbed(inner.vision_tower),
         vision_layers=inner.vision_tower.encoder.layers[: layers_that_run(config)],
-        project=Project(inner.multi_modal_projector, TOWER_PREFIX[config.vision_config.model_type]),
+        project=Project(select, TOWER_PREFIX[config.vision_config.model_type]),
         text_layers=inner.language_model.layers,
         rotary=inner.language_model.rotary_emb,
         norm=inner.language_model.norm,
         lm_head=model.lm_head,
         embed_tokens="model.language_model.embed_tokens.weight",
+        levels=() if projector is None else projector.levels,
+        projector=None if projector is None else inner.multi_modal_projector,
     )

@@ -1,0 +1,244 @@
+"""Trains a QueCC projector for the demo model: `python -m lvlm_export.demo.train_quecc --tokens 4`.
+
+The vision tower stays as the demo's checkpoint has it. The projector starts with the checkpoint's
+own two linear maps behind a QueCC that is new, and learns from the demo's questions; with
+`--train-text` the language model learns with it. As in the authors' code the question's last hidden
+state is no way for gradients. Every question makes its own visual tokens, so a picture's questions
+are rows of their own here and share nothing but the tower's features.
+
+The tower has 14 x 14 patches, which divide into 1, 4 or 49 tokens. The result is a checkpoint like
+any other: `lvlm-export build --model DIRECTORY --ratio 1`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
+
+from lvlm_export.demo import CHECKPOINT
+from lvlm_export.demo.batches import QUESTIONS_PER_KIND, Batch, pixel_values
+from lvlm_export.demo.mosaic import Mosaic, make_mosaic
+from lvlm_export.demo.objectives import answer_loss
+from lvlm_export.demo.processor import EOS, PROMPT_HEAD, answer_text, prompt_tail
+from lvlm_export.demo.questions import Question, draw_question, training_questions_about
+from lvlm_export.demo.tiles import Split
+from lvlm_export.demo.train import Stage, run_stage, save_checkpoint
+from lvlm_export.families.projected_llava import ProjectedLlava
+from lvlm_export.families.projectors import projector_shape
+
+# The authors' layers 12, 16, 22 and 23 of 23 that run, at the same fractions of the demo's 12.
+LEVELS = (6, 8, 11, 12)
+_NO_LABEL = -100
+
+
+@dataclass(frozen=True)
+class Asked(Batch):
+    """A batch with one question a row; R rows about B pictures.
+
+    Attributes:
+        pictures: int64 [R], the picture of each row.
+        query_ids: int64 [R, Q], the question alone, padded at its end.
+        query_lengths: int64 [R].
+    """
+
+    pictures: Tensor
+    query_ids: Tensor
+    query_lengths: Tensor
+
+
+class QuestionPacker:
+    """Turns mosaics and questions into rows of one question, with one processor's tokens."""
+
+    def __init__(self, processor: LlavaProcessor, image_tokens: int) -> None:
+        self.tokenizer = processor.tokenizer
+        head = self.tokenizer(PROMPT_HEAD)["input_ids"]
+        self.head: list[int] = head + [processor.image_token_id] * (image_tokens - 1)
+
+    def batch(
+        self,
+        first_seed: int,
+        size: int,
+        split: Split = "train",
+        *,
+        flip: bool,
+        per_kind: Mapping[str, int] = QUESTIONS_PER_KIND,
+    ) -> Asked:
+        """Makes the batch of the pictures with seeds first_seed ... first_seed + size - 1."""
+        seeds = range(first_seed, first_seed + size)
+        mosaics = [make_mosaic(seed, split, flip=flip) for seed in seeds]
+        asked = [
+            (picture, question)
+            for picture, (mosaic, seed) in enumerate(zip(mosaics, seeds, strict=True))
+            for question in _drawn(mosaic, seed, per_kind)
+        ]
+        rows = [self._row(question) for _, question in asked]
+        queries = [self.tokenizer(question.text)["input_ids"] for _, question in asked]
+        pad = self.tokenizer.pad_token_id
+        ids, labels = _padded([row[0] for row in rows], pad), _padded([row[1] for row in rows])
+        real = torch.arange(ids.shape[1]) < torch.tensor([[len(row[0])] for row in rows])
+        causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
+        none = torch.zeros(0, dtype=torch.long)
+        return Asked(
+            pixel_values=pixel_values(mosaics),
+            input_ids=ids,
+            position_ids=torch.arange(ids.shape[1]).expand_as(ids),
+            # Padding stands at the end, where only padding sees it.
+            attention_mask=causal.expand(len(rows), 1, -1, -1),
+            labels=labels,
+            question_index=torch.where(real, 0, -1),
+            cell_shapes=none,
+            cell_colors=none,
+            pictures=torch.tensor([picture for picture, _ in asked]),
+            query_ids=_padded(queries, pad),
+            query_lengths=torch.tensor([len(query) for query in queries]),
+        )
+
+    def _row(self, question: Question) -> tuple[list[int], list[int]]:
+        """Token ids of prompt and answer, and what each is to be followed by."""
+        text = prompt_tail(question.text)
+        asked = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        both = self.tokenizer(text + answer_text(question.answer), add_special_tokens=False)
+        answer = both["input_ids"][len(asked) :]
+        if both["input_ids"][: len(asked)] != asked:
+            raise ValueError(f"tokens of {text!r} change when an answer follows ({EOS})")
+        unlabelled = len(self.head) + len(asked) - 1
+        labels = [_NO_LABEL] * unlabelled + answer + [_NO_LABEL]
+        return self.head + asked + answer, labels
+
+
+def _drawn(mosaic: Mosaic, seed: int, per_kind: Mapping[str, int]) -> list[Question]:
+    rng = np.random.default_rng([seed, len(mosaic.filled)])
+    groups = training_questions_about(mosaic)
+    kinds = [kind for kind, count in per_kind.items() for _ in range(count)]
+    drawn = [draw_question(groups, kind, rng) for kind in kinds]
+    return [question for question in drawn if question is not None]
+
+
+def _padded(rows: list[list[int]], fill: int = _NO_LABEL) -> Tensor:
+    longest = max(map(len, rows))
+    return torch.tensor([row + [fill] * (longest - len(row)) for row in rows])
+
+
+def quecc_model(checkpoint: Path, tokens: int, seed: int) -> ProjectedLlava:
+    """The demo's checkpoint with a new QueCC before its projector's linear maps, in float32.
+
+    Args:
+        checkpoint: A LLaVA directory.
+        tokens: Visual tokens per picture.
+        seed: For the new weights.
+
+    Raises:
+        ValueError: The tower's grid does not divide into so many tokens.
+    """
+    config = AutoConfig.from_pretrained(checkpoint)
+    side = config.vision_config.image_size // config.vision_config.patch_size
+    edge = math.isqrt(tokens)
+    if not edge or edge * edge != tokens or side % edge:
+        fits = [n * n for n in range(1, side + 1) if side % n == 0]
+        raise ValueError(f"{side} x {side} patches do not divide into {tokens} tokens; into {fits}")
+    plain = LlavaForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32)
+    config.vision_feature_layer = list(LEVELS)
+    config.image_seq_length = tokens
+    config.mm_vision_token_compression_type = "quecc"
+    config.mm_vision_token_compression_kernel_size = side // edge
+    torch.manual_seed(seed)
+    model = ProjectedLlava(config)
+    state = {
+        name.replace("multi_modal_projector.linear_1", "multi_modal_projector.1").replace(
+            "multi_modal_projector.linear_2", "multi_modal_projector.3"
+        ): value
+        for name, value in plain.state_dict().items()
+    }
+    missing = model.load_state_dict(state, strict=False)
+    assert not missing.unexpected_keys
+    assert all(name.startswith("model.multi_modal_projector.0") for name in missing.missing_keys)
+    model.generation_config = plain.generation_config
+    return model
+
+
+def loss_of(model: ProjectedLlava, batch: Asked) -> tuple[Tensor, Tensor]:
+    """Cross entropy of the answers and the share of fully right ones (scalars)."""
+    with torch.no_grad():
+        features = frozen_features(model, batch.pixel_values)[batch.pictures]
+        query = questions(model, batch)
+    visual = model.model.multi_modal_projector(features, query)
+    # The visual tokens are made already; the rest is the demo's own objective.
+    view = SimpleNamespace(
+        model=SimpleNamespace(
+            multi_modal_projector=nn.Identity(), language_model=model.model.language_model
+        ),
+        lm_head=model.lm_head,
+        config=model.config,
+        get_input_embeddings=model.get_input_embeddings,
+    )
+    return answer_loss(view, visual, batch, per_question=True)
+
+
+def frozen_features(model: ProjectedLlava, pixels: Tensor) -> Tensor:
+    """Features ``[B, 196, 4*96]`` of the layers that the projector takes, side by side."""
+    shape = projector_shape(model.config)
+    assert shape is not None
+    out = model.model.vision_tower(pixels, output_hidden_states=True, return_dict=True)
+    return torch.cat([out.hidden_states[level] for level in shape.levels], dim=-1)
+
+
+def questions(model: ProjectedLlava, batch: Asked) -> Tensor:
+    """Last hidden state ``[R, 1, 192]`` of every question alone."""
+    hidden = model.model.language_model(input_ids=batch.query_ids, use_cache=False)[0]
+    last: Tensor = hidden[torch.arange(len(hidden)), batch.query_lengths - 1]
+    return last.unsqueeze(1)
+
+
+def main() -> None:
+    """Trains, writes the checkpoint and a log beside it."""
+    arguments = _parse_arguments()
+    torch.set_num_threads(arguments.threads)
+    model = quecc_model(arguments.checkpoint, arguments.tokens, arguments.seed)
+    processor = AutoProcessor.from_pretrained(arguments.checkpoint)
+    packer = QuestionPacker(processor, arguments.tokens)
+    trained: list[nn.Module] = [model.model.multi_modal_projector]
+    if arguments.train_text:
+        trained += [model.model.language_model, model.lm_head]
+    model.requires_grad_(False)
+    for module in trained:
+        module.requires_grad_(True)
+    stage = Stage(
+        f"quecc_{arguments.tokens}",
+        arguments.steps,
+        arguments.batch_size,
+        arguments.learning_rate,
+    )
+    first_seed = (1000 + arguments.seed) * 10_000_000
+    log = run_stage(stage, lambda batch: loss_of(model, batch), trained, packer, first_seed)
+    save_checkpoint(model, processor, arguments.output)
+    (arguments.output / "training_log.json").write_text(json.dumps(log, indent=1) + "\n")
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=4, help="visual tokens: 1, 4 or 49")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--batch-size", type=int, default=16, help="pictures")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument(
+        "--train-text", action="store_true", help="train the language model as well"
+    )
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads of PyTorch")
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+    parser.add_argument("--output", type=Path, default=Path("demo_quecc"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
