@@ -101,18 +101,20 @@ def onnx_attention(
         query: ``[B, H, S, D]``.
         key: ``[B, Hkv, N, D]``: the tokens themselves, or a cache when ``kv_length`` is given.
         value: As ``key``.
-        attention_mask: Must be None.
+        attention_mask: ``[B, 1, S, N]`` to add to the scores of a vision layer, or None.
         scaling: Factor on the products.
         kv_length: ``[1]`` int64, filled rows of the cache; makes the node causal.
 
     Returns:
         ``[B, S, H, D]`` and None for the weights that no fused kernel returns.
     """
-    assert attention_mask is None, "masks are expressed by kv_length and is_causal"
+    assert attention_mask is None or kv_length is None, "causality is is_causal's business"
     seen = _watched.get()
     if seen is not None:
         seen.append((query, key))
     inputs: tuple[Tensor | None, ...] = (query, key, value)
+    if attention_mask is not None:
+        inputs = (*inputs, attention_mask)
     attrs: dict[str, Any] = {"scale": scaling}
     if kv_length is not None:
         inputs = (*inputs, None, None, None, kv_length)

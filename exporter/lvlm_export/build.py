@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,10 +17,14 @@ from lvlm_export.manifest import write_manifest
 from lvlm_export.onnx_export import export_graph, parameter_names
 from lvlm_export.plan import BuildOptions, Plan, make_plan
 from lvlm_export.progress import Progress
+from lvlm_export.targets import TARGETS
 from lvlm_export.weights import Placement, WeightStore
-from lvlm_export.workspace import Workspace, existing_bundle, open_workspace
+from lvlm_export.workspace import Workspace, existing_bundle, file_ref, open_workspace
 from lvlm_runtime.bundle import TOKENIZER, Bundle, check_files
 from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.golden import FILE as GOLDEN
+from lvlm_runtime.golden import Golden, make_golden, write_golden
+from lvlm_runtime.op_gate import check_graph, find_parser
 from lvlm_runtime.session import Session
 from lvlm_runtime.spec import Manifest, TensorRef
 
@@ -80,9 +86,12 @@ def build(
     embed_tokens = export_graphs(checkpoint, plan, workspace, progress)
     manifest = write_manifest(checkpoint, model_name, plan, workspace, embed_tokens, progress)
     if verify_samples:
-        check_parity(
-            checkpoint, plan, Bundle(workspace.directory, manifest), verify_samples, progress
-        )
+        built = Bundle(workspace.directory, manifest)
+        with runnable(checkpoint, plan, built, progress) as tested:
+            golden = check_parity(checkpoint, plan, tested, verify_samples, progress)
+        write_golden(workspace.directory, golden)
+        files = {**manifest.files, GOLDEN: file_ref(workspace.path(GOLDEN))}
+        manifest = replace(manifest, files=files)
     workspace.publish(manifest)
     return BuildResult(output, manifest, False)
 
@@ -117,14 +126,29 @@ def export_graphs(
                     workspace.path(job.file),
                     names,
                     store if job.weighted else None,
-                    lowering.for_target(plan.options.target),
+                    lowering.rewrites(
+                        plan.options.target, plan.options.effective_dialect, job.reads_cache
+                    ),
                 )
+                check_operators(workspace.path(job.file), plan.options.target)
                 workspace.finish(job.file, store.refs)
             advance(job.file)
         table = store.place(Placement(embed_tokens, dtype))
         workspace.finish(jobs[-1].file, store.refs)
         advance("token table")
     return table
+
+
+def check_operators(path: Path, target: str) -> None:
+    """The operator gate: LvlmError for the first node that the target's parser does not take."""
+    gate = TARGETS[target].gate
+    if gate is None:
+        return
+    for violation in check_graph(path, gate)[:1]:
+        raise LvlmError(
+            f"{find_parser(gate).title} does not take {violation}; choose another --target,"
+            " --dialect, --precision or --method"
+        )
 
 
 @dataclass(frozen=True)
@@ -141,11 +165,40 @@ class _TiedSource:
         return self.checkpoint.tensor(name)
 
 
+@contextmanager
+def runnable(
+    checkpoint: Checkpoint, plan: Plan, bundle: Bundle, progress: Progress
+) -> Iterator[Bundle]:
+    """The bundle that the parity gate runs: the one that was built, or a stand-in for it.
+
+    ONNX Runtime has no bfloat16 kernels on a CPU, so for such a bundle the same graphs are
+    exported again in float32, beside it and for as long as the gate takes. What the gate then says
+    holds for the graphs and their order, not for the rounding of bfloat16.
+    """
+    if plan.options.effective_precision != "bf16":
+        yield bundle
+        return
+    # cuda has no operator gate and no rewrites of its own, so the dialect alone shapes the graphs.
+    dialect = plan.options.effective_dialect
+    options = replace(plan.options, target="cuda", precision="fp32", dialect=dialect)
+    twin = make_plan(checkpoint, options)
+    place = bundle.directory.with_name(f"{bundle.directory.name}.float32")
+    workspace = open_workspace(place, twin.key)
+    try:
+        copy_tokenizer(checkpoint, workspace)
+        table = export_graphs(checkpoint, twin, workspace, progress)
+        name = bundle.manifest.model
+        manifest = write_manifest(checkpoint, name, twin, workspace, table, progress)
+        yield Bundle(workspace.directory, manifest)
+    finally:
+        shutil.rmtree(workspace.directory, ignore_errors=True)
+
+
 def check_parity(
     checkpoint: Checkpoint, plan: Plan, bundle: Bundle, samples: int, progress: Progress
-) -> None:
-    """The gate: LvlmError when the chain and PyTorch differ."""
-    from lvlm_export.parity import synthetic_samples, verify
+) -> Golden:
+    """The gate: LvlmError when the chain and PyTorch differ, else the answers they agree on."""
+    from lvlm_export.parity import REFERENCE, synthetic_samples, verify
 
     requests = synthetic_samples(plan.shape.layouts, samples)
     session = Session.load(bundle, device="cpu")
@@ -155,6 +208,12 @@ def check_parity(
         raise LvlmError(
             f"the exported chain is not the model: {report.failure()}; nothing was published"
         )
+    answers = {
+        row.ratio: row.expected
+        for row in report.answers
+        if row.sample == 0 and row.source == REFERENCE
+    }
+    return make_golden(requests[0].question, requests[0].images, GATE_TOKENS, answers)
 
 
 def copy_tokenizer(checkpoint: Checkpoint, workspace: Workspace) -> None:

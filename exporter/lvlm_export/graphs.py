@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +21,12 @@ from lvlm_export.subgraph import (
     DecoderCut,
     DecoderSubgraph,
     LmHead,
+    ProjectorSubgraph,
     VisionCut,
     VisionSubgraph,
 )
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class GraphJob:
         arguments: Example inputs.
         signature: Names and dynamic axes.
         weighted: Its weights go to the weight file; else it must have none.
+        reads_cache: It takes a layer's keys as ``key``, a buffer of the key-value cache.
     """
 
     file: str
@@ -43,6 +47,15 @@ class GraphJob:
     arguments: tuple[Any, ...]
     signature: Signature
     weighted: bool
+    reads_cache: bool = False
+
+
+def lm_head_files(splits: int) -> tuple[str, ...]:
+    """Files of the LM head, in the order of the vocabulary."""
+    return ("lm_head.onnx",) if splits == 1 else tuple(f"lm_head.{i}.onnx" for i in range(splits))
+
+
+PROJECTOR_FILE = "projector.onnx"
 
 
 def packer_file(layout: str, kept: int) -> str:
@@ -56,9 +69,11 @@ def graph_jobs(plan: Plan, family: Family, model: nn.Module) -> Iterator[GraphJo
     dtype = DTYPES[plan.options.effective_precision]
     for vision_cut in plan.vision:
         yield vision_job(parts, shape, vision_cut, dtype)
+    if shape.projector is not None:
+        yield projector_job(parts, shape, dtype)
     for decoder_cut in plan.decoder:
         yield decoder_job(parts, shape, decoder_cut, dtype)
-    yield lm_head_job(parts, shape, dtype)
+    yield from lm_head_jobs(parts, shape, plan.options.lm_head_splits, dtype)
     yield assemble_job(shape, dtype)
     seen: set[str] = set()
     for job in _budget_jobs(plan, family, model, dtype):
@@ -88,15 +103,35 @@ def vision_job(parts: Parts, shape: ModelShape, cut: VisionCut, dtype: torch.dty
     vision = shape.vision
     tiles = torch.export.Dim("tiles", min=1, max=4096)
     tokens = torch.export.Dim("tokens", min=2, max=65536)
+    total = vision.prefix + vision.tokens
     if cut.index == 0:
-        name, axes = "pixel_values", {0: tiles}
-        value = example((2, 3, vision.image_size, vision.image_size), dtype)
+        patch = vision.image_size // math.isqrt(vision.tokens)
+        edge = torch.export.Dim("edge", min=patch, max=vision.image_size)
+        axes = [{0: tiles, 2: edge, 3: edge} if cut.any_size else {0: tiles}]
+        values = [example((2, 3, vision.image_size, vision.image_size), dtype)]
     else:
-        name, axes = "hidden", {0: tiles, 1: tokens}
-        value = example((2, vision.prefix + vision.tokens, vision.hidden_size), dtype)
+        axes = [{0: tiles, 1: tokens}] * len(cut.inputs)
+        values = [example((2, total, vision.hidden_size), dtype), example((2, total), dtype)]
     outputs = ("features",) if cut.site is None else ("hidden_out", "query", "key")
-    signature = Signature((name,), outputs, (axes,))
-    return GraphJob(f"{cut.name}.onnx", VisionSubgraph(parts, cut), (value,), signature, True)
+    signature = Signature(cut.inputs, outputs, tuple(axes))
+    arguments = tuple(values[: len(cut.inputs)])
+    return GraphJob(f"{cut.name}.onnx", VisionSubgraph(parts, cut), arguments, signature, True)
+
+
+def projector_job(parts: Parts, shape: ModelShape, dtype: torch.dtype) -> GraphJob:
+    """A trained projector, for any number of pictures of one question."""
+    projector, vision = shape.projector, shape.vision
+    assert projector is not None
+    width = len(projector.levels) * vision.hidden_size
+    arguments = (
+        example((2, vision.tokens, width), dtype),
+        example((1, 1, shape.text.hidden_size), dtype),
+    )
+    images = torch.export.Dim("images", min=1, max=4096)
+    used = len(projector.inputs)
+    signature = Signature(projector.inputs, ("visual",), ({0: images}, None)[:used])
+    module = ProjectorSubgraph(parts, projector.reads_text)
+    return GraphJob(PROJECTOR_FILE, module, arguments[:used], signature, True)
 
 
 def decoder_job(parts: Parts, shape: ModelShape, cut: DecoderCut, dtype: torch.dtype) -> GraphJob:
@@ -132,12 +167,16 @@ def decoder_job(parts: Parts, shape: ModelShape, cut: DecoderCut, dtype: torch.d
     return GraphJob(f"{cut.name}.onnx", DecoderSubgraph(parts, cut), arguments, signature, True)
 
 
-def lm_head_job(parts: Parts, shape: ModelShape, dtype: torch.dtype) -> GraphJob:
-    """Logits of the last token."""
+def lm_head_jobs(
+    parts: Parts, shape: ModelShape, splits: int, dtype: torch.dtype
+) -> Iterator[GraphJob]:
+    """Logits of the last token, the vocabulary in ``splits`` parts of about the same size."""
     sequence = torch.export.Dim("sequence", min=1, max=shape.text.context_length)
     signature = Signature(("hidden",), ("logits",), ({1: sequence},))
-    value = example((1, 8, shape.text.hidden_size), dtype)
-    return GraphJob("lm_head.onnx", LmHead(parts), (value,), signature, True)
+    bounds = [shape.text.vocab_size * index // splits for index in range(splits + 1)]
+    for file, rows in zip(lm_head_files(splits), itertools.pairwise(bounds), strict=True):
+        value = example((1, 8, shape.text.hidden_size), dtype)
+        yield GraphJob(file, LmHead(parts, rows), (value,), signature, True)
 
 
 def assemble_job(shape: ModelShape, dtype: torch.dtype) -> GraphJob:
@@ -164,7 +203,8 @@ def reducer_job(plan: Plan, count: SiteCount, dtype: torch.dtype) -> GraphJob:
     """A reducer at any site."""
     reducer = make_reducer(plan, count)
     arguments, signature = reducer_inputs(plan, reducer, dtype)
-    return GraphJob(reducer_file(count), reducer, arguments, signature, False)
+    in_decoder = count.site.stage == "decoder"
+    return GraphJob(reducer_file(count), reducer, arguments, signature, False, in_decoder)
 
 
 def packer_job(

@@ -1,7 +1,8 @@
 """Rewrites of the traced graph, one function each.
 
-The traced graph is standard ONNX (opset 24) that TensorRT takes as it is. ``fold_weight_transposes``
-is for every target; the others put in what one target runs faster, see ``for_target``. Gains are
+The traced graph is standard ONNX (opset 24) that TensorRT-RTX takes as it is.
+``fold_weight_transposes`` is for every target; the others put in what one target runs faster, and
+``decompose`` writes the graph in older operators, see ``rewrites``. Gains are
 CPU time of one thread (EPYC with AVX-512, onnxruntime 1.31, fp32, Qwen2-0.5B's shapes).
 """
 
@@ -9,12 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript.rewriter import pattern, rewrite
 
+from lvlm_export.decompose import (
+    convolve_in_float32,
+    decompose_attention,
+    lower_opset,
+    take_sequence_major,
+)
 from lvlm_export.weights import Placement
 
 Rewrite = Callable[[ir.Model], None]
@@ -22,8 +30,17 @@ MICROSOFT = "com.microsoft"
 HEAD_SIZE_STEP = 8
 
 
-def for_target(target: str) -> tuple[Rewrite, ...]:
-    """The rewrites of a target, in the order they are applied; most targets need none."""
+def rewrites(target: str, dialect: str, reads_cache: bool = False) -> tuple[Rewrite, ...]:
+    """The rewrites of a graph, in the order they are applied; most need none.
+
+    Args:
+        target: Key in ``TARGETS``.
+        dialect: Key in ``DIALECTS``; what a target runs faster is of opset 24 or its own.
+        reads_cache: The graph takes a buffer of the key-value cache as ``key``.
+    """
+    if dialect == "decomposed":
+        turned = (partial(take_sequence_major, name="key"),) if reads_cache else ()
+        return (decompose_attention, convolve_in_float32, *turned, lower_opset)
     return _TARGET_REWRITES.get(target, ())
 
 
@@ -46,6 +63,31 @@ def fold_weight_transposes(graph: ir.Graph, placements: dict[str, Placement]) ->
     for name in [name for name, value in graph.initializers.items() if not value.uses()]:
         placements.pop(name, None)
         del graph.initializers[name]
+
+
+def fold_weight_slices(graph: ir.Graph, placements: dict[str, Placement]) -> None:
+    """Point at rows of a stored weight where the graph slices it, and drop the ``Slice``.
+
+    A row range of ``[out, in]`` is one piece of the weight file, so the parts of a split LM head
+    take no bytes beyond the whole. ``placements`` is updated.
+    """
+    for node in list(graph):
+        weight = node.inputs[0] if node.op_type == "Slice" else None
+        placement = None if weight is None else placements.get(weight.name or "")
+        if weight is None or placement is None:
+            continue
+        assert weight.shape is not None
+        first, last, axis = (int(_constant(value).item()) for value in node.inputs[1:4])
+        whole, *others = list(weight.shape)
+        assert axis == 0
+        assert isinstance(whole, int)
+        rows = first, min(last, whole)
+        name = f"{weight.name}[{rows[0]}:{rows[1]}]"
+        piece = ir.Value(name=name, shape=ir.Shape([rows[1] - rows[0], *others]), type=weight.type)
+        graph.initializers[name] = piece
+        placements[name] = replace(placement, rows=rows)
+        node.outputs[0].replace_all_uses_with(piece)
+        graph.remove(node, safe=True)
 
 
 def _folded_value(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from lvlm_export.checkpoint import Checkpoint
-from lvlm_export.graphs import packer_file
+from lvlm_export.graphs import PROJECTOR_FILE, lm_head_files, packer_file
 from lvlm_export.plan import Plan
 from lvlm_export.progress import Progress
 from lvlm_export.reducer_graphs import make_reducer, reducer_file
@@ -12,8 +14,11 @@ from lvlm_export.versions import versions
 from lvlm_export.weights import FILE_NAME
 from lvlm_export.workspace import Workspace, file_ref
 from lvlm_runtime.bundle import TOKENIZER
+from lvlm_runtime.projector import Projector
 from lvlm_runtime.spec import (
+    HEAD_MAJOR,
     SCHEMA,
+    SEQUENCE_MAJOR,
     Budget,
     FileRef,
     LayoutBudget,
@@ -24,7 +29,8 @@ from lvlm_runtime.spec import (
     TextSpec,
 )
 
-NUMPY_NAMES = {"fp32": "float32", "fp16": "float16"}
+KV_LAYOUTS = {"opset24": HEAD_MAJOR, "decomposed": SEQUENCE_MAJOR}
+NUMPY_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 def write_manifest(
@@ -44,17 +50,21 @@ def write_manifest(
         versions=versions(),
         model=model_name,
         family=checkpoint.config.model_type,
-        method=plan.options.method,
+        method=plan.method.name,
+        placement=plan.options.placement,
         seed=plan.options.seed,
         precision=NUMPY_NAMES[plan.options.effective_precision],
         target=plan.options.target,
+        dialect=plan.options.effective_dialect,
+        kv_layout=KV_LAYOUTS[plan.options.effective_dialect],
         vision_tokens=shape.vision.tokens,
         preprocess=shape.preprocess,
         layouts=shape.layouts,
         vision=_vision_stages(plan),
+        projector=_projector(plan),
         decoder=_decoder_stages(plan),
         assemble="assemble.onnx",
-        lm_head="lm_head.onnx",
+        lm_head=lm_head_files(plan.options.lm_head_splits),
         text=TextSpec(
             layers=text.layers,
             hidden_size=text.hidden_size,
@@ -66,6 +76,7 @@ def write_manifest(
             stop_ids=checkpoint.stop_ids,
             embed_tokens=embed_tokens,
         ),
+        dims=replace(shape.dims, text=replace(shape.dims.text, tied=checkpoint.tied_embeddings)),
         budgets=tuple(_budget(plan, budget, checkpoint) for budget in plan.budgets),
         weights=workspace.tensors,
         files=_files(workspace, progress),
@@ -80,9 +91,15 @@ def _vision_stages(plan: Plan) -> tuple[Stage, ...]:
             None if cut.site is None else cut.site.name,
             0,
             0,
+            cut.inputs,
         )
         for cut in plan.vision
     )
+
+
+def _projector(plan: Plan) -> Projector | None:
+    shape = plan.shape.projector
+    return None if shape is None else Projector(PROJECTOR_FILE, shape.tokens, shape.inputs)
 
 
 def _decoder_stages(plan: Plan) -> tuple[Stage, ...]:
@@ -126,7 +143,7 @@ def _reduction(count: SiteCount, plan: Plan) -> Reduction:
         tokens_out=count.tokens_out,
         graph=reducer_file(count),
         inputs=make_reducer(plan, count).inputs,
-        merges=plan.method.merges,
+        merges=plan.method.merges_at(count.site),
     )
 
 

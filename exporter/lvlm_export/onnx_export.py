@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from onnxscript import optimizer
@@ -58,7 +59,7 @@ def export_graph(
         path: The ``.onnx`` file to write, beside the weight file.
         names: ``id(parameter) -> name`` in the whole model, for the store.
         store: The weight file, or None for a weight-free graph, which is then self-contained.
-        rewrites: What the target runs faster (``lowering.for_target``).
+        rewrites: What dialect and target ask for (``lowering.rewrites``).
     """
     program = trace(module, arguments, signature)
     model = program.model
@@ -67,6 +68,7 @@ def export_graph(
         optimizer.optimize(model)
         for rewrite in rewrites:
             rewrite(model)
+    lowering.fold_weight_slices(model.graph, placements)
     lowering.fold_weight_transposes(model.graph, placements)
     if store is None:
         assert not placements, (
@@ -133,7 +135,7 @@ def _attach(
         if placement is not None:
             ref = store.place(placement)
         elif value.const_value is not None and value.const_value.nbytes > INLINE_BYTES:
-            ref = store.put(torch.from_numpy(value.const_value.numpy().copy()))
+            ref = store.put(_as_torch(value.const_value))
         else:
             continue
         value.const_value = ir.ExternalTensor(
@@ -148,7 +150,20 @@ def _attach(
         value.shape = ir.Shape(ref.shape)
 
 
-_IR_NAMES = {"float32": "FLOAT", "float16": "FLOAT16", "int64": "INT64", "int32": "INT32"}
+def _as_torch(constant: ir.TensorProtocol) -> Tensor:
+    array = constant.numpy().copy()
+    if constant.dtype == ir.DataType.BFLOAT16:  # of ml_dtypes, which torch does not read
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+_IR_NAMES = {
+    "float32": "FLOAT",
+    "float16": "FLOAT16",
+    "bfloat16": "BFLOAT16",
+    "int64": "INT64",
+    "int32": "INT32",
+}
 
 
 def _strip(model: ir.Model) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from lvlm_export.reduction import Method, Site, load_method
-from lvlm_export.reduction.schedule import BudgetPlan, Geometry, plan_budget
+from lvlm_export.reduction import STAGES, Method, Site, load_method
+from lvlm_export.reduction.schedule import BudgetPlan, plan_budget
 from lvlm_export.subgraph import DecoderCut, VisionCut, cut_decoder, cut_vision
-from lvlm_export.targets import TARGETS
+from lvlm_export.subject import check_fit, geometry_of
+from lvlm_export.targets import BFLOAT16_TARGETS, TARGETS
 from lvlm_runtime.errors import UsageError
+from lvlm_runtime.placement import AS_PUBLISHED, Placement
 
 if TYPE_CHECKING:
     from lvlm_export.checkpoint import Checkpoint
@@ -25,12 +27,15 @@ class BuildOptions:
     Attributes:
         ratios: Shares of visual tokens kept; the first is the bundle's default.
         baseline: Add ratio 1.0, so that every bundle can be compared with the unreduced model.
-        method: Key in ``METHODS``.
+        method: Key in ``METHODS``, or two of them with a plus between.
         target: Key in ``TARGETS``.
         precision: Key in ``PRECISIONS``, or None for the target's own.
+        dialect: Key in ``DIALECTS``, or None for the target's own.
+        lm_head_splits: Graphs that the LM head is split into, along the vocabulary.
         seed: For methods that draw numbers.
         image_size: Height and width of the picture a static tile layout is made for.
         context_length: Positions for prompt and answer, or None for the model's own.
+        placement: Sites, share and counts by hand.
     """
 
     ratios: tuple[float, ...]
@@ -38,14 +43,22 @@ class BuildOptions:
     method: str = "illava"
     target: str = "cpu"
     precision: str | None = None
+    dialect: str | None = None
+    lm_head_splits: int = 1
     seed: int = 0
     image_size: tuple[int, int] | None = None
     context_length: int | None = None
+    placement: Placement = AS_PUBLISHED
 
     @property
     def effective_precision(self) -> str:
         """The precision asked for, or the target's own."""
         return self.precision or TARGETS[self.target].precision
+
+    @property
+    def effective_dialect(self) -> str:
+        """The dialect asked for, or the target's own."""
+        return self.dialect or TARGETS[self.target].dialect
 
 
 @dataclass(frozen=True)
@@ -78,18 +91,13 @@ def make_plan(checkpoint: Checkpoint, options: BuildOptions) -> Plan:
     checkpoint_key = checkpoint.content_key()
     shape = checkpoint.family.shape(checkpoint.config, checkpoint.preprocessor, options.image_size)
     shape = _limit_context(shape, options.context_length)
-    method = load_method(options.method)
-    geometry = Geometry(
-        vision_layers=shape.vision.layers,
-        vision_tokens=shape.vision.tokens,
-        text_layers=shape.text.layers,
-        layouts=shape.layouts,
-        square_tiles=shape.square_tiles,
-        visual_tokens=shape.visual_tokens,
-    )
+    _check_splits(options.lm_head_splits, shape)
+    _check_precision(options)
+    method = load_method(options.method, options.placement)
+    geometry = geometry_of(shape)
     ratios = _ratios(options)
     if any(ratio < 1 for ratio in ratios):
-        _check_fit(method, shape)
+        check_fit(method, geometry, shape.vision.prefix, shape.packed)
     budgets = tuple(plan_budget(ratio, method, geometry) for ratio in ratios)
     sites = _all_sites(method, shape, ratios)
     return Plan(
@@ -97,7 +105,7 @@ def make_plan(checkpoint: Checkpoint, options: BuildOptions) -> Plan:
         shape=shape,
         method=method,
         sites=sites,
-        vision=cut_vision(shape.vision.layers, sites),
+        vision=cut_vision(shape.vision.layers, sites, method.tracks_size),
         decoder=cut_decoder(shape.text.layers, sites),
         budgets=budgets,
         key=_key(checkpoint_key, options),
@@ -110,33 +118,13 @@ def _all_sites(method: Method, shape: ModelShape, ratios: tuple[float, ...]) -> 
 
     Most methods have the same for every ratio; a budget uses its own and passes by the others.
     """
-    order = ("vision", "features", "projected", "decoder")
     sites = {
         site
         for ratio in ratios
         if ratio < 1
         for site in method.sites(shape.vision.layers, shape.text.layers, ratio)
     }
-    return tuple(sorted(sites, key=lambda site: (order.index(site.stage), site.layer)))
-
-
-def _check_fit(method: Method, shape: ModelShape) -> None:
-    """Refuse a method that would do something else than its paper on this model."""
-    if method.needs_cls and not shape.vision.prefix:
-        raise UsageError(
-            f"method {method.name} needs the CLS token of a CLIP tower and this model's tower has"
-            " none; lvlm-export list methods says which methods do without"
-        )
-    if method.appends and shape.square_tiles:
-        raise UsageError(
-            f"method {method.name} appends a token that has no place in a tile's grid, and this"
-            " model packs its tiles as grids; lvlm-export list methods says which methods fit"
-        )
-    if method.needs_distinct and shape.packed:
-        raise UsageError(
-            f"method {method.name} chooses between equal tokens by rounding, and this model's packed"
-            " tiles hold equal newline tokens; lvlm-export list methods says which methods fit"
-        )
+    return tuple(sorted(sites, key=lambda site: (STAGES.index(site.stage), site.layer)))
 
 
 def _ratios(options: BuildOptions) -> tuple[float, ...]:
@@ -144,6 +132,22 @@ def _ratios(options: BuildOptions) -> tuple[float, ...]:
         raise UsageError("no ratio given; say which shares of visual tokens to keep, --ratio 0.33")
     wanted = (*options.ratios, 1.0) if options.baseline else options.ratios
     return tuple(dict.fromkeys(wanted))
+
+
+def _check_precision(options: BuildOptions) -> None:
+    if options.effective_precision == "bf16" and options.target not in BFLOAT16_TARGETS:
+        raise UsageError(
+            f"--precision bf16 runs in TensorRT ({', '.join(BFLOAT16_TARGETS)}) and not on target"
+            f" {options.target}, which is ONNX Runtime; take fp16 or fp32"
+        )
+
+
+def _check_splits(splits: int, shape: ModelShape) -> None:
+    if not 1 <= splits <= shape.text.vocab_size:
+        raise UsageError(
+            f"--lm-head-splits {splits} is outside 1 to {shape.text.vocab_size}, the vocabulary of"
+            " the model"
+        )
 
 
 def _limit_context(shape: ModelShape, limit: int | None) -> ModelShape:
@@ -162,7 +166,11 @@ def _key(checkpoint_key: str, options: BuildOptions) -> str:
 
     content = {
         "checkpoint": checkpoint_key,
-        "options": {**vars(options), "precision": options.effective_precision},
+        "options": {
+            **asdict(options),
+            "precision": options.effective_precision,
+            "dialect": options.effective_dialect,
+        },
         "versions": versions(),
         "source": source_key(),
     }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -30,16 +30,27 @@ class VisionCut:
             the embedding (the first) or the projector.
         whole: Layers that lie in it whole, ``(first, last)``.
         site: The site that follows; None for the last, which ends with the projector.
+        sized: Its attention counts the patches that a token stands for.
+        any_size: It takes pictures of any size.
     """
 
     index: int
     mlp_of: int | None
     whole: tuple[int, int]
     site: Site | None
+    sized: bool = False
+    any_size: bool = False
 
     @property
     def name(self) -> str:
         return f"vision.{self.index}"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what it takes."""
+        if self.index == 0:
+            return ("pixel_values",)
+        return ("hidden", "sizes") if self.sized else ("hidden",)
 
     @property
     def attention_of(self) -> int | None:
@@ -62,8 +73,13 @@ class DecoderCut:
         return f"decoder.{self.index}"
 
 
-def cut_vision(layers: int, sites: Sequence[Site]) -> tuple[VisionCut, ...]:
-    """Cuts of a tower of ``layers`` blocks at the sites before its projector, in order."""
+def cut_vision(
+    layers: int, sites: Sequence[Site], tracks_size: bool = False
+) -> tuple[VisionCut, ...]:
+    """Cuts of a tower of ``layers`` blocks at the sites before its projector, in order.
+
+    ``tracks_size``: attention after a site counts the patches that a token stands for.
+    """
     cuts: list[VisionCut] = []
     start: int | None = None
     first = 0
@@ -75,7 +91,16 @@ def cut_vision(layers: int, sites: Sequence[Site]) -> tuple[VisionCut, ...]:
             assert first < layers, "the last layer must be whole, its attention scores the features"
             cuts.append(VisionCut(len(cuts), start, (first, layers), site))
             start, first = None, layers
-    return (*cuts, VisionCut(len(cuts), start, (first, layers), None))
+    cuts.append(VisionCut(len(cuts), start, (first, layers), None))
+    if any(site.stage == "pixels" for site in sites):
+        cuts[0] = replace(cuts[0], any_size=True)
+    if tracks_size:
+        cuts[1:] = [replace(cut, sized=_attends(cut)) for cut in cuts[1:]]
+    return tuple(cuts)
+
+
+def _attends(cut: VisionCut) -> bool:
+    return cut.whole[0] < cut.whole[1] or cut.attention_of is not None
 
 
 def cut_decoder(layers: int, sites: Sequence[Site]) -> tuple[DecoderCut, ...]:
@@ -88,11 +113,24 @@ def cut_decoder(layers: int, sites: Sequence[Site]) -> tuple[DecoderCut, ...]:
     )
 
 
-def attend(layer: Any, hidden: Tensor) -> Tensor:
-    """First half of a vision block: ``hidden + attention(norm(hidden))``."""
-    attended, _ = layer.self_attn(hidden_states=layer.layer_norm1(hidden), attention_mask=None)
+def attend(layer: Any, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
+    """First half of a vision block: ``hidden + attention(norm(hidden))``.
+
+    ``bias [B, 1, T, T]`` is added to the scores.
+    """
+    attended, _ = layer.self_attn(hidden_states=layer.layer_norm1(hidden), attention_mask=bias)
     result: Tensor = hidden + attended
     return result
+
+
+def size_bias(sizes: Tensor) -> Tensor:
+    """What is added to attention scores for tokens of ``sizes [B, T]``: ``[B, 1, T, T]``.
+
+    The logarithm, so that a token weighs as much as the patches in it would (arXiv:2210.09461 §3).
+    onnxruntime wants a row for every query.
+    """
+    rows = sizes.float().log().to(sizes.dtype)[:, None, None]
+    return rows.expand(-1, -1, sizes.shape[1], -1)
 
 
 def feed_forward(layer: Any, hidden: Tensor) -> Tensor:
@@ -104,7 +142,7 @@ def feed_forward(layer: Any, hidden: Tensor) -> Tensor:
 class VisionSubgraph(nn.Module):
     """``pixel_values [B, 3, H, W]`` or ``hidden [B, T, C]`` -> the next site or the features.
 
-    Returns ``(hidden, query, key)`` before a site, with query and key of the last attention in it,
+    ``sizes [B, T]``, where tokens stand for several patches, bias its attention. Returns ``(hidden, query, key)`` before a site, with query and key of the last attention in it,
     and ``(features,)`` at the end.
     """
 
@@ -112,25 +150,52 @@ class VisionSubgraph(nn.Module):
         super().__init__()
         layers = parts.vision_layers
         self.embed = parts.vision_embed if cut.index == 0 else None
+        self.any_size = cut.any_size
         self.mlp_block = None if cut.mlp_of is None else layers[cut.mlp_of]
         self.blocks = layers[cut.whole[0] : cut.whole[1]]
         self.attention_block = None if cut.attention_of is None else layers[cut.attention_of]
         self.project = parts.project if cut.site is None else None
+        self.first, self.levels = cut.whole[0], parts.levels
 
-    def forward(self, hidden: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, hidden: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
+        bias = None if sizes is None else size_bias(sizes)
+        levels: list[Tensor] = []
         if self.embed is not None:
-            hidden = self.embed(hidden)
+            hidden = self.embed(hidden, any_size=self.any_size)
         if self.mlp_block is not None:
             hidden = feed_forward(self.mlp_block, hidden)
         with watch_attention() as seen:
-            for block in self.blocks:
-                hidden = feed_forward(block, attend(block, hidden))
+            for ran, block in enumerate(self.blocks, start=self.first + 1):
+                hidden = feed_forward(block, attend(block, hidden, bias))
+                if ran in self.levels:
+                    levels.append(hidden)
             if self.attention_block is not None:
-                hidden = attend(self.attention_block, hidden)
+                hidden = attend(self.attention_block, hidden, bias)
         if self.project is not None:
-            return (self.project(hidden),)
+            # A trained projector takes features of several layers side by side.
+            return (self.project(torch.cat(levels, dim=-1) if levels else hidden),)
         query, key = seen[-1]
         return hidden, query, key
+
+
+class ProjectorSubgraph(nn.Module):
+    """A trained projector: ``features [B, N, L*C]`` -> visual tokens ``[B, K, D]``.
+
+    Where it reads the question, ``query [1, 1, D]`` is the question's last row at the end of the
+    decoder; the final norm is applied here.
+    """
+
+    def __init__(self, parts: Parts, reads_text: bool) -> None:
+        super().__init__()
+        assert parts.projector is not None
+        self.projector = parts.projector
+        self.norm = parts.norm if reads_text else None
+
+    def forward(self, features: Tensor, query: Tensor | None = None) -> Tensor:
+        if self.norm is not None:
+            query = self.norm(query)
+        visual: Tensor = self.projector(features, query)
+        return visual
 
 
 class DecoderSubgraph(nn.Module):
@@ -172,19 +237,27 @@ class DecoderSubgraph(nn.Module):
 
 
 class LmHead(nn.Module):
-    """Final norm and output projection of the last token: ``[1, S, C] -> [1, vocab]`` float32.
+    """Final norm and output projection of the last token: ``[1, S, C] -> [1, V]`` float32.
 
     Two-dimensional, so that the projection is a ``Gemm`` that takes a tied token table as it is.
+    ``rows`` are the words ``[first, last)`` that this head gives logits for. The projection is cut
+    in the graph and not here, so that the weight file holds it once (``fold_weight_slices``).
     """
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, rows: tuple[int, int]) -> None:
         super().__init__()
         self.norm = parts.norm
         self.lm_head = parts.lm_head
+        self.rows = rows
 
     def forward(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self.lm_head(self.norm(hidden[:, -1]))
-        return logits.to(torch.float32)
+        last = self.norm(hidden[:, -1])
+        first, end = self.rows
+        if end - first == self.lm_head.out_features:
+            logits: Tensor = self.lm_head(last)
+            return logits.to(torch.float32)
+        assert self.lm_head.bias is None, "no supported family has a bias in its head"
+        return nn.functional.linear(last, self.lm_head.weight[first:end]).to(torch.float32)
 
 
 class Assemble(nn.Module):

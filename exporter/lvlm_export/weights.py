@@ -8,7 +8,7 @@ table) point at one place. Only one tensor is in memory at a time.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +23,7 @@ LARGE_BYTES = 1 << 20
 DTYPE_NAMES = {
     torch.float32: "float32",
     torch.float16: "float16",
+    torch.bfloat16: "bfloat16",
     torch.int64: "int64",
     torch.int32: "int32",
 }
@@ -38,11 +39,12 @@ class TensorSource(Protocol):
 
 @dataclass(frozen=True)
 class Placement:
-    """How a graph wants a stored tensor: cast to ``dtype``, and transposed where it says so."""
+    """How a graph wants a stored tensor: cast to ``dtype``, transposed, or some of its rows."""
 
     name: str
     dtype: torch.dtype
     transposed: bool = False
+    rows: tuple[int, int] | None = None
 
 
 class WeightStore:
@@ -68,6 +70,9 @@ class WeightStore:
 
     def place(self, placement: Placement) -> TensorRef:
         """Store a tensor of the source, unless it is there, and say where it lies."""
+        if placement.rows is not None:
+            assert not placement.transposed, "rows of a transposed tensor are no one piece"
+            return _rows(self.place(replace(placement, rows=None)), *placement.rows)
         if placement not in self._by_placement:
             tensor = self.source.tensor(placement.name).to(placement.dtype)
             tensor = tensor.t() if placement.transposed else tensor
@@ -76,7 +81,9 @@ class WeightStore:
 
     def put(self, tensor: torch.Tensor) -> TensorRef:
         """Store a tensor's bytes, unless they are there, and say where they lie."""
-        array = tensor.detach().contiguous().numpy()
+        whole = tensor.detach().contiguous()
+        # numpy has no bfloat16; the bytes are what counts.
+        array = (whole.view(torch.int16) if whole.dtype == torch.bfloat16 else whole).numpy()
         digest = hashlib.sha256(array.data if array.ndim else array.tobytes()).hexdigest()
         known = self.refs.get(digest)
         if known is None:
@@ -93,3 +100,14 @@ class WeightStore:
         return TensorRef(
             DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), known.offset, known.size_bytes, digest
         )
+
+
+def _rows(whole: TensorRef, first: int, last: int) -> TensorRef:
+    """Where rows ``[first, last)`` of a stored tensor lie; the digest stays that of the whole."""
+    row = whole.size_bytes // whole.shape[0]
+    return replace(
+        whole,
+        shape=(last - first, *whole.shape[1:]),
+        offset=whole.offset + first * row,
+        size_bytes=(last - first) * row,
+    )

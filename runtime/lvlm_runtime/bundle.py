@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lvlm_runtime.element_types import numpy_dtype
 from lvlm_runtime.errors import LvlmError, UsageError
 from lvlm_runtime.spec import SCHEMA, Budget, FileRef, Manifest, from_json, to_json
 
@@ -60,7 +61,7 @@ class Bundle:
     def embedding_table(self) -> NDArray[Any]:
         """The token table ``[vocab, C]``, memory-mapped."""
         ref = self.manifest.text.embed_tokens
-        return np.memmap(self.path(WEIGHTS), ref.dtype, "r", ref.offset, ref.shape)
+        return np.memmap(self.path(WEIGHTS), numpy_dtype(ref.dtype), "r", ref.offset, ref.shape)
 
     def budget(self, ratio: float | None) -> Budget:
         """The budget of a ratio; the bundle's first for None.

@@ -2,47 +2,107 @@
 
 Layers before a reduction site hold the full prompt, layers after it the reduced one, so every
 decoder subgraph has its own length and capacity. Nothing is concatenated or copied per step.
+
+A bundle's dialect decides how a buffer lies in memory (``Manifest.kv_layout``). Head-major: the
+whole buffer is input and output, and the graph writes its new rows where ``write_index`` says.
+Sequence-major: the graph takes the filled rows and gives only the new ones, which are bound behind
+them, so plain operators update in place.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from lvlm_runtime.backends import Backend, Value
-from lvlm_runtime.spec import Stage, TextSpec
+from lvlm_runtime.spec import SEQUENCE_MAJOR, Stage, TextSpec
+
+Bindings = dict[str, Value]
 
 
 @dataclass
-class LayerGroup:
+class LayerGroup(ABC):
     """Caches of the layers of one decoder subgraph.
 
     Attributes:
         capacity: Rows that fit.
-        length: Rows filled.
-        feeds: Input name -> buffer.
-        bound: Output name -> the same buffers, so the update is in place.
+        length: Rows filled; whoever ran the graph counts it up.
+        buffers: ``key.<layer>`` and ``value.<layer>`` -> buffer.
     """
 
     capacity: int
     length: int
-    feeds: dict[str, Value]
-    bound: dict[str, Value]
+    buffers: dict[str, Value]
+
+    @abstractmethod
+    def bind(self, count: int, backend: Backend) -> tuple[Bindings, Bindings]:
+        """Feeds and bound outputs of a call that adds ``count`` rows."""
+
+    @abstractmethod
+    def keys(self, layer: int, backend: Backend) -> Value:
+        """What a reducer takes as ``key``: the keys of a layer, all filled rows in it."""
+
+
+@dataclass
+class HeadMajorGroup(LayerGroup):
+    """Buffers ``[1, Hkv, capacity, D]``, input and output of every call."""
+
+    _feeds: Bindings = field(init=False)
+    _bound: Bindings = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._feeds = {f"past_{name}": buffer for name, buffer in self.buffers.items()}
+        self._bound = {f"present_{name}": buffer for name, buffer in self.buffers.items()}
+
+    def bind(self, count: int, backend: Backend) -> tuple[Bindings, Bindings]:
+        """The buffers, and where in them the rows go."""
+        sizes = {
+            "write_index": backend.put(np.array([self.length], np.int64)),
+            "kv_length": backend.put(np.array([self.length + count], np.int64)),
+        }
+        return self._feeds | sizes, self._bound
+
+    def keys(self, layer: int, backend: Backend) -> Value:
+        """``[1, Hkv, capacity, D]``."""
+        return self.buffers[f"key.{layer}"]
+
+
+@dataclass
+class SequenceMajorGroup(LayerGroup):
+    """Buffers ``[1, capacity, Hkv, D]``, seen through views of the rows that a call is about."""
+
+    def bind(self, count: int, backend: Backend) -> tuple[Bindings, Bindings]:
+        """The filled rows, and the free ones behind them that the call fills."""
+        start, stop = self.length, self.length + count
+        feeds = {f"past_{k}": backend.rows(v, 0, start) for k, v in self.buffers.items()}
+        bound = {f"present_{k}": backend.rows(v, start, stop) for k, v in self.buffers.items()}
+        return feeds, bound
+
+    def keys(self, layer: int, backend: Backend) -> Value:
+        """``[1, length, Hkv, D]``."""
+        return backend.rows(self.buffers[f"key.{layer}"], 0, self.length)
 
 
 def allocate(
-    stage: Stage, capacity: int, text: TextSpec, dtype: np.dtype[np.generic], backend: Backend
+    stage: Stage,
+    capacity: int,
+    text: TextSpec,
+    layout: str,
+    dtype: np.dtype[np.generic],
+    backend: Backend,
 ) -> LayerGroup:
-    """Buffers ``[1, Hkv, capacity, D]`` for the layers of a decoder stage."""
-    shape = (1, text.kv_heads, capacity, text.head_dim)
-    feeds, bound = {}, {}
-    for layer in range(stage.first_layer, stage.last_layer):
-        for kind in ("key", "value"):
-            buffer = backend.zeros(shape, dtype)
-            feeds[f"past_{kind}.{layer}"] = buffer
-            bound[f"present_{kind}.{layer}"] = buffer
-    return LayerGroup(capacity, 0, feeds, bound)
+    """Buffers for the layers of a decoder stage, in the layout that the bundle's graphs take."""
+    sequence_major = layout == SEQUENCE_MAJOR
+    rows = (capacity, text.kv_heads) if sequence_major else (text.kv_heads, capacity)
+    buffers = {
+        f"{kind}.{layer}": backend.zeros((1, *rows, text.head_dim), dtype)
+        for layer in range(stage.first_layer, stage.last_layer)
+        for kind in ("key", "value")
+    }
+    group = SequenceMajorGroup if sequence_major else HeadMajorGroup
+    return group(capacity, 0, buffers)
 
 
 def size_bytes(stage: Stage, capacity: int, text: TextSpec, dtype: np.dtype[np.generic]) -> int:

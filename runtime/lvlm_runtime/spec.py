@@ -8,12 +8,17 @@ import typing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from lvlm_profiles.dims import ModelDims
 from lvlm_runtime.anyres import TileLayout
 from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.placement import Placement
 from lvlm_runtime.preprocess import PreprocessSpec
+from lvlm_runtime.projector import Projector
 
-SCHEMA = 1
+SCHEMA = 2
 T = TypeVar("T")
+# How a key-value buffer lies in memory: ``[1, heads, length, dim]`` or ``[1, length, heads, dim]``.
+HEAD_MAJOR, SEQUENCE_MAJOR = "head_major", "sequence_major"
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ class Stage:
         site: The site that follows, or None at the end of its chain.
         first_layer: First decoder layer in it (0 for vision).
         last_layer: One past the last decoder layer in it (0 for vision).
+        inputs: What a vision subgraph takes, by name; empty for the decoder's.
     """
 
     name: str
@@ -60,6 +66,7 @@ class Stage:
     site: str | None
     first_layer: int
     last_layer: int
+    inputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -171,16 +178,22 @@ class Manifest:
         model: What the checkpoint was called.
         family: Its ``model_type``.
         method: Reduction method, and ``seed`` for methods that draw numbers.
+        placement: What of the reduction a user placed by hand.
         precision: Element type of weights and activations.
         target: What the graphs were lowered for.
+        dialect: Operators that the graphs speak, ``opset24`` or ``decomposed``.
+        kv_layout: How the decoder graphs want their caches, ``HEAD_MAJOR`` or ``SEQUENCE_MAJOR``.
         vision_tokens: Patch tokens per tile before any reduction.
         preprocess: How a picture becomes pixels.
         layouts: Tile layouts the graphs were made for.
         vision: The vision chain.
+        projector: A trained projector behind it, or None where the chain ends with the plain one.
         decoder: The decoder chain.
         assemble: Weight-free graph that puts text and visual embeddings in order.
-        lm_head: Final norm and projection.
+        lm_head: Final norm and projection; several graphs where it is split along the vocabulary,
+            whose logits follow one another.
         text: The language model.
+        dims: What the cost model counts with.
         budgets: One per ratio; the first is the default.
         weights: Every tensor of ``weights.bin`` by its SHA-256.
         files: Every file of the bundle but the manifest.
@@ -193,17 +206,22 @@ class Manifest:
     model: str
     family: str
     method: str
+    placement: Placement
     seed: int
     precision: str
     target: str
+    dialect: str
+    kv_layout: str
     vision_tokens: int
     preprocess: PreprocessSpec
     layouts: tuple[TileLayout, ...]
     vision: tuple[Stage, ...]
+    projector: Projector | None
     decoder: tuple[Stage, ...]
     assemble: str
-    lm_head: str
+    lm_head: tuple[str, ...]
     text: TextSpec
+    dims: ModelDims
     budgets: tuple[Budget, ...]
     weights: dict[str, TensorRef]
     files: dict[str, FileRef]
