@@ -1,19 +1,21 @@
 #!/usr/bin/env bash
 # Checks a bundle on a Jetson and leaves one JSON file to send back: what the device is, whether the
-# operator gate passes, and whether engines were built, each step with its exit status and output.
+# operator gate passes, whether engines were built, whether their answers are those of the build, and
+# what every ratio costs; each step with its exit status and output.
 #
-#   ./acceptance.sh BUNDLE --device NAME --compute-capability SM [--output FILE]
+#   ./acceptance.sh BUNDLE --device NAME --compute-capability SM [--output FILE] [--iterations N]
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-bundle='' device='' capability='' output=acceptance.json
+bundle='' device='' capability='' output=acceptance.json iterations=10
 while (($#)); do
   case $1 in
     --device) device=${2:?--device needs a name}; shift 2 ;;
     --compute-capability) capability=${2:?--compute-capability needs sm87 or the like}; shift 2 ;;
     --output) output=${2:?--output needs a file}; shift 2 ;;
-    -h | --help) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    --iterations) iterations=${2:?--iterations needs a number}; shift 2 ;;
+    -h | --help) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     -*) usage_error "unknown option $1; see --help" ;;
     *) [[ -z $bundle ]] || usage_error "one bundle, not two: $bundle and $1"; bundle=$1; shift ;;
   esac
@@ -21,6 +23,7 @@ done
 [[ -n $bundle ]] || usage_error "name the bundle"
 [[ -n $device ]] || usage_error "name the device, --device orin_nano_8gb"
 [[ -n $capability ]] || usage_error "name the GPU, --compute-capability sm87"
+[[ $iterations =~ ^[1-9][0-9]*$ ]] || usage_error "--iterations $iterations is no count"
 [[ -e $bundle/manifest.json ]] || fail "$bundle is not a bundle: it has no manifest.json"
 
 read -r major revision < <(l4t_version) || exit 1
@@ -47,9 +50,14 @@ step() {
   fi
 }
 
+# The power mode decides every time that is measured; without nvpmodel the report says so.
+step power nvpmodel -q
 step inspect "$tool" inspect "$bundle" --json
 step check "$tool" check "$bundle" --target "trt-$(cut -d. -f1,2 <<<"$tensorrt")" --json
 step engines "$tool" engines "$bundle" --device "$device" --compute-capability "$capability" --json
+step golden "$tool" verify "$bundle" --golden --backend tensorrt --json
+step profile "$tool" profile "$bundle" --backend tensorrt --iterations "$iterations" \
+  -o "$work/report"
 
 "$python" - "$work" "$output" "R$major.$revision" "$tensorrt" "$device" <<'PYTHON'
 import json
@@ -65,7 +73,14 @@ for path in sorted(pathlib.Path(work).glob("*.status")):
         "output": json.loads(said) if said.lstrip().startswith("{") else said,
         "errors": path.with_suffix(".err").read_text(encoding="utf-8"),
     }
-report = {"jetson_linux": l4t, "tensorrt": tensorrt, "device": device, "steps": steps}
+profile = pathlib.Path(work, "report", "report.json")
+report = {
+    "jetson_linux": l4t,
+    "tensorrt": tensorrt,
+    "device": device,
+    "steps": steps,
+    "profile": json.loads(profile.read_text(encoding="utf-8")) if profile.exists() else None,
+}
 pathlib.Path(output).write_text(json.dumps(report, indent=1), encoding="utf-8")
 PYTHON
 echo "wrote $output"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the runtime on a Jetson: numpy, Pillow, tokenizers, jinja2, click, rich; no torch.
+# Installs the runtime on a Jetson: numpy, Pillow, tokenizers, jinja2, click, rich, cuda-bindings; no
+# torch.
 # TensorRT comes with JetPack and is used as it is.
 #
 #   ./install.sh [--venv DIR] [--package WHEEL_OR_DIRECTORY] [--with-onnxruntime] [--dry-run]
@@ -18,7 +19,7 @@ while (($#)); do
     --package) package=${2:?--package needs a wheel or a directory}; shift 2 ;;
     --with-onnxruntime) libraries+=(onnxruntime); shift ;;
     --dry-run) dry_run=1; shift ;;
-    -h | --help) sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) usage_error "unknown argument $1; see --help" ;;
   esac
 done
@@ -34,6 +35,12 @@ echo "Jetson Linux R$major.$revision, JetPack $jetpack"
 found=$("$python" -c 'import tensorrt; print(tensorrt.__version__)' 2>/dev/null) ||
   fail "TensorRT's Python module is missing; sudo apt-get install nvidia-jetpack (or python3-libnvinfer)"
 echo "TensorRT $found"
+
+# The backend talks to the driver through cuda-python, of the driver's CUDA major version.
+case $jetpack in
+  6) libraries+=("cuda-bindings>=12.6,<13") ;;
+  7) libraries+=("cuda-bindings>=13,<14") ;;
+esac
 
 run() {
   if [[ -n $dry_run ]]; then

@@ -57,6 +57,10 @@ def build_engine(
     config = builder.create_builder_config()
     if workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+    # Without it TensorRT-RTX may allocate while a graph is captured (release notes of 1.2).
+    user_allocation = getattr(trt.BuilderFlag, "REQUIRE_USER_ALLOCATION", None)
+    if user_allocation is not None:
+        config.set_flag(user_allocation)
     _set_compute_capabilities(library, config, compute_capabilities)
     _add_profiles(library, builder, config, spec)
     cache = _load_timing_cache(library, config, timing_cache)
@@ -66,11 +70,24 @@ def build_engine(
     if monitor.interrupted:
         raise KeyboardInterrupt
     if engine is None:
-        raise LvlmError(f"{library.title} cannot build {spec.graph}: {library.complaint()}")
+        raise LvlmError(f"{library.title} cannot build {spec.graph}: {_why_not(library)}")
     if cache is not None and timing_cache is not None:
         timing_cache.parent.mkdir(parents=True, exist_ok=True)
         timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
     return engine
+
+
+def _why_not(library: Library) -> str:
+    """What the library said, and for Turing what to do about it."""
+    complaint = library.complaint()
+    if "Turing (SM75): FP32 GEMM is not supported" not in complaint:
+        return complaint
+    node = re.search(r"operation '([^']+)'", complaint)
+    return (
+        f"it has no float32 matrix product for Turing (sm75), and {node[1] if node else 'a node'} is"
+        " one, as reducers rank tokens in float32; a bundle of --ratio 1.0 alone builds for sm75,"
+        " any other without sm75"
+    )
 
 
 def _parse(library: Library, network: Any, spec: EngineSpec, path: Path) -> None:

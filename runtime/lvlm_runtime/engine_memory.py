@@ -5,21 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from lvlm_profiles.device import Device
-from lvlm_profiles.memory import DoesNotFitError, Need, check_fits
+from lvlm_profiles.memory import (
+    KERNELS_PER_PROFILE,
+    LIVE_TENSORS,
+    DoesNotFitError,
+    Need,
+    check_fits,
+)
 from lvlm_runtime import kv_cache
+from lvlm_runtime.element_types import numpy_dtype
 from lvlm_runtime.engine_limits import Limits, capacities_of
 from lvlm_runtime.engine_plan import EngineSpec, plan_engines
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.onnx_file import read_model
 from lvlm_runtime.spec import Manifest
-
-# Measured on TensorRT-RTX 1.7: what an engine holds beside its weights, per profile.
-KERNELS_PER_PROFILE = 4_000_000
-# Tensors of the widest layer that are alive at once: input, two projections, output.
-LIVE_TENSORS = 4
 
 
 def estimate(
@@ -29,16 +29,16 @@ def estimate(
 
     Weights and caches are exact; kernels and activations are estimates.
     """
-    dtype = np.dtype(manifest.precision)
+    dtype = numpy_dtype(manifest.precision)
     capacities = capacities_of(manifest, limits)
     cache = sum(
         kv_cache.size_bytes(stage, capacities[stage.name], manifest.text, dtype)
         for stage in manifest.decoder
     )
     profiles = sum(max(1, len(spec.profiles)) for spec in specs)
-    widest = max(
-        (_widest(directory / spec.graph) for spec in specs if spec.weights_bytes), default=0
-    )
+    # The head, wide as it is, has one row only.
+    layers = [spec for spec in specs if spec.weights_bytes and spec.graph not in manifest.lm_head]
+    widest = max((_widest(directory / spec.graph) for spec in layers), default=0)
     rows = max(capacities.values()) - limits.answer_tokens
     return Need(
         sum(spec.weights_bytes for spec in specs),
@@ -67,8 +67,6 @@ def check_memory(directory: Path, manifest: Manifest, limits: Limits, device: De
 
 
 def _widest(path: Path) -> int:
-    """Most values per token that a layer makes; the head, wide as it is, has one row only."""
-    if path.name == "lm_head.onnx":
-        return 0
+    """Most values per token that a layer makes."""
     constants = read_model(path).graph.constants.values()
     return max((max(each.dims) for each in constants if len(each.dims) == 2), default=0)

@@ -3,11 +3,13 @@
 One engine per graph. A weighted subgraph gets one profile per token budget, its optimum at the
 exact token count of that budget, and a decoder subgraph one more for decoding. That one is a small
 range and not a single token: at a fixed size TensorRT lays all weights out a second time and the
-engine doubles. Caches get a static length, which the parser wants.
+engine doubles. Caches that a graph writes itself get a static length, which the parser wants; where
+it takes the filled rows alone (sequence-major), none are in a prefill and any number in decoding.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,11 +25,13 @@ from lvlm_runtime.engine_limits import (
 )
 from lvlm_runtime.onnx_file import Graph, read_model
 from lvlm_runtime.op_gate import CACHE_INPUTS
-from lvlm_runtime.spec import Budget, LayoutBudget, Manifest, Reduction
+from lvlm_runtime.spec import SEQUENCE_MAJOR, Budget, LayoutBudget, Manifest, Reduction, Stage
 
 # Tokens per decode step that the decode profile covers; one is the optimum.
 DECODE_MAX = 16
 DECODE = "decode"
+# Rows before a prompt: none; one is allowed for, so that no input is empty at every size.
+NO_PAST = (0, 0, 1)
 Shape = tuple[int, ...]
 
 
@@ -91,7 +95,9 @@ def plan_engines(directory: Path, manifest: Manifest, limits: Limits) -> tuple[E
     drafts: dict[str, _Draft] = {}
     for stage in (*manifest.vision, *manifest.decoder):
         drafts[stage.graph] = _Draft()
-    drafts[manifest.lm_head], drafts[manifest.assemble] = _Draft(), _Draft()
+    projector = [] if manifest.projector is None else [manifest.projector.graph]
+    for name in (*projector, *manifest.lm_head, manifest.assemble):
+        drafts[name] = _Draft()
     capacities = capacities_of(manifest, limits)
     for budget, part in parts(manifest, limits.images):
         _Walk(manifest, limits, budget, part, drafts, graph, capacities).all()
@@ -127,30 +133,28 @@ class _Walk:
         layout = next(x for x in self.manifest.layouts if x.name == self.part.layout)
         tiles = _times(self.images, layout.tiles)
         reductions = {cut.site: cut for cut in self.budget.vision}
-        tokens = self.prefix() + self.manifest.vision_tokens
-        for index, stage in enumerate(self.manifest.vision):
-            entry = (
-                {"pixel_values": {0: tiles}}
-                if index == 0
-                else {"hidden": {0: tiles, 1: _just(tokens)}}
-            )
-            self.add(stage.graph, entry)
-            cut = reductions.get(stage.site or "")
+        prefix = self.manifest.dims.vision.prefix
+        tokens = self.manifest.vision_tokens
+
+        def reduce_at(site: str | None) -> None:
+            nonlocal tokens
+            cut = reductions.get(site or "")
             if cut is not None:
                 self.add(cut.graph, {name: {0: tiles} for name in cut.inputs})
-                tokens += cut.tokens_out - cut.tokens_in
+                tokens = cut.tokens_out
+
+        reduce_at("pixels@0")
+        for stage in self.manifest.vision:
+            edge = math.isqrt(tokens) * self.manifest.dims.vision.patch
+            rows = {0: tiles, 1: _just(prefix + tokens)}
+            entry = {"hidden": rows, "sizes": rows}
+            entry["pixel_values"] = {0: tiles, 2: _just(edge), 3: _just(edge)}
+            self.add(stage.graph, {name: entry[name] for name in stage.inputs})
+            reduce_at(stage.site)
+        if self.manifest.projector is not None:
+            self.add(self.manifest.projector.graph, {"features": {0: tiles}})
         if self.part.packer is not None:
             self.add(self.part.packer, {"features": {0: self.images}})
-
-    def prefix(self) -> int:
-        """Tokens of a tile that stand for no patch (CLS): what a reducer takes beyond its count."""
-        for budget in self.manifest.budgets:
-            for cut in budget.vision:
-                inputs = {info.name: info.dims for info in self.graph(cut.graph).inputs}
-                rows = inputs["hidden"][1]
-                assert isinstance(rows, int)
-                return rows - cut.tokens_in
-        return 0
 
     def decoder(self) -> None:
         text = (1, min(64, self.limits.text_tokens), self.limits.text_tokens)
@@ -167,27 +171,41 @@ class _Walk:
         self.add(self.manifest.assemble, assembled)
         cuts = {cut.site: cut for cut in part.decoder}
         for stage in self.manifest.decoder:
-            capacity = self.capacities[stage.name]
-            # From one token on, so that a prompt without a picture fits every budget.
-            fed = {"hidden": {1: (1, *rows[1:])}, "position_ids": {1: (1, *rows[1:])}}
-            draft = self.add(stage.graph, fed)
-            draft.fixed = {
-                info.name: {2: capacity}
-                for info in self.graph(stage.graph).inputs
-                if info.name.startswith(CACHE_INPUTS)
-            }
+            self.decoder_stage(stage, rows)
             cut = cuts.get(stage.site or "")
             if cut is not None:
                 after = _plus(text, _times(self.images, cut.tokens_out))
-                self.decoder_reducer(cut, rows, after, text, capacity)
+                self.decoder_reducer(cut, rows, after, text, self.capacities[stage.name])
                 rows = after
-            decoding = {name: {1: (1, 1, DECODE_MAX)} for name in fed}
-            draft.profiles.pop(DECODE, None)
-            self.add(stage.graph, decoding, DECODE)
         # Only the last row is used, so one profile from one token on serves prefill and decode.
-        head = self.drafts[self.manifest.lm_head].profiles.get("all", {"hidden": {1: (1, 1, 1)}})
-        longest = max(head["hidden"][1][2], rows[2])
-        self.add(self.manifest.lm_head, {"hidden": {1: (1, 1, longest)}}, "all")
+        for graph in self.manifest.lm_head:
+            head = self.drafts[graph].profiles.get("all", {"hidden": {1: (1, 1, 1)}})
+            longest = max(head["hidden"][1][2], rows[2])
+            self.add(graph, {"hidden": {1: (1, 1, longest)}}, "all")
+
+    def decoder_stage(self, stage: Stage, rows: Span) -> None:
+        capacity = self.capacities[stage.name]
+        inputs = [info.name for info in self.graph(stage.graph).inputs]
+        caches = [name for name in inputs if name.startswith(CACHE_INPUTS)]
+        # From one token on, so that a prompt without a picture fits every budget.
+        fed = {"hidden": {1: (1, *rows[1:])}, "position_ids": {1: (1, *rows[1:])}}
+        decoding = {name: {1: (1, 1, DECODE_MAX)} for name in fed}
+        if self.sequence_major:
+            # A prompt is filled in one go, so nothing is there before it.
+            fed |= {name: {1: NO_PAST} for name in caches}
+            decoding |= {name: {1: (0, rows[1], capacity - 1)} for name in caches}
+        draft = self.add(stage.graph, fed)
+        if not self.sequence_major:
+            draft.fixed = {name: {2: capacity} for name in caches}
+        earlier = draft.profiles.pop(DECODE, None)
+        if earlier is not None and self.sequence_major:
+            # The best length of a decode step is that of the first budget, the bundle's default.
+            decoding = earlier
+        self.add(stage.graph, decoding, DECODE)
+
+    @property
+    def sequence_major(self) -> bool:
+        return self.manifest.kv_layout == SEQUENCE_MAJOR
 
     def decoder_reducer(
         self, cut: Reduction, rows: Span, after: Span, text: Span, capacity: int
@@ -199,9 +217,14 @@ class _Walk:
             "visual_index": {0: self.images},
             "order": {0: after},
             "text_index": {0: text},
+            "text_embeds": {1: text},
+            "visual_embeds": {0: self.images, 1: _just(entering(self.part))},
         }
+        if self.sequence_major:
+            spans["key"] = {1: rows}
         draft = self.add(cut.graph, {n: spans[n] for n in cut.inputs if n in spans})
-        draft.fixed = {"key": {2: capacity}} if "key" in cut.inputs else {}
+        whole = "key" in cut.inputs and not self.sequence_major
+        draft.fixed = {"key": {2: capacity}} if whole else {}
 
 
 def _finish(name: str, draft: _Draft, graph: Graph) -> EngineSpec:

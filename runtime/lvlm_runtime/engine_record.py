@@ -17,10 +17,11 @@ from lvlm_runtime.engine_limits import Limits, parts
 from lvlm_runtime.engine_plan import EngineSpec, Profile
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.spec import Manifest, from_json, to_json
+from lvlm_runtime.tensorrt_library import MODULES
 
 DIRECTORY = "engines"
 RECORD = "record.json"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,10 @@ class EngineRecord:
         content_key: Of the bundle.
         target: ``rtx`` or ``trt``.
         library_version: Of the TensorRT that built them.
+        cuda_version: Of the driver of the machine that built them, ``13.0``; None where there was
+            none, as TensorRT-RTX allows.
         compute_capabilities: ``sm80`` …, what they run on.
+        device: Name of the GPU of that machine, or None.
         precision: Element type of weights and activations.
         limits: The largest request they take.
         engines: Graph file -> engine.
@@ -65,14 +69,18 @@ class EngineRecord:
     content_key: str
     target: str
     library_version: str
+    cuda_version: str | None
     compute_capabilities: tuple[str, ...]
+    device: str | None
     precision: str
     limits: Limits
     engines: dict[str, EngineFile]
 
     def same_setting(self, other: EngineRecord) -> bool:
         """Engines of the one can stand beside engines of the other."""
-        keys = ("schema", "content_key", "target", "library_version", "compute_capabilities")
+        keys = ["schema", "content_key", "target", "library_version", "compute_capabilities"]
+        # TensorRT times its kernels on the GPU at hand; TensorRT-RTX compiles them where they run.
+        keys += [] if self.target == "rtx" else ["cuda_version", "device"]
         same = all(getattr(self, key) == getattr(other, key) for key in keys)
         return same and self.limits == other.limits
 
@@ -96,6 +104,11 @@ def directory_of(bundle: Path, target: str) -> Path:
     return bundle / DIRECTORY / target
 
 
+def engine_targets(bundle: Path) -> tuple[str, ...]:
+    """The libraries that a bundle has engines for."""
+    return tuple(target for target in MODULES if (directory_of(bundle, target) / RECORD).exists())
+
+
 def read_record(bundle: Path, target: str) -> EngineRecord | None:
     """The record, or None where there is none; LvlmError for a damaged one."""
     path = directory_of(bundle, target) / RECORD
@@ -105,6 +118,12 @@ def read_record(bundle: Path, target: str) -> EngineRecord | None:
         return None
     except ValueError as error:
         raise LvlmError(f"{path} is damaged ({error}); {rebuild(bundle, target)}") from None
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA:
+        raise LvlmError(
+            f"{path} has schema {schema!r} and this version reads {SCHEMA};"
+            f" {rebuild(bundle, target)}"
+        )
     return from_json(EngineRecord, content, str(path))
 
 
@@ -123,6 +142,7 @@ def check_record(
     target: str,
     library_version: str,
     compute_capability: str,
+    cuda_version: str,
 ) -> EngineRecord:
     """Refuse engines that are not of this bundle, library or GPU.
 
@@ -133,6 +153,8 @@ def check_record(
         target: ``rtx`` or ``trt``.
         library_version: Of the TensorRT that is to run them.
         compute_capability: Of the GPU that is to run them, ``sm87``.
+        cuda_version: Of the driver there. TensorRT's engines hold kernels of one CUDA major
+            version; TensorRT-RTX's are compiled where they run.
 
     Raises:
         LvlmError: What does not fit, and the command that rebuilds.
@@ -162,7 +184,22 @@ def check_record(
             f"the engines of {bundle} were built for {built} and this GPU is {compute_capability};"
             f" {again}"
         )
+    if record.precision != manifest.precision:
+        raise LvlmError(
+            f"the engines of {bundle} are {record.precision} and the bundle is"
+            f" {manifest.precision}; {again}"
+        )
+    built_with = record.cuda_version
+    if target == "trt" and built_with is not None and _major(built_with) != _major(cuda_version):
+        raise LvlmError(
+            f"the engines of {bundle} were built under CUDA {built_with} and this driver has"
+            f" {cuda_version}; {again}"
+        )
     return record
+
+
+def _major(version: str) -> str:
+    return version.split(".")[0]
 
 
 def _unused(manifest: Manifest, record: EngineRecord) -> set[str]:
@@ -173,7 +210,7 @@ def _unused(manifest: Manifest, record: EngineRecord) -> set[str]:
         reached |= {part.packer} if part.packer is not None else set()
         reached |= {part.projected.graph} if part.projected is not None else set()
     stages = {stage.graph for stage in (*manifest.vision, *manifest.decoder)}
-    reached |= stages | {manifest.assemble, manifest.lm_head}
+    reached |= stages | {manifest.assemble, *manifest.lm_head}
     return {name for name in manifest.files if name.endswith(".onnx")} - reached
 
 

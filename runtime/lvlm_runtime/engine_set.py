@@ -9,8 +9,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from lvlm_runtime.bundle import Bundle, file_sha256
+from lvlm_runtime.cuda_driver import open_driver
 from lvlm_runtime.engine import OnPhase, build_engine
 from lvlm_runtime.engine_limits import Limits
 from lvlm_runtime.engine_plan import EngineSpec, plan_engines
@@ -27,6 +29,8 @@ from lvlm_runtime.errors import LvlmError, UsageError
 from lvlm_runtime.tensorrt_library import Library, open_library
 
 TIMING_CACHE = "timing.cache"
+# Engines of graphs with fewer weights (reducers, packers) are built in memory first.
+SMALL_BYTES = 1_000_000
 Advance = Callable[[str], None]
 
 
@@ -89,31 +93,53 @@ def build_engines(
     if not settings.compute_capabilities:
         raise UsageError("no compute capability given; name the GPU's, --compute-capability sm87")
     specs = plan_engines(bundle.directory, bundle.manifest, settings.limits)
+    cuda_version, device = _machine()
     record = EngineRecord(
         SCHEMA,
         bundle.manifest.content_key,
         settings.target,
         library.version,
+        cuda_version,
         settings.compute_capabilities,
+        device,
         bundle.manifest.precision,
         settings.limits,
         {},
     )
-    directory = directory_of(bundle.directory, settings.target)
     present = _present(bundle, record, specs)
-    # Written with the first engine that is built: a command that fails at once harms nothing.
+    # Written with the first engine that is kept: a command that fails at once harms nothing.
     record = replace(record, engines=present)
+    missing = [spec for spec in specs if spec.graph not in present]
     opened = nullcontext(lambda _step: None) if progress is None else None
-    built = []
     with opened or progress("building engines", len(specs)) as advance:  # type: ignore[misc]
-        for spec in specs:
-            if spec.graph not in present:
-                entry = _build(bundle, library, spec, settings, directory, on_phase)
-                record = replace(record, engines={**record.engines, spec.graph: entry})
-                write_record(bundle.directory, record)
-                built.append(spec.graph)
+        for graph in present:
+            advance(graph)
+        # Small ones first, and kept when all are there: a library that refuses one does so within
+        # seconds, and leaves the engines of other settings alone.
+        small = [spec for spec in missing if spec.weights_bytes < SMALL_BYTES]
+        ready = {}
+        for spec in small:
+            ready[spec.graph] = _build(bundle, library, spec, settings, on_phase)
             advance(spec.graph)
-    return EngineResult(record, tuple(built), _peak_memory())
+        for spec in (*small, *(spec for spec in missing if spec not in small)):
+            engine = ready.pop(spec.graph, None)
+            if engine is None:
+                engine = _build(bundle, library, spec, settings, on_phase)
+                advance(spec.graph)
+            made = {**record.engines, spec.graph: _keep(bundle, spec, settings.target, engine)}
+            ordered = {each.graph: made[each.graph] for each in specs if each.graph in made}
+            record = replace(record, engines=ordered)
+            write_record(bundle.directory, record)
+    return EngineResult(record, tuple(spec.graph for spec in missing), _peak_memory())
+
+
+def _machine() -> tuple[str | None, str | None]:
+    """CUDA version and name of the GPU here, or nothing where there is none."""
+    try:
+        cuda = open_driver()
+    except LvlmError:
+        return None, None
+    return cuda.version, cuda.name
 
 
 def _present(
@@ -146,19 +172,22 @@ def _build(
     library: Library,
     spec: EngineSpec,
     settings: EngineSettings,
-    directory: Path,
     on_phase: OnPhase | None,
-) -> EngineFile:
-    capabilities = settings.compute_capabilities if settings.target == "rtx" else ()
-    engine = build_engine(
+) -> Any:
+    return build_engine(
         library,
         spec,
         bundle.directory,
-        capabilities,
+        settings.compute_capabilities if settings.target == "rtx" else (),
         settings.workspace_bytes,
-        directory / TIMING_CACHE,
+        directory_of(bundle.directory, settings.target) / TIMING_CACHE,
         on_phase,
     )
+
+
+def _keep(bundle: Bundle, spec: EngineSpec, target: str, engine: Any) -> EngineFile:
+    """Write beside and rename."""
+    directory = directory_of(bundle.directory, target)
     path = directory / f"{Path(spec.graph).stem}.engine"
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     directory.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from lvlm_runtime.errors import LvlmError, UsageError
+from lvlm_runtime.kernel_cache import KernelCache
 from lvlm_runtime.operators import PARSERS, Version
 
 MODULES = {"rtx": "tensorrt_rtx", "trt": "tensorrt"}
@@ -23,7 +24,9 @@ INSTALL = {
     " pip install 'lvlm-export[trt]'",
 }
 # One engine of TensorRT-RTX serves every GPU from Ampere to Blackwell that it is told of. Turing
-# (sm75) has no float32 matrix product there, and the reducers rank tokens in float32.
+# (sm75) has no float32 matrix product there ("FP32 GEMM is not supported"), and reducers rank tokens
+# in float32: only a bundle without reducers, of --ratio 1.0 alone, builds for it, and is asked for by
+# name. NVIDIA advises engines of its own for Turing (TensorRT-RTX support matrix).
 RTX_COMPUTE_CAPABILITIES = ("sm80", "sm86", "sm89", "sm120", "sm121")
 # An engine that fails on a machine without a driver also reports that, and it is not why.
 _NOISE = "catchCudaError"
@@ -68,6 +71,31 @@ class Library:
         """Strongly typed: precision lies in the graph. TensorRT 11 knows nothing else."""
         flag = getattr(self.module.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
         return 0 if flag is None else 1 << int(flag)
+
+    def execution_context(
+        self, engine: Any, fixed_shapes: bool, kernels: KernelCache | None
+    ) -> Any:
+        """A context of an engine that works in memory which it is given; None if there is none.
+
+        Args:
+            engine: A loaded engine.
+            fixed_shapes: Its shapes stay as they are. TensorRT-RTX compiles its kernels for the GPU
+                at hand when they are first needed: at once for such a context, because a CUDA graph
+                keeps what it captured, and behind a slower kernel for all shapes otherwise.
+            kernels: Where TensorRT-RTX keeps what it compiled, or None to compile anew.
+        """
+        managed = self.module.ExecutionContextAllocationStrategy.USER_MANAGED
+        if self.target != "rtx":
+            return engine.create_execution_context(managed)
+        config = engine.create_runtime_config()
+        config.set_execution_context_allocation_strategy(managed)
+        kinds = self.module.DynamicShapesKernelSpecializationStrategy
+        config.dynamic_shapes_kernel_specialization_strategy = (
+            kinds.EAGER if fixed_shapes else kinds.LAZY
+        )
+        if kernels is not None:
+            kernels.attach(config)
+        return engine.create_execution_context(config)
 
     def complaint(self) -> str:
         """What the library said went wrong since the last call, as one line."""

@@ -76,9 +76,12 @@ def test_install_detects_jetpack_and_installs_no_torch(jetson: dict[str, str]) -
     assert "torch" not in result.stdout
     assert "onnxruntime" not in result.stdout
     wide = call(jetson, "install.sh", "--dry-run", "--with-onnxruntime").stdout
-    assert "rich onnxruntime" in wide
+    assert "rich onnxruntime cuda-bindings" in wide
+    assert "cuda-bindings>=12.6,<13" in result.stdout
     Path(jetson["LVLM_RELEASE_FILE"]).write_text(R38, encoding="utf-8")
-    assert "R38.2.0, JetPack 7" in call(jetson, "install.sh", "--dry-run").stdout
+    newer = call(jetson, "install.sh", "--dry-run").stdout
+    assert "R38.2.0, JetPack 7" in newer
+    assert "cuda-bindings>=13,<14" in newer
 
 
 @pytest.mark.parametrize(
@@ -148,9 +151,16 @@ def test_acceptance_reports_every_step(jetson: dict[str, str], tmp_path: Path) -
     bundle.mkdir()
     (bundle / "manifest.json").write_text("{}", encoding="utf-8")
     tools = Path(jetson["LVLM_PYTHON"]).parent
-    body = 'if [[ $1 == check ]]; then echo "error: refused" >&2; exit 1; fi\necho "{}"'
+    body = """
+        echo "$*" >>"$FAKES/asked"
+        if [[ $1 == check ]]; then echo "error: refused" >&2; exit 1; fi
+        if [[ $1 == profile ]]; then mkdir "${!#}"; echo '{"ratios": []}' >"${!#}/report.json"; fi
+        echo "{}"
+    """
     tool(tools, "lvlm-export", body)
+    tool(tools, "nvpmodel", 'echo "NV Power Mode: 15W"; echo 0')
     words = ("--device", "orin_nano_8gb", "--compute-capability", "sm87", "--output", str(report))
+    words += ("--iterations", "3")
     result = call(jetson, "acceptance.sh", str(bundle), *words)
     assert result.returncode == 1
     assert "check: lvlm-export check" in result.stdout
@@ -158,15 +168,25 @@ def test_acceptance_reports_every_step(jetson: dict[str, str], tmp_path: Path) -
     content = json.loads(report.read_text(encoding="utf-8"))
     assert content["jetson_linux"] == "R36.4.3"
     assert {name: step["status"] for name, step in content["steps"].items()} == {
+        "power": 0,
         "inspect": 0,
         "check": 1,
         "engines": 0,
+        "golden": 0,
+        "profile": 0,
     }
+    assert content["steps"]["power"]["output"] == "NV Power Mode: 15W\n0\n"
+    assert content["profile"] == {"ratios": []}
+    asked = (tmp_path / "asked").read_text(encoding="utf-8").splitlines()
+    assert asked[3] == f"verify {bundle} --golden --backend tensorrt --json"
+    assert asked[4].startswith(f"profile {bundle} --backend tensorrt --iterations 3 -o ")
     assert content["steps"]["check"]["errors"] == "error: refused\n"
 
 
 def test_acceptance_wants_bundle_and_device(jetson: dict[str, str], tmp_path: Path) -> None:
     assert "name the bundle" in call(jetson, "acceptance.sh").stderr
     assert "name the device" in call(jetson, "acceptance.sh", str(tmp_path)).stderr
+    many = (str(tmp_path), "--device", "x", "--compute-capability", "sm87", "--iterations", "few")
+    assert "--iterations few is no count" in call(jetson, "acceptance.sh", *many).stderr
     words = (str(tmp_path), "--device", "x", "--compute-capability", "sm87")
     assert "is not a bundle" in call(jetson, "acceptance.sh", *words).stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -13,14 +14,19 @@ import torch
 
 import tiny
 from command_line import typed
+from fake_cuda import FakeDriver
 from helpers import build_tiny
+from lvlm_export.commands.engines import compute_capabilities
+from lvlm_runtime import cuda_driver
+from lvlm_runtime.backends.tensorrt import TensorRtBackend
 from lvlm_runtime.bundle import Bundle, read_manifest
+from lvlm_runtime.cuda_driver import CudaDriver
 from lvlm_runtime.engine import build_engine
 from lvlm_runtime.engine_limits import Limits
 from lvlm_runtime.engine_plan import plan_engines
-from lvlm_runtime.engine_record import check_record, directory_of, read_record
+from lvlm_runtime.engine_record import RECORD, check_record, directory_of, read_record
 from lvlm_runtime.engine_set import EngineSettings, build_engines
-from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.errors import LvlmError, UsageError
 from lvlm_runtime.op_gate import check_bundle
 from lvlm_runtime.tensorrt_library import RTX_COMPUTE_CAPABILITIES, open_library
 
@@ -104,14 +110,21 @@ def test_a_record_that_does_not_fit_is_refused_with_the_command(bundle: Bundle) 
     assert record is not None
     version = open_library("rtx").version
 
-    def check(record: object = record, version: str = version, capability: str = "sm89") -> None:
+    def check(
+        record: object = record,
+        version: str = version,
+        capability: str = "sm89",
+        target: str = "rtx",
+        cuda: str = "13.0",
+    ) -> None:
         check_record(
             bundle.directory,
             bundle.manifest,
-            record,
-            "rtx",
+            record,  # type: ignore[arg-type]
+            target,
             version,
-            capability,  # type: ignore[arg-type]
+            capability,
+            cuda,
         )
 
     check()
@@ -125,10 +138,29 @@ def test_a_record_that_does_not_fit_is_refused_with_the_command(bundle: Bundle) 
     other = dataclasses.replace(record, content_key="0")
     with pytest.raises(LvlmError, match="built from another bundle"):
         check(record=other)
+    precise = dataclasses.replace(record, precision="float32")
+    with pytest.raises(LvlmError, match="are float32 and the bundle is float16; build them"):
+        check(record=precise)
+    older = dataclasses.replace(record, target="trt", cuda_version="12.6")
+    check(record=older, target="trt", cuda="12.9")
+    check(record=older, cuda="13.0")
+    with pytest.raises(LvlmError, match=r"under CUDA 12\.6 and this driver has 13\.0; build them"):
+        check(record=older, target="trt")
     fewer = dict(record.engines)
     del fewer["lm_head.onnx"]
     with pytest.raises(LvlmError, match=r"no engine of lm_head\.onnx"):
         check(record=dataclasses.replace(record, engines=fewer))
+
+
+def test_a_record_of_another_version_says_how_to_build_again(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    path = directory_of(tmp_path, "rtx") / RECORD
+    path.parent.mkdir(parents=True)
+    content = json.loads((directory_of(bundle.directory, "rtx") / RECORD).read_text("utf-8"))
+    path.write_text(json.dumps({**content, "schema": 1}), encoding="utf-8")
+    with pytest.raises(LvlmError, match=r"has schema 1 and this version reads 2; build them: "):
+        read_record(tmp_path, "rtx")
 
 
 def test_a_command_that_fails_leaves_the_engines_alone(bundle: Bundle) -> None:
@@ -136,6 +168,10 @@ def test_a_command_that_fails_leaves_the_engines_alone(bundle: Bundle) -> None:
     result = typed("engines", bundle.directory, "--compute-capability", "sm87")
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].endswith("knows no compute capability sm87")
+    assert read_record(bundle.directory, "rtx") == before
+    turing = typed("engines", bundle.directory, "--compute-capability", "sm75")
+    assert turing.exit_code == 1
+    assert "a bundle of --ratio 1.0 alone builds for sm75" in turing.stderr.splitlines()[-1]
     assert read_record(bundle.directory, "rtx") == before
     assert build_engines(bundle, SETTINGS).built == ()
 
@@ -147,10 +183,51 @@ def test_a_bundle_for_the_cpu_is_refused_before_tensorrt_sees_it(demo_bundle: Pa
     assert re.match(r"error: TensorRT-RTX \S+ does not take \w+\.\d\.onnx, ", line)
 
 
+def test_turing_takes_what_has_no_reducer(bundle: Bundle) -> None:
+    """Weighted graphs are fp16 and fused attention; only reducers multiply in float32."""
+    library = open_library("rtx")
+    specs = {
+        spec.graph: spec
+        for spec in plan_engines(bundle.directory, bundle.manifest, SETTINGS.limits)
+    }
+    for graph in (
+        *bundle.manifest.lm_head,
+        bundle.manifest.assemble,
+        bundle.manifest.vision[0].graph,
+    ):
+        assert build_engine(library, specs[graph], bundle.directory, ("sm75",)) is not None
+    reducer = next(spec for graph, spec in specs.items() if graph.startswith("reduce.vision"))
+    with pytest.raises(
+        LvlmError, match=r"no float32 matrix product for Turing \(sm75\), and node_"
+    ):
+        build_engine(library, reducer, bundle.directory, ("sm75",))
+
+
+def test_the_real_runtime_reads_the_file_up_to_the_driver(bundle: Bundle) -> None:
+    """As far as a machine without a GPU gets: the next thing TensorRT wants is a driver."""
+    with contextlib.suppress(LvlmError):
+        pytest.skip(f"here is a GPU: {cuda_driver.open_driver().name}")
+    backend = TensorRtBackend(CudaDriver(FakeDriver()))
+    with pytest.raises(LvlmError) as caught:
+        backend.load(bundle.path(bundle.manifest.vision[0].graph))
+    line = str(caught.value)
+    assert re.match(r"TensorRT-RTX \S+ does not load \S+/vision\.0\.engine: .*cudaError 35", line)
+    assert line.endswith("; update the NVIDIA driver")
+
+
 def test_tensorrt_needs_the_gpu_named(bundle: Bundle) -> None:
     result = typed("engines", bundle.directory, "--target", "trt")
     assert result.exit_code == 2
     assert "--compute-capability sm87" in result.stderr
+
+
+def test_tensorrt_asks_the_driver_which_gpu_this_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = CudaDriver(FakeDriver())
+    monkeypatch.setattr(cuda_driver, "open_driver", lambda: gpu)
+    assert compute_capabilities("trt", ()) == ("sm89",)
+    assert compute_capabilities("trt", ("sm89",)) == ("sm89",)
+    with pytest.raises(UsageError, match="GPU of this machine, sm89, and not for sm87"):
+        compute_capabilities("trt", ("sm87",))
 
 
 @pytest.mark.slow

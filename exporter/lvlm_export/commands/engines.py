@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     "capabilities",
     metavar="SM",
     multiple=True,
-    help="GPU that the engines are for, sm87; repeatable [rtx: sm80 to sm121].",
+    help="GPU that the engines are for, sm87; repeatable [rtx: sm80 to sm121; trt: this machine's].",
 )
 @click.option(
     "--text-tokens", type=click.IntRange(1), help="Longest text of a prompt [512 if it fits]."
@@ -143,18 +143,27 @@ def limits(manifest: Manifest, text: int | None, answer: int | None, images: int
 
 
 def compute_capabilities(target: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    """What the engines are for; TensorRT builds for one GPU, which the user has to name."""
-    from lvlm_runtime.errors import UsageError
+    """What the engines are for. TensorRT builds for the one GPU of this machine."""
+    from lvlm_runtime.cuda_driver import open_driver
+    from lvlm_runtime.errors import LvlmError, UsageError
     from lvlm_runtime.tensorrt_library import RTX_COMPUTE_CAPABILITIES
 
     if target == "rtx":
         return names or RTX_COMPUTE_CAPABILITIES
-    if len(names) != 1:
+    try:
+        here = open_driver().compute_capability
+    except LvlmError as error:
+        if len(names) == 1:
+            return names
         raise UsageError(
             "TensorRT builds for the GPU of this machine; name it once, --compute-capability sm87"
-            " for an Orin"
+            f" for an Orin ({error})"
+        ) from None
+    if names not in ((), (here,)):
+        raise UsageError(
+            f"TensorRT builds for the GPU of this machine, {here}, and not for {', '.join(names)}"
         )
-    return names
+    return (here,)
 
 
 def record(result: EngineResult) -> dict[str, Any]:

@@ -18,6 +18,13 @@ from lvlm_runtime.errors import UsageError
 
 BACKENDS: dict[str, str] = {
     "onnxruntime": "lvlm_runtime.backends.onnxruntime:open_backend",
+    "tensorrt": "lvlm_runtime.backends.tensorrt:open_backend",
+}
+
+# Packages that a backend can run with; one of them is enough.
+LIBRARIES: dict[str, tuple[str, ...]] = {
+    "onnxruntime": ("onnxruntime",),
+    "tensorrt": ("tensorrt_rtx", "tensorrt"),
 }
 
 # A tensor in the backend's own memory; only the backend that made it looks inside.
@@ -41,6 +48,14 @@ class Runner(Protocol):
 
         Returns:
             The outputs that were not bound, by name.
+        """
+        ...
+
+    def cache_rows(self, wanted: int) -> int:
+        """Rows that its caches must have where a request needs ``wanted``.
+
+        Raises:
+            LvlmError: It was built for fewer.
         """
         ...
 
@@ -74,6 +89,27 @@ class Backend(Protocol):
 
     def shape(self, value: Value) -> tuple[int, ...]:
         """Shape of a value, without moving it."""
+        ...
+
+    def rows(self, value: Value, start: int, stop: int) -> Value:
+        """Rows ``[start, stop)`` of a sequence-major buffer, sharing its memory.
+
+        The caches of the decomposed dialect are read and written through such views: the filled
+        rows are an input, the rows that a call adds a bound output.
+
+        Args:
+            value: A buffer ``[1, length, heads, dim]`` from ``zeros``; rows lie one after another,
+                so a range of them is one piece of memory.
+            start: First row.
+            stop: One past the last row; equal to ``start`` for an empty view.
+
+        Returns:
+            A value ``[1, stop - start, heads, dim]``, good as a feed and as a bound output. It
+            stays valid as long as ``value`` does and shows what is written there later.
+
+        Raises:
+            ValueError: The range does not lie in the buffer, or its first axis is not 1.
+        """
         ...
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,45 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from lvlm_runtime.errors import LvlmError, UsageError
+from lvlm_runtime.onnx_file import read_model
 
-Value = Any  # an ort.OrtValue
+Value = Any  # an ort.OrtValue, or a View of one
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 _ERROR_ONLY = 3
+
+
+@dataclass(frozen=True)
+class View:
+    """Some rows of a buffer, as an address: ONNX Runtime has no slices of its own values.
+
+    Attributes:
+        buffer: The whole, an ``ort.OrtValue`` ``[1, length, heads, dim]``, kept alive by this.
+        start: First row.
+        dims: Shape of the rows.
+    """
+
+    buffer: Value
+    start: int
+    dims: tuple[int, ...]
+
+    @property
+    def address(self) -> int:
+        """Where the first row lies; an empty view may stand at the buffer's end."""
+        whole = self.buffer.shape()
+        row = self.buffer.tensor_size_in_bytes() // whole[1]
+        address: int = self.buffer.data_ptr() + self.start * row
+        return address
+
+    def shape(self) -> tuple[int, ...]:
+        """As of an ``ort.OrtValue``."""
+        return self.dims
+
+    def numpy(self) -> NDArray[Any]:
+        """The rows on the host."""
+        rows: NDArray[Any] = self.buffer.numpy()[:, self.start : self.start + self.dims[1]]
+        return rows
 
 
 class OrtRunner:
@@ -47,14 +81,14 @@ class OrtRunner:
             value = feeds[name]
             # Caches are the same buffers step after step; binding them again costs time.
             if self._bound_inputs.get(name) is not value:
-                binding.bind_ortvalue_input(name, value)
+                self._bind_input(name, value)
                 self._bound_inputs[name] = value
         for name in self.outputs:
             target = bound.get(name)
             if target is None:
                 binding.bind_output(name, self._device)
             elif self._bound_outputs.get(name) is not target:
-                binding.bind_ortvalue_output(name, target)
+                self._bind_output(name, target)
             self._bound_outputs[name] = target
         try:
             self._session.run_with_iobinding(binding)
@@ -66,6 +100,25 @@ class OrtRunner:
             for name, value in zip(self.outputs, values, strict=True)
             if name not in bound
         }
+
+    def cache_rows(self, wanted: int) -> int:
+        return wanted
+
+    def _bind_input(self, name: str, value: Value) -> None:
+        if isinstance(value, View):
+            self._binding.bind_input(name, *self._place(value))
+        else:
+            self._binding.bind_ortvalue_input(name, value)
+
+    def _bind_output(self, name: str, value: Value) -> None:
+        if isinstance(value, View):
+            self._binding.bind_output(name, *self._place(value))
+        else:
+            self._binding.bind_ortvalue_output(name, value)
+
+    def _place(self, view: View) -> tuple[str, int, int, tuple[int, ...], int]:
+        """Device, its number, element type, shape and address, as IO binding takes them."""
+        return self._device, 0, view.buffer.element_type(), view.dims, view.address
 
 
 class OrtBackend:
@@ -93,6 +146,11 @@ class OrtBackend:
         try:
             session = ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # as in OrtRunner
+            if any(info.element_type == "bfloat16" for info in read_model(path).graph.inputs):
+                raise LvlmError(
+                    f"{path} is bfloat16, for which ONNX Runtime has no kernels here; run it with"
+                    " --backend tensorrt, or build the bundle with --precision fp16"
+                ) from error
             raise LvlmError(f"{path} does not load in ONNX Runtime: {_one_line(error)}") from error
         return OrtRunner(session, self.device, path.stem)
 
@@ -108,6 +166,12 @@ class OrtBackend:
 
     def shape(self, value: Value) -> tuple[int, ...]:
         return tuple(value.shape())
+
+    def rows(self, value: Value, start: int, stop: int) -> Value:
+        whole = value.shape()
+        if whole[0] != 1 or not 0 <= start <= stop <= whole[1]:
+            raise ValueError(f"rows {start} to {stop} are not in a buffer of {list(whole)}")
+        return View(value, start, (1, stop - start, *whole[2:]))
 
 
 def open_backend(device: str, threads: int | None) -> OrtBackend:
