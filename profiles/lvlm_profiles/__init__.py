@@ -1,3 +1,3 @@
-"""Device profiles, cost model and profile reports. Standard library only; nothing is here yet."""
+"""Device profiles, cost model, energy meters and profile reports. Standard library only."""
 
 from __future__ import annotations

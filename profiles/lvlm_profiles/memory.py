@@ -9,6 +9,10 @@ from lvlm_profiles.device import Device
 
 # Halvings of the request that are tried before it is called hopeless.
 STEPS = 16
+# Measured on TensorRT-RTX 1.7: what an engine holds beside its weights, per profile.
+KERNELS_PER_PROFILE = 4_000_000
+# Tensors of the widest layer that are alive at once: input, two projections, output.
+LIVE_TENSORS = 4
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Timing the chain: one record per graph call, on a monotonic clock."""
+"""Timing the chain: one record per graph call and per step of the host, on a monotonic clock."""
 
 from __future__ import annotations
 
@@ -6,24 +6,75 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
+
+
+class Clock(Protocol):
+    """What times a graph call.
+
+    Attributes:
+        name: For reports, as ``CUDA events``.
+    """
+
+    name: str
+
+    def start(self) -> Any:
+        """Mark the beginning of a call."""
+        ...
+
+    def stop(self, mark: Any) -> float:
+        """Milliseconds since the mark, once the call's work is done."""
+        ...
+
+
+class HostClock:
+    """The host's clock. Right where a call returns after its work is done.
+
+    ONNX Runtime does so on the CPU, and on CUDA through IO binding, which waits for the device.
+    """
+
+    name = "host clock, after the device has finished"
+
+    def start(self) -> int:
+        """Nanoseconds now."""
+        return time.perf_counter_ns()
+
+    def stop(self, mark: int) -> float:
+        """Milliseconds since then."""
+        return (time.perf_counter_ns() - mark) / 1e6
+
+
+@runtime_checkable
+class TimedBackend(Protocol):
+    """A backend that times its own calls, because they return before the device is done."""
+
+    def clock(self) -> Clock:
+        """A clock for its graph calls, as one of CUDA events."""
+        ...
+
+
+def clock_of(backend: object) -> Clock:
+    """The backend's own clock, or the host's where it has none."""
+    return backend.clock() if isinstance(backend, TimedBackend) else HostClock()
 
 
 @dataclass(frozen=True)
 class Span:
-    """One graph call.
+    """One graph call, or one step of the host.
 
     Attributes:
         name: Graph or step.
         phase: ``preprocess``, ``vision``, ``prefill`` or ``decode``.
         duration_ms: Wall time.
         tokens: Tokens that entered it.
+        started_ns: On the host's clock; orders graph calls and steps.
     """
 
     name: str
     phase: str
     duration_ms: float
     tokens: int
+    started_ns: int = 0
 
 
 @dataclass
@@ -31,7 +82,9 @@ class Recorder:
     """Collects spans; pass one to a call that should be measured.
 
     Attributes:
-        spans: What was timed, in order.
+        spans: Graph calls, and the preparation of pictures, in order.
+        steps: What the host does besides: tokenize, embedding, sample, detokenize.
+        clock: What times graph calls.
         on_stage: Called with the name and the result of every graph call of the prefill, outside
             the timed blocks; verification looks at hidden states through it.
         on_places: Called with a site's name and the places ``[B, K]`` that its reducer kept;
@@ -41,6 +94,8 @@ class Recorder:
     spans: list[Span] = field(default_factory=list)
     on_stage: Callable[[str, Any], None] | None = None
     on_places: Callable[[str, Any], None] | None = None
+    steps: list[Span] = field(default_factory=list)
+    clock: Clock = field(default_factory=HostClock)
 
     def show(self, name: str, value: Any) -> None:
         """Hand a graph's result to ``on_stage``."""
@@ -54,13 +109,27 @@ class Recorder:
 
     @contextmanager
     def span(self, name: str, phase: str, tokens: int) -> Iterator[None]:
-        """Time the block."""
-        start = time.perf_counter_ns()
+        """Time a graph call."""
+        started, mark = time.perf_counter_ns(), self.clock.start()
         try:
             yield
         finally:
-            self.spans.append(Span(name, phase, (time.perf_counter_ns() - start) / 1e6, tokens))
+            self.spans.append(Span(name, phase, self.clock.stop(mark), tokens, started))
+
+    @contextmanager
+    def step(self, name: str, phase: str, tokens: int) -> Iterator[None]:
+        """Time a step of the host."""
+        started = time.perf_counter_ns()
+        try:
+            yield
+        finally:
+            duration = (time.perf_counter_ns() - started) / 1e6
+            self.steps.append(Span(name, phase, duration, tokens, started))
 
     def total_ms(self, *phases: str) -> float:
         """Time in the graph calls of these phases."""
         return sum(span.duration_ms for span in self.spans if span.phase in phases)
+
+    def in_order(self) -> list[Span]:
+        """Graph calls and steps as they began."""
+        return sorted((*self.spans, *self.steps), key=lambda span: span.started_ns)

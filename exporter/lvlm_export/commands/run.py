@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lvlm_export.commands.options import Ratio, bundle_argument, device_options, json_option
+from lvlm_export.commands.options import (
+    Milliseconds,
+    Ratio,
+    bundle_argument,
+    device_options,
+    json_option,
+)
 from lvlm_runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from lvlm_runtime.session import Generation
+    from lvlm_runtime.generation import Generation
+    from lvlm_runtime.profile_store import Choice
+    from lvlm_runtime.session import Session
 
 
 @click.command(short_help="Ask a bundle a question about pictures.")
@@ -28,6 +36,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--ratio", type=Ratio(), help="Share of visual tokens KEPT, one of the bundle's [its first]."
+)
+@click.option(
+    "--ttft",
+    "target_ms",
+    type=Milliseconds(),
+    help="Take the largest ratio whose first token came within this time, as 300ms or 0.3s, in the"
+    " last `lvlm-export profile` on this machine.",
 )
 @click.option(
     "--max-new-tokens",
@@ -66,6 +81,7 @@ def run(
     prompt: str | None,
     images: tuple[Path, ...],
     ratio: float | None,
+    target_ms: float | None,
     max_new_tokens: int,
     system: str | None,
     backend: str,
@@ -78,6 +94,8 @@ def run(
 
     The answer streams to stdout, one line about tokens and speed goes to stderr.
     """
+    if ratio is not None and target_ms is not None:
+        raise UsageError("--ratio and --ttft exclude each other; give one of them")
     question = read_prompt(prompt)
     from lvlm_runtime.sampling import SamplingOptions
 
@@ -85,11 +103,12 @@ def run(
     from lvlm_runtime.session import Session
 
     session = Session.open(bundle, backend, device, threads)
+    choice = None if target_ms is None else choose(session, bundle, threads, target_ms, len(images))
     stream = Stream()
     answer = session.generate(
         question,
         images,
-        ratio,
+        ratio if choice is None else choice.ratio,
         max_new_tokens=max_new_tokens,
         sampling=options,
         system=system,
@@ -98,10 +117,46 @@ def run(
     if as_json:
         from lvlm_export.console import echo_json
 
-        echo_json(record(answer, bundle, session.chain.backend.device))
+        executed = session.chain.backend
+        content = {**record(answer, bundle, executed.device), "backend": executed.name}
+        if choice is not None:
+            content["ttft"] = {"target_ms": target_ms, "expected_ms": choice.expected_ms}
+        echo_json(content)
         return
     click.echo()
-    click.echo(summary(answer, images), err=True)
+    executed = session.chain.backend
+    said = f"{summary(answer, images)}; {executed.name} on {executed.device}"
+    click.echo(said, err=True)
+    if choice is not None and target_ms is not None:
+        click.echo(told(choice, target_ms, answer), err=True)
+
+
+def choose(
+    session: Session, bundle: Path, threads: int | None, target_ms: float, images: int
+) -> Choice:
+    """The ratio that the last profile on this machine advises."""
+    from lvlm_runtime import profile_store
+
+    backend, key = session.chain.backend, session.bundle.manifest.content_key
+    setup = profile_store.Setup(backend.name, backend.device, threads)
+    report = profile_store.last(key, setup, bundle)
+    return profile_store.choose(report, target_ms, images)
+
+
+def told(choice: Choice, target_ms: float, answer: Generation) -> str:
+    """One line: what was expected, what came, and where this request is not the profiled one."""
+    came = answer.time_to_first_token_ms
+    parts = [
+        f"--ttft {target_ms:g} ms took ratio {choice.ratio:g}: {choice.expected_ms:.0f} ms in nine"
+        f" of ten profiled requests, {came:.0f} ms now"
+        + (" (missed; the first request of a process is slower)" if came > target_ms else "")
+    ]
+    if answer.prompt_tokens > choice.prompt_tokens:
+        parts.append(
+            f"the prompt has {answer.prompt_tokens} tokens and the profiled one had"
+            f" {choice.prompt_tokens}"
+        )
+    return "; ".join(parts)
 
 
 class Stream:

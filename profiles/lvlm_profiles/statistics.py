@@ -1,0 +1,127 @@
+"""Statistics of latency samples, and whether two sets of them differ. Pure functions."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# Resamples of a bootstrap, and the seed that makes a comparison repeat itself.
+RESAMPLES, SEED = 2000, 20240819
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a set of samples says, in the samples' own unit.
+
+    Attributes:
+        n: Samples.
+        mean: Their mean.
+        median: Their median, as ``p50``.
+        p50: Percentiles interpolate linearly between the two nearest samples.
+        p90: As p50.
+        p95: As p50.
+        p99: As p50; of fewer than 100 samples it lies between the two largest.
+        minimum: The least.
+        maximum: The largest.
+        deviation: Standard deviation of the sample (n - 1); 0 for one sample.
+        variation: Coefficient of variation, deviation over mean; 0 where the mean is 0.
+    """
+
+    n: int
+    mean: float
+    median: float
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+    minimum: float
+    maximum: float
+    deviation: float
+    variation: float
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The change of a median from one set of samples to another, relative to the first.
+
+    Attributes:
+        change: ``median(b) / median(a) - 1``.
+        low: Lower end of its interval.
+        high: Upper end.
+    """
+
+    change: float
+    low: float
+    high: float
+
+
+def summarize(samples: Sequence[float]) -> Summary:
+    """Statistics of at least one sample."""
+    if not samples:
+        raise ValueError("no samples to summarize")
+    ordered = sorted(samples)
+    mean = statistics.fmean(ordered)
+    deviation = statistics.stdev(ordered) if len(ordered) > 1 else 0.0
+    middle = percentile(ordered, 50)
+    return Summary(
+        n=len(ordered),
+        mean=mean,
+        median=middle,
+        p50=middle,
+        p90=percentile(ordered, 90),
+        p95=percentile(ordered, 95),
+        p99=percentile(ordered, 99),
+        minimum=ordered[0],
+        maximum=ordered[-1],
+        deviation=deviation,
+        variation=deviation / mean if mean else 0.0,
+    )
+
+
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """A percentile of samples in ascending order, by linear interpolation (numpy's default)."""
+    place = (len(ordered) - 1) * percent / 100
+    below = math.floor(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def median_change(
+    before: Sequence[float],
+    after: Sequence[float],
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+) -> Interval:
+    """Relative change of the median with its 95 % bootstrap interval.
+
+    The percentile bootstrap: both sets are drawn again with replacement, the two medians are
+    compared, and the middle 95 % of what comes out is the interval. The seed is fixed, so the
+    same two reports always give the same answer.
+
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
+    """
+    draw = random.Random(seed)
+    changes = sorted(
+        _ratio(
+            statistics.median(draw.choices(after, k=len(after))),
+            statistics.median(draw.choices(before, k=len(before))),
+        )
+        for _ in range(resamples)
+    )
+    tail = 100 * (1 - CONFIDENCE) / 2
+    return Interval(
+        _ratio(statistics.median(after), statistics.median(before)),
+        percentile(changes, tail),
+        percentile(changes, 100 - tail),
+    )
+
+
+def _ratio(after: float, before: float) -> float:
+    """Relative change; from nothing to something is infinite."""
+    if before == 0:
+        return 0.0 if after == 0 else math.inf
+    return after / before - 1
