@@ -4,7 +4,9 @@
 # make test-gpu   the tests that need an NVIDIA GPU
 # make lint       ruff and mypy
 # make demo       build the demo bundle, ask it about pictures, check it against PyTorch
-# make demo-table accuracy of the demo model at every ratio and method (minutes)
+# make demo-table accuracy of the demo model at every ratio and method (half an hour)
+# make bench-peers   the same chain against PyTorch and onnxruntime-genai, interleaved
+# make bench-engines time, memory and size of TensorRT-RTX engines of that checkpoint
 # make readme     fill the README's generated parts from the commands and the results
 # make bench      time to first token on a checkpoint of LLaVA-OneVision-0.5B's shapes
 # make clean      remove what the other targets made, the environment included
@@ -12,7 +14,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-gpu lint demo demo-table bench readme clean
+.PHONY: help setup test test-slow test-gpu lint demo demo-table bench bench-peers bench-engines readme clean
 
 BASE_PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -57,9 +59,23 @@ demo-table: $(STAMP)
 bench: $(STAMP)
 	@$(BIN)/python tests/benchmarks/first_token.py
 
+# onnxruntime-genai brings its own onnxruntime, which must not lie beside onnxruntime-gpu.
+.venv-genai/.ready:
+	@$(BASE_PYTHON) -m venv .venv-genai
+	@.venv-genai/bin/pip -qq install "torch==2.13.0"
+	@.venv-genai/bin/pip -qq install onnxruntime-genai onnxruntime onnx onnx_ir transformers
+	@touch $@
+
+bench-peers: $(STAMP) .venv-genai/.ready
+	@$(BIN)/python tests/benchmarks/peers.py --genai-python .venv-genai/bin/python
+	@$(BIN)/python tests/benchmarks/peers.py --shapes llava-7b-cut
+
+bench-engines: $(STAMP)
+	@$(BIN)/python tests/benchmarks/engine_build.py
+
 readme: $(STAMP)
 	@PYTHONPATH=tests $(BIN)/python tests/update_readme.py
 
 clean:
-	rm -rf $(VENV) bundles .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-genai build bundles .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

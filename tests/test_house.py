@@ -13,6 +13,7 @@ import pytest
 from lvlm_export.cli import COMMANDS
 from lvlm_export.families import FAMILIES
 from lvlm_export.reduction import METHODS, load_method
+from lvlm_profiles.energy import METERS
 from lvlm_runtime.backends import BACKENDS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,13 +43,15 @@ TABLES = {
     "lvlm_export.families.FAMILIES": FAMILIES,
     "lvlm_export.reduction.METHODS": METHODS,
     "lvlm_runtime.backends.BACKENDS": BACKENDS,
+    "lvlm_profiles.energy.METERS": METERS,
 }
 # Modules beside the registered ones that are no entry themselves.
 HELPERS = {
-    "lvlm_export.commands": {"options", "summary"},
-    "lvlm_export.families": {"towers"},
-    "lvlm_export.reduction": {"reducers", "schedule", "selectors", "tensors"},
+    "lvlm_export.commands": {"options", "profile_table", "recipes", "summary"},
+    "lvlm_export.families": {"projected_llava", "projectors", "towers"},
+    "lvlm_export.reduction": {"by_hand", "compose", "reducers", "schedule", "selectors", "tensors"},
     "lvlm_runtime.backends": set(),
+    "lvlm_profiles.energy": set(),
 }
 
 
@@ -150,6 +153,7 @@ def test_every_registered_entry_can_be_imported(table: str) -> None:
         ("lvlm_export.families", FAMILIES),
         ("lvlm_export.reduction", METHODS),
         ("lvlm_runtime.backends", BACKENDS),
+        ("lvlm_profiles.energy", METERS),
     ],
 )
 def test_every_file_of_a_registry_is_registered(package: str, table: dict[str, str]) -> None:

@@ -227,13 +227,12 @@ class Checkpoint:
         Raises:
             LvlmError: The stored tensors do not fit the configuration.
         """
-        from transformers import AutoModelForImageTextToText
         from transformers.initialization import no_init_weights
 
         from lvlm_export.attention import NAME
 
         with no_init_weights():
-            model = AutoModelForImageTextToText.from_config(
+            model = self.family.model_class(self.config)._from_config(
                 self.config, dtype=dtype, attn_implementation=NAME
             )
         self._check_names({name for name, _ in model.named_parameters(remove_duplicate=False)})

@@ -21,11 +21,14 @@ from lvlm_export import __version__
 from lvlm_runtime.errors import LvlmError, UsageError
 
 COMMANDS: dict[str, str] = {
+    "plan": "lvlm_export.commands.plan:plan",
     "build": "lvlm_export.commands.build:build",
     "run": "lvlm_export.commands.run:run",
     "verify": "lvlm_export.commands.verify:verify",
     "inspect": "lvlm_export.commands.inspect:inspect",
     "eval": "lvlm_export.commands.eval:eval_",
+    "profile": "lvlm_export.commands.profile:profile",
+    "compare": "lvlm_export.commands.compare:compare",
     "visualize": "lvlm_export.commands.visualize:visualize",
     "check": "lvlm_export.commands.check:check",
     "engines": "lvlm_export.commands.engines:engines",

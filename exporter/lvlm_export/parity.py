@@ -17,7 +17,8 @@ from PIL import Image
 
 from lvlm_export.checkpoint import Checkpoint
 from lvlm_export.plan import Plan
-from lvlm_export.reference import Reference, Request, Trace
+from lvlm_export.reference import Reference
+from lvlm_export.reference_io import Request, Trace
 from lvlm_runtime import preprocess
 from lvlm_runtime.anyres import MULTI, TileLayout
 from lvlm_runtime.backends import Value
@@ -27,6 +28,7 @@ from lvlm_runtime.sequence import text_runs
 from lvlm_runtime.session import Session
 
 QUESTION = "What is in the picture?"
+REFERENCE = "the PyTorch reference"
 # Largest difference of a hidden state, relative to the largest value of the reference's.
 LIMITS = {"float32": 1e-3, "float16": 5e-2}
 
@@ -163,9 +165,7 @@ def verify(
             for stage, error in compare(trace, seen).items():
                 key = (budget.ratio, stage)
                 errors[key] = max(error, errors.get(key, 0.0))
-            answers.append(
-                AnswerParity(budget.ratio, index, "the PyTorch reference", expected, got)
-            )
+            answers.append(AnswerParity(budget.ratio, index, REFERENCE, expected, got))
             if budget.ratio == 1.0:
                 official = reference.generate_unreduced(
                     request, checkpoint.stop_ids, max_new_tokens
@@ -197,7 +197,8 @@ def prepare(session: Session, sample: Sample) -> Request:
         for image, fit in zip(sample.images, prepared.fits, strict=True)
     ]
     runs = text_runs(ids, manifest.text.image_token_id)
-    return Request(runs, prepared.pixel_values, layout, sizes)
+    query_ids = session.encoder.question(sample.question)
+    return Request(runs, prepared.pixel_values, layout, sizes, query_ids)
 
 
 def run_chain(

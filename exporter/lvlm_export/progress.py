@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 
@@ -18,3 +18,11 @@ class Advance(Protocol):
     """Called once per step."""
 
     def __call__(self, step: str) -> None: ...
+
+
+class NoProgress:
+    """Draws nothing: for work that others watch, or that is being timed."""
+
+    def stage(self, title: str, steps: int) -> AbstractContextManager[Advance]:
+        """A stage that nobody looks at."""
+        return nullcontext(lambda step: None)

@@ -1,6 +1,6 @@
 """The chain: pixels to features, prompt to logits, one token to the next logits.
 
-Prefill: vision.0 -> reducer -> vision.1 -> … -> features -> (packer) -> assemble -> decoder.0 ->
+Prefill: vision.0 -> reducer -> vision.1 -> … -> features -> (projector) -> (packer) -> assemble -> decoder.0 ->
 reducer -> decoder.1 -> … -> lm_head. Decode: the decoder stages with one token and no reducer.
 """
 
@@ -15,9 +15,15 @@ from numpy.typing import NDArray
 from lvlm_runtime import kv_cache
 from lvlm_runtime.backends import Backend, Runner, Value
 from lvlm_runtime.bundle import Bundle
+from lvlm_runtime.element_types import numpy_dtype
 from lvlm_runtime.measure import Recorder
+from lvlm_runtime.projector import Projector
 from lvlm_runtime.sequence import Origins, Placed, place, position_ids
 from lvlm_runtime.spec import Budget, LayoutBudget, Reduction, Stage
+from lvlm_runtime.text_query import TextQuery, read_question
+from lvlm_runtime.vision_flow import VisionFlow
+
+PIXELS = "pixels@0"  # the site before the first vision stage
 
 
 @dataclass(frozen=True)
@@ -61,11 +67,14 @@ class Chain:
         self.bundle = bundle
         self.backend = backend
         self.manifest = bundle.manifest
-        self.dtype = np.dtype(self.manifest.precision)
+        self.dtype = numpy_dtype(self.manifest.precision)
         self.embeddings = bundle.embedding_table()
+        self.text_query = TextQuery(lambda token_ids: read_question(self, token_ids))
         self._runners: dict[str, Runner] = {}
         weighted = [stage.graph for stage in (*self.manifest.vision, *self.manifest.decoder)]
-        for graph in (*weighted, self.manifest.assemble, self.manifest.lm_head):
+        if self.manifest.projector is not None:
+            weighted.append(self.manifest.projector.graph)
+        for graph in (*weighted, self.manifest.assemble, *self.manifest.lm_head):
             self.runner(graph)
 
     def runner(self, graph: str) -> Runner:
@@ -80,36 +89,46 @@ class Chain:
         budget: Budget,
         layout: LayoutBudget,
         recorder: Recorder,
+        query_ids: Sequence[int] | None = None,
     ) -> Visual:
-        """Visual tokens of pixels ``[tiles, 3, H, W]``."""
+        """Visual tokens of pixels ``[tiles, 3, H, W]``; ``query_ids`` is the question alone."""
         reductions = {reduction.site: reduction for reduction in budget.vision}
         tiles, tokens = len(pixel_values), self.manifest.vision_tokens
         origins = Origins.whole(tiles, tokens)
-        name, hidden = "pixel_values", self.backend.put(pixel_values.astype(self.dtype))
+        kept: list[Value] = []
+        flow = VisionFlow(self.backend, pixel_values.astype(self.dtype))
+
+        def reduce_at(site: str | None) -> None:
+            nonlocal tokens
+            reduction = reductions.get(site or "")
+            if reduction is None:
+                return
+            with recorder.span(reduction.site, "vision", tiles * tokens):
+                out = flow.run(self.runner(reduction.graph), reduction.inputs)
+            recorder.show(reduction.site, flow.main)
+            recorder.show_places(reduction.site, out)
+            kept.append(out["places"])
+            tokens = reduction.tokens_out
+
+        reduce_at(PIXELS)
         for stage in self.manifest.vision:
             with recorder.span(stage.name, "vision", tiles * tokens):
-                out = self.runner(stage.graph)({name: hidden})
-            if stage.site is None:
-                hidden = out["features"]
-                recorder.show(stage.name, hidden)
-                break
-            name, hidden = "hidden", out["hidden_out"]
-            recorder.show(stage.name, hidden)
-            reduction = reductions.get(stage.site)
-            if reduction is not None:
-                feeds = {"hidden": hidden, "query": out["query"], "key": out["key"]}
-                with recorder.span(reduction.site, "vision", tiles * tokens):
-                    out = self.runner(reduction.graph)(feeds)
-                hidden = out["hidden_out"]
-                recorder.show(reduction.site, hidden)
-                recorder.show_places(reduction.site, out)
-                origins = origins.keep(self.backend.fetch(out["places"]))
-                tokens = reduction.tokens_out
+                flow.run(self.runner(stage.graph), stage.inputs)
+            recorder.show(stage.name, flow.main)
+            reduce_at(stage.site)
+        hidden = flow.main
+        if self.manifest.projector is not None:
+            hidden = self._project(self.manifest.projector, hidden, query_ids, recorder)
+            origins = Origins.whole(*self.backend.shape(hidden)[:2])
         if layout.packer is not None:
             with recorder.span("packer", "vision", tiles * tokens):
                 hidden = self.runner(layout.packer)({"features": hidden})["visual"]
             recorder.show("packer", hidden)
             origins = Origins.whole(*self.backend.shape(hidden)[:2])
+        else:
+            # Fetched last: a device that works behind the host is not waited for in between.
+            for places in kept:
+                origins = origins.keep(self.backend.fetch(places))
         return Visual(hidden, origins)
 
     def prefill(
@@ -136,7 +155,8 @@ class Chain:
         text = np.concatenate([np.asarray(run, np.int64) for run in runs])
         per_image = 0 if layout is None else layout.tokens_in
         placed = place(lengths, np.arange(len(text), dtype=np.int64), len(text), per_image)
-        rows = self.backend.put(self.embeddings[text][None])
+        with recorder.step("embedding", "prefill", len(text)):
+            rows = self.backend.put(self.embeddings[text][None])
         if visual is not None and layout is not None and layout.projected is not None:
             visual = self._reduce_projected(layout.projected, visual, rows, recorder)
         hidden = self._assemble(rows, visual, placed, recorder)
@@ -144,27 +164,51 @@ class Chain:
         ids, next_position = position_ids(lengths, None if visual is None else visual.origins)
         positions = self.backend.put(ids[None])
         groups: list[kv_cache.LayerGroup] = []
-        site, query = None, None
+        site, query, keys = None, None, None
         for stage in self.manifest.decoder:
             if site is not None:
                 reduction = sites[site]
+                feeds = {"hidden": hidden, "query": query, "key": keys, "position_ids": positions}
+                if visual is not None:
+                    feeds |= {"text_embeds": rows, "visual_embeds": visual.tokens}
                 placed, hidden, positions = self._reduce(
-                    reduction, lengths, placed, hidden, query, groups[-1], positions, recorder
+                    reduction, lengths, placed, feeds, recorder
                 )
             group = self._allocate(stage, len(placed.order) + answer_tokens)
             groups.append(group)
             hidden, query = self._run_stage(stage, group, hidden, positions, recorder, "prefill")
             site = stage.site if stage.site in sites else None
+            if site is not None:
+                keys = group.keys(stage.last_layer - 1, self.backend)
         return DecodeState(groups, next_position), self._logits(hidden, recorder, "prefill")
 
     def step(self, state: DecodeState, token: int, recorder: Recorder) -> NDArray[np.float32]:
         """Feed one token; logits ``[vocab]`` of the next."""
-        hidden = self.backend.put(self.embeddings[token][None, None])
+        with recorder.step("embedding", "decode", 1):
+            hidden = self.backend.put(self.embeddings[token][None, None])
         positions = self.backend.put(np.array([[state.position]], np.int64))
         for stage, group in zip(self.manifest.decoder, state.groups, strict=True):
             hidden, _ = self._run_stage(stage, group, hidden, positions, recorder, "decode")
         state.position += 1
         return self._logits(hidden, recorder, "decode")
+
+    def _project(
+        self,
+        projector: Projector,
+        features: Value,
+        query_ids: Sequence[int] | None,
+        recorder: Recorder,
+    ) -> Value:
+        feeds = {"features": features}
+        if projector.reads_text:
+            with recorder.span("query", "prefill", len(query_ids or ())):
+                feeds["query"] = self.backend.put(self.text_query(query_ids))
+            recorder.show("query", feeds["query"])
+        images, patches, _ = self.backend.shape(features)
+        with recorder.span("projector", "vision", images * patches):
+            visual = self.runner(projector.graph)(feeds)["visual"]
+        recorder.show("projector", visual)
+        return visual
 
     def _assemble(
         self,
@@ -194,32 +238,27 @@ class Chain:
         return Visual(out["visual_out"], origins)
 
     def _allocate(self, stage: Stage, capacity: int) -> kv_cache.LayerGroup:
-        return kv_cache.allocate(stage, capacity, self.manifest.text, self.dtype, self.backend)
+        text, layout = self.manifest.text, self.manifest.kv_layout
+        capacity = self.runner(stage.graph).cache_rows(capacity)
+        return kv_cache.allocate(stage, capacity, text, layout, self.dtype, self.backend)
 
     def _reduce(
         self,
         reduction: Reduction,
         lengths: Sequence[int],
         placed: Placed,
-        hidden: Value,
-        query: Value,
-        scored: kv_cache.LayerGroup,
-        positions: Value,
+        known: dict[str, Value],
         recorder: Recorder,
     ) -> tuple[Placed, Value, Value]:
         count = len(placed.order)
         after = place(lengths, placed.text, count, reduction.tokens_out)
-        last_layer = max(int(name.rsplit(".", 1)[1]) for name in scored.feeds)
-        feeds = {
-            "hidden": hidden,
-            "query": query,
-            "key": scored.feeds[f"past_key.{last_layer}"],
-            "position_ids": positions,
-            "visual_index": self.backend.put(placed.visual),
-            "order": self.backend.put(after.order),
+        places = {"visual_index": placed.visual, "order": after.order, "text_index": placed.text}
+        feeds = {name: known[name] for name in reduction.inputs if name in known}
+        feeds |= {
+            name: self.backend.put(index)
+            for name, index in places.items()
+            if name in reduction.inputs
         }
-        if "text_index" in reduction.inputs:
-            feeds["text_index"] = self.backend.put(placed.text)
         with recorder.span(reduction.site, "prefill", count):
             out = self.runner(reduction.graph)(feeds)
         recorder.show(reduction.site, out["hidden_out"])
@@ -236,22 +275,20 @@ class Chain:
         phase: str,
     ) -> tuple[Value, Value | None]:
         count = self.backend.shape(hidden)[1]
-        feeds = {
-            **group.feeds,
-            "hidden": hidden,
-            "position_ids": positions,
-            "write_index": self.backend.put(np.array([group.length], np.int64)),
-            "kv_length": self.backend.put(np.array([group.length + count], np.int64)),
-        }
+        caches, bound = group.bind(count, self.backend)
+        feeds = {**caches, "hidden": hidden, "position_ids": positions}
         with recorder.span(stage.name, phase, count):
-            out = self.runner(stage.graph)(feeds, group.bound)
+            out = self.runner(stage.graph)(feeds, bound)
         recorder.show(stage.name, out["hidden_out"])
         group.length += count
         return out["hidden_out"], out.get("query")
 
     def _logits(self, hidden: Value, recorder: Recorder, phase: str) -> NDArray[np.float32]:
+        # Split along the vocabulary, the head is several graphs; the host joins their logits.
         with recorder.span("lm_head", phase, 1):
-            out = self.runner(self.manifest.lm_head)({"hidden": hidden})
-            logits: NDArray[np.float32] = self.backend.fetch(out["logits"])[0]
-        recorder.show("lm_head", out["logits"])
+            outs = [self.runner(graph)({"hidden": hidden}) for graph in self.manifest.lm_head]
+            parts = [self.backend.fetch(out["logits"])[0] for out in outs]
+            logits: NDArray[np.float32] = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if recorder.on_stage is not None:
+            recorder.show("lm_head", self.backend.put(logits[None]))
         return logits

@@ -84,6 +84,10 @@ class PromptEncoder:
             messages.insert(0, {"role": "system", "content": text})
         return self.encode_messages(messages)
 
+    def question(self, prompt: str) -> list[int]:
+        """Token ids of a question alone, without chat or picture, as trained projectors read it."""
+        return self._tokenize(prompt)
+
     def encode_messages(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Token ids of a chat, with the start of the next answer.
 

@@ -19,10 +19,12 @@ from PIL import Image
 
 from lvlm_runtime import preprocess
 from lvlm_runtime.anyres import MULTI, TileLayout
+from lvlm_runtime.backend_choice import AUTO, choose_backend
 from lvlm_runtime.backends import open_backend
 from lvlm_runtime.bundle import TOKENIZER, Bundle
 from lvlm_runtime.chain import Chain, DecodeState
 from lvlm_runtime.errors import LvlmError, UsageError
+from lvlm_runtime.generation import Generation
 from lvlm_runtime.measure import Recorder
 from lvlm_runtime.picture import load_image
 from lvlm_runtime.prompt import PromptEncoder
@@ -30,40 +32,10 @@ from lvlm_runtime.sampling import Sampler, SamplingOptions
 from lvlm_runtime.sequence import text_runs
 from lvlm_runtime.spec import Budget, LayoutBudget
 
+__all__ = ["Generation", "Picture", "Session"]
+
 GREEDY = SamplingOptions()
 Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Generation:
-    """An answer and what it took.
-
-    Attributes:
-        text: The answer.
-        token_ids: Its tokens, the stop token included.
-        finish_reason: ``stop``, or ``length`` when ``max_new_tokens`` ran out.
-        ratio: Share of visual tokens kept, as asked for.
-        visual_tokens: Visual tokens at each stage, ``(stage, tokens)``, all images together;
-            empty without images.
-        prompt_tokens: Positions of the prompt before reduction in the decoder.
-        time_to_first_token_ms: From the call to the first token: reading and preprocessing the
-            pictures, vision, prefill and sampling.
-        decode_tokens_per_s: Speed after the first token; None for one token.
-        own_time_ms: Part of the time to the first token outside the graph calls and image
-            preprocessing.
-        letterboxed: Indices of images that were padded to the bundle's tile layout.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: str
-    ratio: float
-    visual_tokens: tuple[tuple[str, int], ...]
-    prompt_tokens: int
-    time_to_first_token_ms: float
-    decode_tokens_per_s: float | None
-    own_time_ms: float
-    letterboxed: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -90,7 +62,7 @@ class Session:
     def open(
         cls,
         directory: str | os.PathLike[str],
-        backend: str = "onnxruntime",
+        backend: str = AUTO,
         device: str = "auto",
         threads: int | None = None,
     ) -> Session:
@@ -98,7 +70,8 @@ class Session:
 
         Args:
             directory: The bundle.
-            backend: Key in ``lvlm_runtime.backends.BACKENDS``.
+            backend: Key in ``lvlm_runtime.backends.BACKENDS``; ``auto`` takes TensorRT where the
+                bundle has engines and a GPU answers, else ONNX Runtime.
             device: ``auto``, ``cpu`` or ``cuda``.
             threads: CPU threads; None for one per physical core.
 
@@ -112,13 +85,14 @@ class Session:
     def load(
         cls,
         bundle: Bundle,
-        backend: str = "onnxruntime",
+        backend: str = AUTO,
         device: str = "auto",
         threads: int | None = None,
     ) -> Session:
         """As ``open``, for a bundle that is checked already."""
         encoder = PromptEncoder.open(bundle.path(TOKENIZER))
-        return cls(bundle, Chain(bundle, open_backend(backend, device, threads)), encoder)
+        chosen = choose_backend(bundle.directory, backend, device)
+        return cls(bundle, Chain(bundle, open_backend(chosen, device, threads)), encoder)
 
     def generate(
         self,
@@ -131,6 +105,7 @@ class Session:
         system: str | None = None,
         on_text: Callable[[str], None] | None = None,
         recorder: Recorder | None = None,
+        ignore_stop: bool = False,
     ) -> Generation:
         """Answer a question about pictures.
 
@@ -143,12 +118,17 @@ class Session:
             system: A system message, where the template knows one.
             on_text: Called with each new piece of the answer (streaming).
             recorder: Takes the timing of every graph call.
+            ignore_stop: Answer ``max_new_tokens`` tokens whatever they are, to measure.
 
         Raises:
             UsageError: The bundle has no such ratio.
             LvlmError: A picture cannot be read, or the prompt does not fit.
         """
-        ids = self.encoder.encode(prompt, len(images), system=system)
+        recorder = Recorder() if recorder is None else recorder
+        start = time.perf_counter()
+        with recorder.step("tokenize", "prefill", 0):
+            ids = self.encoder.encode(prompt, len(images), system=system)
+            query_ids = self._question(prompt)
         return self.generate_ids(
             ids,
             images,
@@ -157,7 +137,16 @@ class Session:
             sampling=sampling,
             on_text=on_text,
             recorder=recorder,
+            ignore_stop=ignore_stop,
+            started_s=start,
+            query_ids=query_ids,
         )
+
+    def _question(self, prompt: str) -> list[int] | None:
+        """The question alone, where the bundle's projector reads it."""
+        projector = self.bundle.manifest.projector
+        reads = projector is not None and projector.reads_text
+        return self.encoder.question(prompt) if reads else None
 
     def generate_ids(
         self,
@@ -169,28 +158,38 @@ class Session:
         sampling: SamplingOptions = GREEDY,
         on_text: Callable[[str], None] | None = None,
         recorder: Recorder | None = None,
+        ignore_stop: bool = False,
+        started_s: float | None = None,
+        query_ids: Sequence[int] | None = None,
     ) -> Generation:
-        """As ``generate``, for a prompt that is already tokens, one placeholder id per image."""
+        """As ``generate``, for a prompt that is already tokens, one placeholder id per image.
+
+        ``started_s`` is ``time.perf_counter`` when the request began; None for now. ``query_ids``
+        is the question alone, for a bundle whose projector reads it.
+        """
         if max_new_tokens < 1:
             raise UsageError(f"max_new_tokens {max_new_tokens} is below 1")
         recorder = Recorder() if recorder is None else recorder
-        start = time.perf_counter()
+        start = time.perf_counter() if started_s is None else started_s
         request = self._check(token_ids, images, ratio, max_new_tokens, recorder)
         sampler, decoder = Sampler(sampling), self.encoder.decoder()
-        state, logits = self._prefill(request, max_new_tokens, recorder)
+        state, logits = self._prefill(request, max_new_tokens, recorder, query_ids)
         history = [token for run in request.runs for token in run]
-        answer = [sampler.sample(logits, history)]
+        with recorder.step("sample", "prefill", 1):
+            answer = [sampler.sample(logits, history)]
         first = time.perf_counter()
         own_ms = (first - start) * 1e3 - recorder.total_ms("preprocess", "vision", "prefill")
-        stop_ids = self.bundle.manifest.text.stop_ids
+        stop_ids = () if ignore_stop else self.bundle.manifest.text.stop_ids
         pieces: list[str] = []
         while answer[-1] not in stop_ids:
-            _emit(decoder.push(answer[-1]), pieces, on_text)
+            with recorder.step("detokenize", "decode", 1):
+                _emit(decoder.push(answer[-1]), pieces, on_text)
             if len(answer) == max_new_tokens:
                 break
             logits = self.chain.step(state, answer[-1], recorder)
             history.append(answer[-1])
-            answer.append(sampler.sample(logits, history))
+            with recorder.step("sample", "decode", 1):
+                answer.append(sampler.sample(logits, history))
         elapsed = time.perf_counter() - first
         _emit(decoder.flush(), pieces, on_text)
         return Generation(
@@ -207,12 +206,16 @@ class Session:
         )
 
     def _prefill(
-        self, request: _Request, max_new_tokens: int, recorder: Recorder
+        self,
+        request: _Request,
+        max_new_tokens: int,
+        recorder: Recorder,
+        query_ids: Sequence[int] | None,
     ) -> tuple[DecodeState, NDArray[np.float32]]:
         visual = None
         if request.pixel_values is not None and request.layout is not None:
             visual = self.chain.encode(
-                request.pixel_values, request.budget, request.layout, recorder
+                request.pixel_values, request.budget, request.layout, recorder, query_ids
             )
         return self.chain.prefill(request.runs, visual, request.layout, max_new_tokens, recorder)
 
@@ -233,7 +236,7 @@ class Session:
                 f"the prompt has {len(runs) - 1} image placeholders and {len(images)} images were"
                 " given; give as many images as the prompt speaks of (--image)"
             )
-        layout = self._layout(len(images))
+        layout = self.layout(len(images))
         part = None if layout is None else budget.layout(layout.name)
         self._check_length(runs, part, max_new_tokens)
         pixel_values = None
@@ -246,7 +249,7 @@ class Session:
             letterboxed = tuple(i for i, fit in enumerate(prepared.fits) if fit.letterboxed)
         return _Request(runs, pixel_values, budget, part, len(images), letterboxed)
 
-    def _layout(self, images: int) -> TileLayout | None:
+    def layout(self, images: int) -> TileLayout | None:
         """The tile layout for a number of images; the family decided which there are."""
         layouts = self.bundle.manifest.layouts
         if images == 0:

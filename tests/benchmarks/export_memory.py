@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from report import WORK, Silent, environment, print_environment, print_table, save
+from report import WORK, environment, print_environment, print_table, save
 
 SAMPLE_S = 0.01
 PRECISION_BYTES = {"fp32": 4, "fp16": 2}
@@ -65,6 +65,7 @@ def export(checkpoint: Path, bundle: Path, precision: str) -> dict[str, Any]:
     from lvlm_export.build import build
     from lvlm_export.checkpoint import Checkpoint
     from lvlm_export.plan import BuildOptions
+    from lvlm_export.progress import NoProgress
 
     opened = Checkpoint.open(checkpoint)
     # 5 sets VmHWM back to the present size. Source: Linux Documentation/filesystems/proc.rst.
@@ -73,7 +74,7 @@ def export(checkpoint: Path, bundle: Path, precision: str) -> dict[str, Any]:
     start = time.perf_counter()
     with PeakAnon() as peak:
         options = BuildOptions(ratios=(0.33,), precision=precision)
-        build(opened, "bench", options, bundle, Silent(), verify_samples=0, force=True)
+        build(opened, "bench", options, bundle, NoProgress(), verify_samples=0, force=True)
     return {
         "baseline_bytes": baseline,
         "peak_bytes": memory("VmHWM") - baseline,

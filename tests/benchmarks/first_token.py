@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from report import WORK, Silent, environment, print_environment, print_table, save
+from report import WORK, environment, print_environment, print_table, save
 
 from lvlm_runtime import preprocess
 from lvlm_runtime.measure import Recorder
@@ -90,24 +90,38 @@ def ensure_bundle(work: Path, layout: str) -> Path:
     from lvlm_export.build import build
     from lvlm_export.checkpoint import Checkpoint
     from lvlm_export.plan import BuildOptions
+    from lvlm_export.progress import NoProgress
 
-    checkpoint = work / layout
-    if not (work / "onevision" / "newline.safetensors").exists():
-        import shapes
-
-        print("writing the checkpoint …", flush=True)
-        shapes.write_onevision(work / "onevision")
-    if not checkpoint.exists():
-        import shapes
-
-        shapes.write_llava(checkpoint, work / "onevision")
+    checkpoint = ensure_checkpoint(work, layout)
     print("building the bundle unless it is there …", flush=True)
     bundle = work / f"{layout}-bundle"
     built = BuildOptions(ratios=(0.33,))
     build(
-        Checkpoint.open(checkpoint), layout, built, bundle, Silent(), verify_samples=0, force=True
+        Checkpoint.open(checkpoint),
+        layout,
+        built,
+        bundle,
+        NoProgress(),
+        verify_samples=0,
+        force=True,
     )
     return bundle
+
+
+def ensure_checkpoint(work: Path, layout: str) -> Path:
+    """The random checkpoint of a layout, written unless it is there."""
+    import shapes
+
+    checkpoint = work / layout
+    if layout == "llava-7b-cut" and not (checkpoint / "text.safetensors").exists():
+        print("writing the checkpoint …", flush=True)
+        shapes.write_llava_7b_cut(checkpoint)
+    elif layout != "llava-7b-cut" and not (work / "onevision" / "newline.safetensors").exists():
+        print("writing the checkpoint …", flush=True)
+        shapes.write_onevision(work / "onevision")
+    if not checkpoint.exists():
+        shapes.write_llava(checkpoint, work / "onevision")
+    return checkpoint
 
 
 def picture() -> NDArray[np.uint8]:

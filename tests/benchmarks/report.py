@@ -6,7 +6,6 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from contextlib import nullcontext
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,14 +18,6 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = Path(__file__).with_name("results")
 WORK = ROOT / "build" / "bench"
 PACKAGES = ("onnxruntime", "onnxruntime-gpu", "torch", "transformers", "numpy", "onnx")
-
-
-class Silent:
-    """Progress that draws nothing, so that drawing is not measured."""
-
-    def stage(self, title: str, steps: int) -> nullcontext[Any]:
-        """A stage that nobody looks at."""
-        return nullcontext(lambda step: None)
 
 
 def environment() -> dict[str, Any]:

@@ -43,6 +43,27 @@ QWEN2_0_5B = {
     "vocab_size": 152000,
     "tie_word_embeddings": True,
 }
+# LLaVA-1.5-7B with 4 of its 32 decoder layers. Source: llava-hf/llava-1.5-7b-hf config.json.
+CLIP_L_336 = {
+    "model_type": "clip_vision_model",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+}
+LLAMA_7B_CUT = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 4096,
+    "vocab_size": 32064,
+    "rms_norm_eps": 1e-5,
+}
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>")
 EOS_ID, END_ID, IMAGE_ID = 0, 2, 3
 CHAT_TEMPLATE = (
@@ -86,6 +107,22 @@ def llava_config() -> dict[str, Any]:
     }
 
 
+def llava_7b_cut_config() -> dict[str, Any]:
+    """LLaVA-1.5-7B's layout and widths with 4 decoder layers."""
+    return {
+        "model_type": "llava",
+        "architectures": ["LlavaForConditionalGeneration"],
+        "vision_config": CLIP_L_336,
+        "text_config": LLAMA_7B_CUT,
+        "image_token_index": IMAGE_ID,
+        "vision_feature_layer": -2,
+        "vision_feature_select_strategy": "default",
+        "projector_hidden_act": "gelu",
+        "image_seq_length": 576,
+        "tie_word_embeddings": False,
+    }
+
+
 def preprocessor_config(processor: str) -> dict[str, Any]:
     """preprocessor_config.json: 384 pixels, SigLIP's normalisation."""
     half = [0.5, 0.5, 0.5]
@@ -99,6 +136,42 @@ def write_onevision(directory: Path) -> None:
     config = onevision_config()
     _write_settings(directory, config, preprocessor_config("LlavaOnevisionImageProcessor"))
     _write_weights(directory, _parameter_shapes(config))
+
+
+def write_llava_7b_cut(directory: Path) -> None:
+    """Write the LLaVA-1.5-7B-shaped checkpoint with 4 decoder layers: 2.7 GB of bfloat16."""
+    directory.mkdir(parents=True, exist_ok=True)
+    config = llava_7b_cut_config()
+    preprocessor = {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": 336},
+        "crop_size": {"height": 336, "width": 336},
+        "do_center_crop": True,
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    }
+    _write_settings(directory, config, preprocessor)
+    _write_weights(directory, _parameter_shapes(config))
+
+
+def write_text_model(directory: Path, checkpoint: Path) -> None:
+    """The text model of ``checkpoint`` alone, as onnxruntime-genai's builder reads it."""
+    from safetensors.torch import load_file, save_file
+
+    directory.mkdir(parents=True, exist_ok=True)
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    text = config["text_config"]
+    kinds = {"qwen2": "Qwen2ForCausalLM", "llama": "LlamaForCausalLM"}
+    ids = {"bos_token_id": EOS_ID, "eos_token_id": END_ID, "torch_dtype": "bfloat16"}
+    content = {**text, **ids, "architectures": [kinds[text["model_type"]]]}
+    (directory / "config.json").write_text(json.dumps(content), encoding="utf-8")
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        (directory / name).write_bytes((checkpoint / name).read_bytes())
+    tensors = load_file(checkpoint / "text.safetensors")
+    renamed = {
+        name.replace("model.language_model.", "model."): tensor for name, tensor in tensors.items()
+    }
+    save_file(renamed, directory / "model.safetensors", metadata={"format": "pt"})
 
 
 def write_llava(directory: Path, onevision: Path) -> None:

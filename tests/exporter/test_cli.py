@@ -87,7 +87,8 @@ def test_run_gives_the_same_answer_from_argument_pipe_and_dash(demo_bundle: Path
 
 def test_run_draws_the_same_tokens_from_the_same_seed(demo_bundle: Path) -> None:
     words = ("run", demo_bundle, "--image", PICTURE, QUESTION, "--json", "--max-new-tokens", "8")
-    drawn = (*words, "--temperature", "1.5", "--top-k", "50", "--top-p", "0.9", "--seed")
+    # The demo model is sure of itself; this temperature lets the second best through.
+    drawn = (*words, "--temperature", "8", "--top-k", "50", "--top-p", "0.99", "--seed")
     ids = [
         json.loads(typed(*drawn, seed).stdout)["token_ids"] for seed in ("1", "1", "2", "3", "4")
     ]
@@ -175,7 +176,7 @@ def test_inspect_counts_what_the_runtime_allocates(demo_bundle: Path) -> None:
     for stage in session.bundle.manifest.decoder:
         group = session.chain._allocate(stage, rows[stage.name])
         allocated += sum(
-            session.chain.backend.fetch(value).nbytes for value in group.feeds.values()
+            session.chain.backend.fetch(value).nbytes for value in group.buffers.values()
         )
     assert counted["kv_cache_bytes"] == allocated
     assert content["bundle_bytes"] == sum(

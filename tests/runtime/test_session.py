@@ -130,7 +130,7 @@ def test_caches_hold_what_their_layers_saw(session: Session) -> None:
     assert [group.length for group in state.groups] == [5 + 94, 5 + 65]
     assert [group.capacity for group in state.groups] == [5 + 94 + 10, 5 + 65 + 10]
     assert state.position == 5 + 196, "text continues as if nothing had been taken out"
-    buffers = [next(iter(group.feeds.values())) for group in state.groups]
+    buffers = [next(iter(group.buffers.values())) for group in state.groups]
     before = [buffer.numpy().copy() for buffer in buffers]
     session.chain.step(state, 5, recorder)
     for group, buffer, old in zip(state.groups, buffers, before, strict=True):

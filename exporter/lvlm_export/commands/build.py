@@ -8,9 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lvlm_export.commands.options import DEMO, ImageSize, Ratio, checkpoint_directory
-from lvlm_export.reduction import METHODS
-from lvlm_export.targets import PRECISIONS, TARGETS
+from lvlm_export.commands.options import (
+    DEMO,
+    BuildTarget,
+    ImageSize,
+    MethodName,
+    Ratio,
+    SiteNames,
+    checkpoint_directory,
+)
+from lvlm_export.commands.recipes import HELP, placement, recipe_option
+from lvlm_export.targets import DIALECTS, PRECISIONS, TARGETS
 
 if TYPE_CHECKING:
     from lvlm_export.build import BuildResult
@@ -19,7 +27,7 @@ if TYPE_CHECKING:
 BUNDLES = Path("bundles")
 
 
-@click.command(short_help="Export a checkpoint into a bundle.")
+@click.command(short_help="Export a checkpoint into a bundle.", epilog=HELP)
 @click.option(
     "--model",
     metavar="PATH_OR_HUB_ID",
@@ -30,7 +38,6 @@ BUNDLES = Path("bundles")
     "ratios",
     type=Ratio(),
     multiple=True,
-    required=True,
     help="Share of visual tokens KEPT, in (0, 1]; repeatable, the first is the bundle's default.",
 )
 @click.option(
@@ -41,17 +48,42 @@ BUNDLES = Path("bundles")
 )
 @click.option(
     "--method",
-    type=click.Choice(list(METHODS)),
+    type=MethodName(),
+    metavar="NAME[+NAME]",
     default="illava",
     show_default=True,
-    help="How tokens are chosen and merged.",
+    help="How tokens are chosen and merged, by `lvlm-export list methods`; one before the decoder"
+    " and one in it go together, visionzip+fastv.",
 )
 @click.option(
+    "--sites",
+    type=SiteNames(),
+    metavar="SITE,…",
+    help="Where the method acts, vision@5,decoder@8 [where it was published].",
+)
+@recipe_option
+@click.option(
     "--target",
-    type=click.Choice(list(TARGETS)),
+    type=BuildTarget(),
     default="cpu",
     show_default=True,
-    help="Where the bundle is to run.",
+    help=f"Where the bundle is to run: {', '.join(TARGETS)}, or a device of"
+    " `lvlm-export list targets`.",
+)
+@click.option(
+    "--dialect",
+    type=click.Choice(list(DIALECTS)),
+    help=f"Operators of the graphs: {'; '.join(f'{k}, {v}' for k, v in DIALECTS.items())} [the"
+    " target's own].",
+)
+@click.option(
+    "--lm-head-splits",
+    type=click.IntRange(1),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Split the LM head along the vocabulary into N graphs, for devices that cannot allocate"
+    " it whole.",
 )
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Element type [the target's own].")
 @click.option(
@@ -98,6 +130,7 @@ def build(model: str | None, output: Path | None, check: bool, force: bool, **op
     """
     from lvlm_export.console import open_progress, quiet_libraries
 
+    placement(options)
     quiet_libraries()
     if options["target"] == "rtx":
         # What is missing shows now and not after minutes of exporting.
@@ -157,6 +190,11 @@ def report(result: BuildResult, target: Path, is_demo: bool) -> None:
             f" graphs {size(graph_bytes(manifest))}; reducers of all ratios {size(reducers)}"
         )
         click.echo(f"bundle  {target} ({size(total_bytes(manifest))})")
+        if manifest.precision == "bfloat16":
+            click.echo(
+                "parity  of the same graphs in float32: ONNX Runtime has no bfloat16 on a CPU, so"
+                " its rounding is unchecked until TensorRT runs it"
+            )
     click.echo(f"next    {next_command(target, is_demo)}")
 
 

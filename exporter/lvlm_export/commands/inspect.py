@@ -51,6 +51,7 @@ def chain(manifest: Manifest) -> list[str]:
     names: list[str] = []
     for stage in manifest.vision:
         names += [stage.name, *([stage.site] if stage.site else [])]
+    names += ["projector"] if manifest.projector is not None else []
     names += ["packer"] if packer else []
     names += sorted(
         {
@@ -63,7 +64,8 @@ def chain(manifest: Manifest) -> list[str]:
     names.append("assemble")
     for stage in manifest.decoder:
         names += [stage.name, *([stage.site] if stage.site else [])]
-    return [*names, "lm_head"]
+    splits = len(manifest.lm_head)
+    return [*names, "lm_head" if splits == 1 else f"lm_head in {splits} parts"]
 
 
 def record(
@@ -71,14 +73,18 @@ def record(
 ) -> dict[str, Any]:
     """Everything as plain JSON types."""
     from lvlm_export.commands import summary
+    from lvlm_runtime.spec import to_json
 
     return {
         "bundle": str(bundle),
         "model": manifest.model,
         "family": manifest.family,
         "method": manifest.method,
+        "placement": to_json(manifest.placement),
         "precision": manifest.precision,
         "target": manifest.target,
+        "dialect": manifest.dialect,
+        "kv_layout": manifest.kv_layout,
         "context_length": manifest.text.context_length,
         "chain": chain(manifest),
         "text_tokens": text_tokens,
@@ -98,6 +104,15 @@ def record(
     }
 
 
+def by_hand(manifest: Manifest) -> str:
+    """What of the method's places a user gave; nothing where they are as published."""
+    given = manifest.placement
+    words = ["sites"] if given.sites else []
+    words += [f"a share of {given.vision_share:g}"] if given.vision_share is not None else []
+    words += [f"the counts of {budget.ratio:g}" for budget in given.budgets]
+    return f", by hand: {', '.join(words)}" if words else ""
+
+
 def show(manifest: Manifest, bundle: Path, text_tokens: int, answer_tokens: int) -> None:
     """Everything for people."""
     from lvlm_export.commands import summary
@@ -106,8 +121,8 @@ def show(manifest: Manifest, bundle: Path, text_tokens: int, answer_tokens: int)
     lines = {
         "bundle": f"{bundle} ({size(summary.total_bytes(manifest))}, every file intact)",
         "model": f"{manifest.model}, family {manifest.family}",
-        "method": manifest.method,
-        "precision": f"{manifest.precision}, for {manifest.target}",
+        "method": manifest.method + by_hand(manifest),
+        "precision": f"{manifest.precision}, for {manifest.target}, dialect {manifest.dialect}",
         "context": f"{manifest.text.context_length} positions for prompt and answer",
         "chain": " → ".join(chain(manifest)),
         "weights": f"{size(summary.weight_bytes(manifest))}, stored once for all ratios",

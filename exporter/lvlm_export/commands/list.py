@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from lvlm_export.reduction import Method
 
 KINDS = ("families", "methods", "backends", "targets")
+# What a method is in a composed one, `build --method visionzip+fastv`.
+PARTS = {"first": "NAME+…", "second": "…+NAME", None: "alone"}
 Rows = dict[str, dict[str, str]]
 
 
@@ -45,6 +47,7 @@ def families() -> Rows:
 def methods() -> Rows:
     """Reduction methods: where they act, what they need, and where they were published."""
     from lvlm_export.reduction import METHODS, load_method
+    from lvlm_export.reduction.compose import combines
 
     loaded = {name: load_method(name) for name in METHODS}
     return {
@@ -52,6 +55,7 @@ def methods() -> Rows:
             "summary": method.summary,
             "acts in": method.acts_in,
             "fits": fits(method),
+            "composes": PARTS[combines(method)],
             "cost": method.cost,
             "source": method.paper,
         }
@@ -68,19 +72,33 @@ def fits(method: Method) -> str:
 
 
 def backends() -> Rows:
-    """What can run graphs; only whether its library is installed is looked at."""
+    """What can run graphs, and what is missing for it here."""
     import importlib.util
 
-    from lvlm_runtime.backends import BACKENDS
+    from lvlm_runtime.backends import BACKENDS, LIBRARIES
 
     rows: Rows = {}
     for name, entry in BACKENDS.items():
-        found = importlib.util.find_spec(name) is not None
+        found = [each for each in LIBRARIES[name] if importlib.util.find_spec(each) is not None]
         rows[name] = {
-            "library": "installed" if found else "not installed",
+            "library": f"{' and '.join(found)} installed" if found else "not installed",
+            "here": missing(name),
             "module": entry.split(":")[0],
         }
     return rows
+
+
+def missing(backend: str) -> str:
+    """Why a backend cannot run on this machine, or that it can."""
+    from lvlm_runtime.cuda_driver import open_driver
+    from lvlm_runtime.errors import LvlmError
+
+    if backend != "tensorrt":
+        return "runs"
+    try:
+        return f"runs on {open_driver().name}"
+    except LvlmError as error:
+        return str(error)
 
 
 def targets() -> Rows:
@@ -89,7 +107,7 @@ def targets() -> Rows:
     from lvlm_profiles.device import device_names, load_device
 
     rows = {
-        name: {"precision": each.precision, "summary": each.summary}
+        name: {"precision": each.precision, "dialect": each.dialect, "summary": each.summary}
         for name, each in TARGETS.items()
     }
     for name in device_names():
@@ -99,5 +117,9 @@ def targets() -> Rows:
         parts = [device.title, device.target, device.compute_capability or "", *known]
         parts += [f"{release}: TensorRT {found}" for release, found in device.releases.items()]
         summary = ", ".join(part for part in parts if part)
-        rows[name] = {"precision": device.defaults.precision, "summary": summary}
+        rows[name] = {
+            "precision": device.defaults.precision,
+            "dialect": TARGETS[device.target].dialect,
+            "summary": summary,
+        }
     return rows

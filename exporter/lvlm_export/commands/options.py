@@ -46,6 +46,72 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]
         return int(match[2]), int(match[1])
 
 
+class Milliseconds(click.ParamType):  # type: ignore[type-arg]
+    """A time, ``300ms``, ``0.3s`` or ``300``, in milliseconds."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Check and convert."""
+        match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s|)", str(value).strip())
+        found = 0.0 if match is None else float(match[1]) * (1e3 if match[2] == "s" else 1.0)
+        if not 0 < found < 1e9:
+            self.fail(f"{value!r} is not a time; write 300ms or 0.3s", param, ctx)
+        return found
+
+
+class MethodName(click.ParamType):  # type: ignore[type-arg]
+    """A reduction method, or one before the decoder and one in it with a plus between."""
+
+    name = "method"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check; parts come in the order tokens pass them."""
+        from lvlm_export.reduction import load_method
+
+        try:
+            return load_method(str(value)).name
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+class SiteNames(click.ParamType):  # type: ignore[type-arg]
+    """``vision@5,decoder@8`` as a tuple of names."""
+
+    name = "sites"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Check; whether a model has them is known when it is read."""
+        from lvlm_export.reduction.compose import parse_site
+
+        try:
+            return tuple(parse_site(name).name for name in str(value).split(","))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+class BuildTarget(click.ParamType):  # type: ignore[type-arg]
+    """A target, or a device profile, which names one."""
+
+    name = "target"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check, and turn a device's name into its target."""
+        from lvlm_export.targets import TARGETS
+        from lvlm_profiles.device import device_names, load_device
+
+        if value in TARGETS:
+            return str(value)
+        if value not in device_names():
+            known = ", ".join((*TARGETS, *device_names()))
+            self.fail(f"{value!r} is unknown; known: {known}", param, ctx)
+        return load_device(value).target
+
+
 class Backend(click.ParamType):  # type: ignore[type-arg]
     """A key of the backend table, which is read only when the option is used."""
 
@@ -55,8 +121,9 @@ class Backend(click.ParamType):  # type: ignore[type-arg]
         """Check."""
         from lvlm_runtime.backends import BACKENDS
 
-        if value not in BACKENDS:
-            self.fail(f"{value!r} is unknown; known: {', '.join(sorted(BACKENDS))}", param, ctx)
+        known = ("auto", *sorted(BACKENDS))
+        if value not in known:
+            self.fail(f"{value!r} is unknown; known: {', '.join(known)}", param, ctx)
         return str(value)
 
 
@@ -84,9 +151,10 @@ def device_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--backend",
             type=Backend(),
-            default="onnxruntime",
+            default="auto",
             show_default=True,
-            help="What runs the graphs.",
+            help="What runs the graphs; auto takes TensorRT where the bundle has engines and there"
+            " is a GPU, else ONNX Runtime.",
         ),
     ):
         command = option(command)

@@ -34,9 +34,9 @@ def weight_bytes(manifest: Manifest) -> int:
 def graph_bytes(manifest: Manifest) -> int:
     """Size of the subgraphs that every ratio uses."""
     names = [stage.graph for stage in (*manifest.vision, *manifest.decoder)]
-    return sum(
-        manifest.files[name].size_bytes for name in (*names, manifest.assemble, manifest.lm_head)
-    )
+    names += [manifest.assemble, *manifest.lm_head]
+    names += [manifest.projector.graph] if manifest.projector is not None else []
+    return sum(manifest.files[name].size_bytes for name in names)
 
 
 def budget_files(budget: Budget) -> set[str]:
@@ -62,11 +62,10 @@ def total_bytes(manifest: Manifest) -> int:
 
 def kv_bytes(manifest: Manifest, part: LayoutBudget, text_tokens: int, answer_tokens: int) -> int:
     """Key-value memory of a request with one image, as the runtime allocates it."""
-    import numpy as np
-
     from lvlm_runtime import kv_cache
+    from lvlm_runtime.element_types import numpy_dtype
 
-    dtype = np.dtype(manifest.precision)
+    dtype = numpy_dtype(manifest.precision)
     after = {cut.site: cut.tokens_out for cut in part.decoder}
     visual, total = part.tokens_in, 0
     for stage in manifest.decoder:

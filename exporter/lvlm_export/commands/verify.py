@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lvlm_runtime.bundle import Bundle
     from lvlm_runtime.spec import Manifest
 
-PRECISION_OF = {"float32": "fp32", "float16": "fp16"}
+PRECISION_OF = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 DEFAULT_SAMPLES = 2
 
 
@@ -53,6 +53,12 @@ DEFAULT_SAMPLES = 2
     show_default=True,
     help="Tokens to compare.",
 )
+@click.option(
+    "--golden",
+    is_flag=True,
+    help="Compare with the answers that the build kept in the bundle; needs neither the checkpoint"
+    " nor PyTorch.",
+)
 @device_options
 @json_option
 def verify(
@@ -62,6 +68,7 @@ def verify(
     images: tuple[Path, ...],
     prompt: str | None,
     max_new_tokens: int,
+    golden: bool,
     backend: str,
     device: str,
     threads: int | None,
@@ -73,6 +80,12 @@ def verify(
     """
     from lvlm_export.console import open_progress, quiet_libraries
 
+    if golden:
+        given = (model, samples, prompt, images or None)
+        if any(each is not None for each in given):
+            raise UsageError("--golden has its own picture and question; leave out the others")
+        verify_golden(bundle, backend, device, threads, as_json)
+        return
     if prompt is not None and not images:
         raise UsageError("--prompt needs a picture, --image FILE")
     count = samples if samples is not None else (0 if images else DEFAULT_SAMPLES)
@@ -101,6 +114,33 @@ def verify(
     else:
         show(report)
     click.get_current_context().exit(0 if report.passed else 1)
+
+
+def verify_golden(
+    bundle: Path, backend: str, device: str, threads: int | None, as_json: bool
+) -> None:
+    """Compare answers with those of the build; leaves the command with 1 when they differ."""
+    from lvlm_export.console import echo_json
+    from lvlm_runtime.bundle import Bundle
+    from lvlm_runtime.golden import compare_golden, comparison_record, read_golden
+    from lvlm_runtime.session import Session
+
+    opened = Bundle.open(bundle)
+    expected = read_golden(opened)
+    session = Session.load(opened, backend, device, threads)
+    found = compare_golden(session, expected)
+    passed = all(each.first_difference is None for each in found)
+    where = f"{session.chain.backend.name} on {session.chain.backend.device}"
+    if as_json:
+        rows = [comparison_record(each) for each in found]
+        echo_json({"passed": passed, "where": where, "answers": rows})
+    else:
+        for each in found:
+            at = each.first_difference
+            said = f"{len(each.got)} tokens equal" if at is None else f"FAIL at token {at}"
+            click.echo(f"ratio {each.ratio:g}: {said}")
+        click.echo(f"{'PASS' if passed else 'FAIL'}  golden answers, {where}")
+    click.get_current_context().exit(0 if passed else 1)
 
 
 def open_checkpoint(bundle: Bundle, model: str | None) -> Checkpoint:
@@ -134,8 +174,11 @@ def options_of(manifest: Manifest) -> BuildOptions:
         ratios=tuple(budget.ratio for budget in manifest.budgets),
         baseline=False,
         method=manifest.method,
+        placement=manifest.placement,
         target=manifest.target,
         precision=PRECISION_OF[manifest.precision],
+        dialect=manifest.dialect,
+        lm_head_splits=len(manifest.lm_head),
         seed=manifest.seed,
         image_size=(layout.image_height, layout.image_width) if layout.image_height else None,
         context_length=manifest.text.context_length,

@@ -19,8 +19,8 @@ from rich.progress import track
 from rich.table import Table
 
 from lvlm_export.demo import PICTURES
+from lvlm_export.demo.curve import Point, measure, stage_text
 from lvlm_export.demo.questions import evaluation_set
-from lvlm_export.demo.table import Point, measure, stage_text
 from lvlm_runtime import Session
 
 RATIOS = (1.0, 0.33)

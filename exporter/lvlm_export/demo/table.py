@@ -1,126 +1,156 @@
 """Accuracy of the demo model over ratio and method: ``python -m lvlm_export.demo.table``.
 
 Builds one bundle per method at all ratios, asks every question at every ratio through the ONNX
-chain, and writes the table as JSON beside this file, from which ``make readme`` fills the README. ``make
-demo-table`` runs it.
+chain, and writes the table as JSON beside this file, from which ``make readme`` fills the README.
+``make demo-table`` runs it. Methods run side by side, one per core, each with one thread; what one
+method gave is kept, so ``--method`` measures one anew and leaves the others.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
-import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from lvlm_export.demo import DEMO_DIR
-from lvlm_export.demo.evaluate import DEFAULT_QUESTIONS, Accuracy, score
-from lvlm_export.demo.questions import Sample, evaluation_set
+from lvlm_export.demo import CHECKPOINT, DEMO_DIR
+from lvlm_export.demo.curve import Point, measure
+from lvlm_export.demo.evaluate import DEFAULT_QUESTIONS
+from lvlm_export.demo.questions import evaluation_set
+from lvlm_export.progress import NoProgress
+from lvlm_export.reduction import METHODS
 from lvlm_runtime import Session
+from lvlm_runtime.errors import UsageError
 
-RATIOS = (1.0, 0.75, 0.5, 0.33, 0.2, 0.1)
-METHODS = ("illava", "random", "uniform")
+RATIOS = (0.75, 0.5, 0.33, 0.2, 0.1)
 RESULT = DEMO_DIR / "curve.json"
-# The longest answer of the task ("bottom middle") is a few tokens; a stop token ends it.
-ANSWER_TOKENS = 16
+BASELINE = "random"
+UNREDUCED = "none"
 
 
-@dataclass(frozen=True)
-class Point:
-    """One budget's result.
+def measure_method(method: str, bundles: Path, questions: int) -> list[Point]:
+    """Build a bundle of one method and ask it everything, on one thread.
 
-    Attributes:
-        ratio: Share of visual tokens kept.
-        stages: Visual tokens at each stage.
-        accuracy: Per kind of question and, last, "all".
-        first_token_ms: Median time to first token, all budgets interleaved in one run.
+    Raises:
+        UsageError: The method does not fit the model, or cannot reach a ratio.
     """
+    from lvlm_export.build import build
+    from lvlm_export.checkpoint import Checkpoint
+    from lvlm_export.plan import BuildOptions
 
-    ratio: float
-    stages: tuple[tuple[str, int], ...]
-    accuracy: dict[str, Accuracy]
-    first_token_ms: float
+    ratios = (1.0,) if method == UNREDUCED else RATIOS
+    options = BuildOptions(ratios=ratios, method=method, baseline=False)
+    path = bundles / f"demo-{method}"
+    checkpoint = Checkpoint.open(CHECKPOINT)
+    build(checkpoint, "demo", options, path, NoProgress(), verify_samples=1, force=True)
+    session = Session.open(path, device="cpu", threads=1)
+    return measure(session, ratios, evaluation_set(questions, seed=0))
 
 
-def measure(
-    session: Session,
-    ratios: Sequence[float],
-    samples: Iterable[Sample],
-) -> list[Point]:
-    """Ask every question at every ratio, the ratios in turn so that noise hits all alike."""
-    asked: list[Sample] = []
-    answers: dict[float, list[str]] = {ratio: [] for ratio in ratios}
-    first: dict[float, list[float]] = {ratio: [] for ratio in ratios}
-    stages: dict[float, tuple[tuple[str, int], ...]] = {}
-    for sample in samples:
-        asked.append(sample)
-        for ratio in ratios:
-            result = session.generate(
-                sample.question, [sample.image], ratio, max_new_tokens=ANSWER_TOKENS
-            )
-            answers[ratio].append(result.text)
-            first[ratio].append(result.time_to_first_token_ms)
-            stages[ratio] = result.visual_tokens
-    return [
-        Point(ratio, stages[ratio], score(asked, answers[ratio]), statistics.median(first[ratio]))
-        for ratio in ratios
+def measure_all(methods: Sequence[str], bundles: Path, questions: int, output: Path) -> None:
+    """Measure methods side by side, and write after each."""
+    from rich.progress import Progress
+
+    workers = os.cpu_count() or 1
+    work = partial(measure_method, bundles=bundles, questions=questions)
+    with (
+        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+        Progress() as progress,
+    ):
+        bar = progress.add_task("measuring methods", total=len(methods))
+        running = {pool.submit(work, method): method for method in methods}
+        for done in as_completed(running):
+            method = running[done]
+            try:
+                add_curve(output, questions, method, done.result())
+            except UsageError as reason:
+                add_refusal(output, questions, method, str(reason))
+            progress.update(bar, advance=1, description=f"{method} done")
+
+
+def add_curve(path: Path, questions: int, method: str, points: Sequence[Point]) -> None:
+    """Put one method's points into the result file."""
+    result = read_result(path, questions)
+    result["refused"].pop(method, None)
+    result["curves"][method] = [
+        {
+            "ratio": point.ratio,
+            "visual_tokens": [list(stage) for stage in point.stages],
+            "first_token_ms": round(point.first_token_ms, 2),
+            "accuracy": {kind: [hits.right, hits.total] for kind, hits in point.accuracy.items()},
+        }
+        for point in points
     ]
+    write_result(path, result)
 
 
-def stage_text(stages: Sequence[tuple[str, int]]) -> str:
-    """Token counts along the chain: ``196 > 162 > 128 > 94 > 65``, equal neighbours once."""
-    counts = [count for _, count in stages]
-    kept = [count for i, count in enumerate(counts) if i == 0 or count != counts[i - 1]]
-    return " > ".join(map(str, kept))
+def add_refusal(path: Path, questions: int, method: str, reason: str) -> None:
+    """Put into the result file why a method does not fit."""
+    result = read_result(path, questions)
+    result["curves"].pop(method, None)
+    result["refused"][method] = reason
+    write_result(path, result)
 
 
-def as_json(curves: dict[str, list[Point]], questions: int) -> dict[str, Any]:
-    """The whole result with where it was measured."""
+def read_result(path: Path, questions: int) -> dict[str, Any]:
+    """What is in the file, or an empty result where it is of other weights, versions or counts."""
     import onnxruntime
 
-    return {
+    from lvlm_export.checkpoint import Checkpoint
+
+    head: dict[str, Any] = {
         "questions": questions,
+        "checkpoint": Checkpoint.open(CHECKPOINT).content_key(),
         "machine": {"processor": _processor(), "python": platform.python_version()},
         "onnxruntime": onnxruntime.__version__,
-        "curves": {
-            method: [
-                {
-                    "ratio": point.ratio,
-                    "visual_tokens": [list(stage) for stage in point.stages],
-                    "first_token_ms": round(point.first_token_ms, 2),
-                    "accuracy": {
-                        kind: [hits.right, hits.total] for kind, hits in point.accuracy.items()
-                    },
-                }
-                for point in points
-            ]
-            for method, points in curves.items()
-        },
     }
+    if path.exists():
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if all(found.get(key) == value for key, value in head.items()):
+            return found
+    return {**head, "curves": {}, "refused": {}}
+
+
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """Methods in the order of their names, so that runs differ only where results do."""
+    for part in ("curves", "refused"):
+        result[part] = dict(sorted(result[part].items()))
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def as_markdown(result: dict[str, Any]) -> str:
-    """Accuracy over ratio, one column per method, and who wins."""
-    methods = list(result["curves"])
-    by_ratio = {
-        method: {point["ratio"]: point for point in points}
-        for method, points in result["curves"].items()
-    }
+    """Accuracy, one row per method, best first; a mark where random has more right answers."""
+    curves = {name: shares(points) for name, points in result["curves"].items()}
+    full = curves.pop(UNREDUCED)[1.0]
+    random = curves[BASELINE]
+    ordered = sorted(curves, key=lambda name: -sum(curves[name].values()))
+    ratios = list(random)
     lines = [
-        f"| ratio kept | visual tokens | {' | '.join(methods)} |",
-        f"|---:|---|{'---:|' * len(methods)}",
+        f"| method | {' | '.join(f'{ratio:g}' for ratio in ratios)} |",
+        f"|---|{'---:|' * len(ratios)}",
+        f"| unreduced (1.0) | {' | '.join([f'{full:.1%}'] * len(ratios))} |",
     ]
-    for ratio, point in by_ratio[methods[0]].items():
-        shares = []
-        for method in methods:
-            right, total = by_ratio[method][ratio]["accuracy"]["all"]
-            shares.append(f"{right / total:.1%}")
-        text = stage_text([tuple(stage) for stage in point["visual_tokens"]])
-        lines.append(f"| {ratio:g} | {text} | {' | '.join(shares)} |")
+    for name in ordered:
+        cells = [
+            f"{curves[name][ratio]:.1%}{' ↓' if curves[name][ratio] < random[ratio] else ''}"
+            for ratio in ratios
+        ]
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def shares(points: Sequence[dict[str, Any]]) -> dict[float, float]:
+    """Right answers over all kinds as a share, per ratio."""
+    return {
+        point["ratio"]: point["accuracy"]["all"][0] / point["accuracy"]["all"][1]
+        for point in points
+    }
 
 
 def _processor() -> str:
@@ -135,24 +165,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--questions", type=int, default=DEFAULT_QUESTIONS)
     parser.add_argument("--bundles", type=Path, default=Path("bundles"))
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--method", action="append", choices=sorted(METHODS), help="default: all")
     parser.add_argument("--output", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
-
-    from rich.progress import track
-
-    from lvlm_export.demo.show import build_bundle
-
-    samples = evaluation_set(options.questions, seed=0)
-    curves = {}
-    for method in METHODS:
-        bundle = build_bundle(options.bundles / f"demo-{method}", RATIOS, method)
-        session = Session.open(bundle, device="cpu", threads=options.threads)
-        watched = track(samples, description=f"{method}, {len(RATIOS)} ratios")
-        curves[method] = measure(session, RATIOS, watched)
-    result = as_json(curves, len(samples))
-    options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(as_markdown(result))
+    methods = options.method or list(METHODS)
+    measure_all(methods, options.bundles, options.questions, options.output)
+    print(as_markdown(read_result(options.output, options.questions)))
 
 
 if __name__ == "__main__":

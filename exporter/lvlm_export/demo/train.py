@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import torch
 import transformers
@@ -40,8 +41,27 @@ from lvlm_export.demo.batches import QUESTIONS_PER_KIND, Batch, Packer
 from lvlm_export.demo.model import IMAGE_TOKENS, build_model
 from lvlm_export.demo.objectives import CellHeads, answer_loss, vision_features
 from lvlm_export.demo.processor import build_processor
+from lvlm_export.demo.tiles import Split
 
 LossFn = Callable[[Batch], tuple[Tensor, Tensor]]
+BatchT = TypeVar("BatchT", bound=Batch)
+MadeT = TypeVar("MadeT", bound=Batch, covariant=True)
+
+
+class Packs(Protocol[MadeT]):
+    """What makes a stage's batches."""
+
+    def batch(
+        self,
+        first_seed: int,
+        size: int,
+        split: Split = "train",
+        *,
+        flip: bool,
+        per_kind: Mapping[str, int],
+    ) -> MadeT:
+        """The batch of the pictures with seeds first_seed ... first_seed + size - 1."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -111,7 +131,7 @@ def main() -> None:
     for number, stage in enumerate(STAGES[first:], start=first):
         loss_fn, trained = _objective(stage.name, model)
         first_seed = (arguments.seed * len(STAGES) + number) * _SEEDS_PER_STAGE
-        log = _run_stage(stage, loss_fn, trained, packer, first_seed)
+        log = run_stage(stage, loss_fn, trained, packer, first_seed)
         torch.save(model.state_dict(), arguments.work_dir / f"{stage.name}.pt")
         (arguments.work_dir / f"{stage.name}.json").write_text(json.dumps(log))
     save_checkpoint(model, processor, arguments.output)
@@ -199,8 +219,12 @@ def _objective(name: str, model: LlavaForConditionalGeneration) -> tuple[LossFn,
     return objectives[name]
 
 
-def _run_stage(
-    stage: Stage, loss_fn: LossFn, trained: list[nn.Module], packer: Packer, first_seed: int
+def run_stage(
+    stage: Stage,
+    loss_fn: Callable[[BatchT], tuple[Tensor, Tensor]],
+    trained: list[nn.Module],
+    packer: Packs[BatchT],
+    first_seed: int,
 ) -> dict[str, object]:
     """Runs one stage; returns its log: settings, seconds, and loss and accuracy over time."""
     parameters = [parameter for module in trained for parameter in module.parameters()]
