@@ -16,7 +16,8 @@ from typing import Any
 import click
 
 from lvlm_export.cli import COMMANDS, cli
-from lvlm_export.demo.table import RESULT, as_markdown, stage_text
+from lvlm_export.demo.curve import stage_text
+from lvlm_export.demo.table import BASELINE, RESULT, UNREDUCED, as_markdown, shares
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -54,30 +55,45 @@ def methods() -> str:
     """What ``lvlm-export list methods`` says."""
     from lvlm_export.commands.list import methods as listed
 
+    cost = json.loads((BENCHMARKS / "reducer_cost.json").read_text(encoding="utf-8"))
+    share = {name: f"{found['share']:.2%}" for name, found in cost["methods"].items()}
     rows = [
-        f"| `{name}` | {row['summary']} | {row['acts in']} | {row['fits']} | {row['source']} |"
+        f"| `{name}` | {row['summary']} | {row['acts in']} | {row['composes']} | {row['fits']} |"
+        f" {share.get(name, '-')} | {row['source']} |"
         for name, row in listed().items()
     ]
+    before, after = cost["tokens"]
     return "\n".join(
-        ["| method | what it does | acts in | fits | source |", "|---|---|---|---|---|", *rows]
+        [
+            "| method | what it does | acts in | composes | fits | cost | source |",
+            "|---|---|---|---|---|---:|---|",
+            *rows,
+            "",
+            f"Cost: all reducers of a request on LLaVA-1.5-7B's widths at {before} → {after} tokens, as a"
+            " share of an estimated first token on the same CPU"
+            " (`python tests/benchmarks/reducer_cost.py`).",
+        ]
     )
 
 
 def accuracy() -> str:
-    """The demo model's curve."""
+    """The demo model's accuracy by method and ratio."""
     result = json.loads(RESULT.read_text(encoding="utf-8"))
-    wins = losses(result)
+    below = losses(result)
     note = (
-        f"illava is below random at {', '.join(wins)}."
-        if wins
-        else "illava beats random at every ratio."
+        f"Below random at half of the ratios or more: {', '.join(f'`{name}`' for name in below)}."
+        if below
+        else "No method is below random at half of the ratios or more."
     )
     machine = result["machine"]
+    refused = "".join(f" `{name}` is left out: {why}." for name, why in result["refused"].items())
     return (
         f"{as_markdown(result)}\n\n"
         f"Exact answers on {result['questions']:,} questions about mosaics of tiles the model never saw"
-        f" (`make demo-table`; ONNX Runtime {result['onnxruntime']} on {machine['processor']})."
-        f" The model was trained with all its tokens. {note}"
+        f" (`make demo-table`; ONNX Runtime {result['onnxruntime']} on {machine['processor']});"
+        " columns are the ratio kept, ↓ marks what has fewer right answers than `random`, and about"
+        " 2 points either way are chance. The model was trained with all its tokens and knows"
+        f" pictures of one kind, so this says which method suits this model, not yours. {note}{refused}"
     )
 
 
@@ -115,14 +131,62 @@ def benchmark() -> str:
     )
 
 
+def peers() -> str:
+    """This runtime against PyTorch and onnxruntime-genai, one table per shapes."""
+    rows, notes = [], []
+    for name in ("llava-0.5b", "llava-7b-cut"):
+        result = json.loads((BENCHMARKS / f"peers.{name}.json").read_text(encoding="utf-8"))
+        for aim in result["aims"]:
+            met = "met" if aim["met"] else "**missed**"
+            rows.append(f"| {name} | {aim['text']} | {aim['value']:.3f} | {met} |")
+        where = result["environment"]
+        same = "equal" if all(result["same_tokens"].values()) else "**not equal**"
+        notes.append(
+            f"{name}: {result['rounds']} rounds, load {where['load_average'][0]:g}, greedy tokens of"
+            f" all sides {same}, onnxruntime-genai {result['onnxruntime_genai'].split()[0]}."
+        )
+    versions = where["versions"]
+    return "\n".join(
+        [
+            "| shapes | aim | reached | |",
+            "|---|---|---:|---|",
+            *rows,
+            "",
+            "Same weights, fp32, two threads a side, every side a process of its own, asked in turn"
+            f" (`make bench-peers`; {where['cores']} cores of {where['processor']}, ONNX Runtime"
+            f" {versions['onnxruntime']}, PyTorch {versions['torch']}, transformers"
+            f" {versions['transformers']}, {where['date'][:10]}). {' '.join(notes)} `llava-0.5b` has the"
+            " shapes of LLaVA-OneVision-0.5B with one view, `llava-7b-cut` those of LLaVA-1.5-7B with 4"
+            " of its 32 decoder layers.",
+        ]
+    )
+
+
+def engines() -> str:
+    """Building TensorRT-RTX engines of the 0.5B-shaped checkpoint."""
+    result = json.loads((BENCHMARKS / "engine_build.json").read_text(encoding="utf-8"))
+    total, where = result["total"], result["after"]
+    return (
+        f"A random checkpoint of LLaVA-OneVision-0.5B's shapes in fp16 with {len(result['ratios'])}"
+        f" budgets: {len(result['engines'])} engines in {total['wall_s'] / 60:.1f} minutes"
+        f" ({total['processor_s'] / 60:.1f} of processor time), {total['peak_bytes'] / 1e9:.1f} GB at the"
+        f" peak, {total['engine_bytes'] / 1e9:.2f} GB of engines for"
+        f" {total['weights_bytes'] / 1e9:.2f} GB of weights,"
+        f" {total['engine_bytes'] / total['weights_bytes']:.3f} of them (`make bench-engines`;"
+        f" {result['library']}, {where['cores']} cores of {where['processor']} shared with other work,"
+        f" {where['date'][:10]})."
+    )
+
+
 def losses(result: dict[str, Any]) -> list[str]:
-    """Ratios at which illava has fewer right answers than random."""
-    right = {
-        method: {point["ratio"]: point["accuracy"]["all"][0] for point in points}
-        for method, points in result["curves"].items()
-    }
+    """Methods with fewer right answers than random at half of the ratios or more."""
+    curves = {name: shares(points) for name, points in result["curves"].items()}
+    random = curves[BASELINE]
     return [
-        f"{ratio:g}" for ratio in right["illava"] if right["illava"][ratio] < right["random"][ratio]
+        name
+        for name, curve in curves.items()
+        if name != UNREDUCED
+        and 2 * sum(curve[ratio] < random[ratio] for ratio in random) >= len(random)
     ]
 
 
@@ -141,6 +205,8 @@ def render(text: str) -> str:
         ("methods", methods),
         ("accuracy", accuracy),
         ("benchmark", benchmark),
+        ("peers", peers),
+        ("engines", engines),
     ):
         text = fill(text, name, make())
     return text

@@ -49,7 +49,6 @@ class Ours:
         from lvlm_runtime.session import Session
 
         self.session = Session.open(directory, device="cpu", threads=THREADS)
-        self.size = self.session.bundle.manifest.preprocess.crop_size or 384
 
     def ask(self, ratio: float) -> dict[str, Any]:
         ids = self.session.encoder.encode(QUESTION, 1)

@@ -182,6 +182,7 @@ def write_llava(directory: Path, onevision: Path) -> None:
         (directory / f"{shard}.safetensors").symlink_to(
             (onevision / f"{shard}.safetensors").absolute()
         )
+    _write_index(directory, _shards(_parameter_shapes(llava_config())))
 
 
 def _write_settings(directory: Path, config: dict[str, Any], preprocessor: dict[str, Any]) -> None:
@@ -230,14 +231,29 @@ def _parameter_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 def _write_weights(directory: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-    shards: dict[str, dict[str, tuple[int, ...]]] = {"vision": {}, "text": {}, "newline": {}}
-    for name, shape in shapes.items():
-        kind = "vision" if "vision_tower" in name or "projector" in name else "text"
-        shards["newline" if "newline" in name else kind][name] = shape
+    shards = _shards(shapes)
+    _write_index(directory, shards)
     generator = np.random.default_rng(0)
     for shard, entries in shards.items():
         with (directory / f"{shard}.safetensors").open("wb") as stream:
             _write_shard(stream, entries, generator)
+
+
+def _shards(shapes: dict[str, tuple[int, ...]]) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Which file holds which tensor."""
+    shards: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, shape in shapes.items():
+        kind = "vision" if "vision_tower" in name or "projector" in name else "text"
+        shards.setdefault("newline" if "newline" in name else kind, {})[name] = shape
+    return shards
+
+
+def _write_index(directory: Path, shards: dict[str, dict[str, tuple[int, ...]]]) -> None:
+    files = {name: f"{shard}.safetensors" for shard, entries in shards.items() for name in entries}
+    sizes = [2 * int(np.prod(shape)) for entries in shards.values() for shape in entries.values()]
+    content = {"metadata": {"total_size": sum(sizes)}, "weight_map": files}
+    path = directory / "model.safetensors.index.json"
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def _write_shard(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,8 @@ class OrtBackend:
         options.log_severity_level = _ERROR_ONLY
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
+        _share_arena()
+        options.add_session_config_entry("session.use_env_allocators", "1")
         # The chain has one session per subgraph; spinning threads of one would slow the next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         providers = [_CUDA, _CPU] if self.device == "cuda" else [_CPU]
@@ -172,6 +175,20 @@ class OrtBackend:
         if whole[0] != 1 or not 0 <= start <= stop <= whole[1]:
             raise ValueError(f"rows {start} to {stop} are not in a buffer of {list(whole)}")
         return View(value, start, (1, stop - start, *whole[2:]))
+
+
+@cache
+def _share_arena() -> None:
+    """One arena of host memory for all sessions, grown by what is asked for.
+
+    Each session's own would keep the activations of its largest call, and grow in powers of two: on
+    LLaVA-OneVision-0.5B's shapes that held 4.58 GB at the peak where this holds 4.10.
+    """
+    where = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    # No limit, grow as requested, the library's own first size and tolerance for gaps.
+    ort.create_and_register_allocator(where, ort.OrtArenaCfg(0, 1, -1, -1))
 
 
 def open_backend(device: str, threads: int | None) -> OrtBackend:
