@@ -92,8 +92,10 @@ def accuracy() -> str:
         f"Exact answers on {result['questions']:,} questions about mosaics of tiles the model never saw"
         f" (`make demo-table`; ONNX Runtime {result['onnxruntime']} on {machine['processor']});"
         " columns are the ratio kept, ↓ marks what has fewer right answers than `random`, and about"
-        " 2 points either way are chance. The model was trained with all its tokens and knows"
-        f" pictures of one kind, so this says which method suits this model, not yours. {note}{refused}"
+        " 2 points either way are chance. The ratio counts the tokens that reach the decoder's last"
+        " layer, so methods that act in the decoder alone cost more at the same ratio. The model was"
+        " trained with all its tokens and knows pictures of one kind, so this says which method suits"
+        f" this model, not yours. {note}{refused}"
     )
 
 
@@ -157,8 +159,18 @@ def peers() -> str:
             f" {versions['onnxruntime']}, PyTorch {versions['torch']}, transformers"
             f" {versions['transformers']}, {where['date'][:10]}). {' '.join(notes)} `llava-0.5b` has the"
             " shapes of LLaVA-OneVision-0.5B with one view, `llava-7b-cut` those of LLaVA-1.5-7B with 4"
-            " of its 32 decoder layers.",
+            " of its 32 decoder layers. " + startup(),
         ]
+    )
+
+
+def startup() -> str:
+    """Start of the process to the first letter of an answer."""
+    result = json.loads((BENCHMARKS / "startup.json").read_text(encoding="utf-8"))
+    return (
+        "`lvlm-export run` on the demo bundle gives the first letter of its answer"
+        f" {statistics.median(result['first_letter_s']):.2f} s after the process starts"
+        f" (`python tests/benchmarks/startup.py`; aim {result['aim_s']:g} s)."
     )
 
 

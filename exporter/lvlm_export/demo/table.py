@@ -21,13 +21,13 @@ from typing import Any
 
 from lvlm_export.demo import CHECKPOINT, DEMO_DIR
 from lvlm_export.demo.curve import Point, measure
-from lvlm_export.demo.evaluate import DEFAULT_QUESTIONS
 from lvlm_export.demo.questions import evaluation_set
 from lvlm_export.progress import NoProgress
 from lvlm_export.reduction import METHODS
 from lvlm_runtime import Session
 from lvlm_runtime.errors import UsageError
 
+QUESTIONS = 2000
 RATIOS = (0.75, 0.5, 0.33, 0.2, 0.1)
 RESULT = DEMO_DIR / "curve.json"
 BASELINE = "random"
@@ -163,7 +163,7 @@ def _processor() -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Build, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--questions", type=int, default=DEFAULT_QUESTIONS)
+    parser.add_argument("--questions", type=int, default=QUESTIONS)
     parser.add_argument("--bundles", type=Path, default=Path("bundles"))
     parser.add_argument("--method", action="append", choices=sorted(METHODS), help="default: all")
     parser.add_argument("--output", type=Path, default=RESULT)
