@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ QUESTIONS_PER_KIND: dict[str, int] = {"color": 2, "shape": 1, "count": 2, "place
 """How many questions of each kind are asked about one training picture, beside its listing."""
 
 _LENGTH_STEP = 16  # rows are padded to a multiple of this
-_NO_LABEL = -100
+NO_LABEL = -100
 
 
 @dataclass(frozen=True)
@@ -65,22 +66,9 @@ class Packer:
     """Turns mosaics and questions into batches with one processor's tokens."""
 
     def __init__(self, processor: LlavaProcessor, image_tokens: int) -> None:
-        tokenizer = processor.tokenizer
-        self._pad_id: int = tokenizer.pad_token_id
-        head = tokenizer(PROMPT_HEAD)["input_ids"]
-        self._head: list[int] = head + [processor.image_token_id] * (image_tokens - 1)
-
-        @cache
-        def tail(question: Question) -> tuple[list[int], int]:
-            """Token ids of question and answer, and how many of them are the answer's."""
-            text = prompt_tail(question.text)
-            asked = tokenizer(text, add_special_tokens=False)["input_ids"]
-            both = tokenizer(text + answer_text(question.answer), add_special_tokens=False)
-            if both["input_ids"][: len(asked)] != asked:
-                raise ValueError(f"tokens of {text!r} change when an answer follows ({EOS})")
-            return both["input_ids"], len(both["input_ids"]) - len(asked)
-
-        self._tail = tail
+        self._pad_id: int = processor.tokenizer.pad_token_id
+        self._head = prompt_head(processor, image_tokens)
+        self._tail = cache(partial(question_tokens, processor.tokenizer))
 
     def batch(
         self,
@@ -99,7 +87,7 @@ class Packer:
         ]
         longest = max(len(row[0]) for row in rows)
         length = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
-        fills = (self._pad_id, 0, _NO_LABEL, -1)
+        fills = (self._pad_id, 0, NO_LABEL, -1)
         ids, positions, labels, question_index = (
             _padded([row[field] for row in rows], length, fill) for field, fill in enumerate(fills)
         )
@@ -119,19 +107,15 @@ class Packer:
         self, mosaic: Mosaic, seed: int, per_kind: Mapping[str, int]
     ) -> tuple[list[int], list[int], list[int], list[int]]:
         """Token ids, positions, labels and question numbers of one picture's row."""
-        rng = np.random.default_rng([seed, len(mosaic.filled)])
-        groups = training_questions_about(mosaic)
         ids, positions = list(self._head), list(range(len(self._head)))
-        labels, question_index = [_NO_LABEL] * len(ids), [-1] * len(ids)
-        kinds = [kind for kind, count in per_kind.items() for _ in range(count)]
-        drawn = [listing(mosaic), *(draw_question(groups, kind, rng) for kind in kinds)]
-        for number, question in enumerate(question for question in drawn if question is not None):
-            tokens, answer_tokens = self._tail(question)
-            asked = len(tokens) - answer_tokens
+        labels, question_index = [NO_LABEL] * len(ids), [-1] * len(ids)
+        questions = [listing(mosaic), *drawn_questions(mosaic, seed, per_kind)]
+        for number, question in enumerate(questions):
+            tokens, asked = self._tail(question)
             ids += tokens
             positions += range(len(self._head), len(self._head) + len(tokens))
             # The token before an answer token predicts it; EOS predicts nothing.
-            labels += [_NO_LABEL] * (asked - 1) + tokens[asked:] + [_NO_LABEL]
+            labels += [NO_LABEL] * (asked - 1) + tokens[asked:] + [NO_LABEL]
             question_index += [number] * len(tokens)
         return ids, positions, labels, question_index
 
@@ -142,6 +126,35 @@ class Packer:
         causal = torch.ones(length, length, dtype=torch.bool).tril()
         # Padding shares its index with the head, so it always sees something and gives no NaN.
         return ((same | is_head) & causal)[:, None]
+
+
+def prompt_head(processor: LlavaProcessor, image_tokens: int) -> list[int]:
+    """Token ids that every prompt begins with: BOS, "USER: " and the picture's placeholders."""
+    head: list[int] = processor.tokenizer(PROMPT_HEAD)["input_ids"]
+    return head + [processor.image_token_id] * (image_tokens - 1)
+
+
+def question_tokens(tokenizer: Any, question: Question) -> tuple[list[int], int]:
+    """Token ids of question and answer, and how many of them are the question's.
+
+    Raises:
+        ValueError: The question's tokens change when its answer follows.
+    """
+    text = prompt_tail(question.text)
+    asked = tokenizer(text, add_special_tokens=False)["input_ids"]
+    both = tokenizer(text + answer_text(question.answer), add_special_tokens=False)["input_ids"]
+    if both[: len(asked)] != asked:
+        raise ValueError(f"tokens of {text!r} change when an answer follows ({EOS})")
+    return both, len(asked)
+
+
+def drawn_questions(mosaic: Mosaic, seed: int, per_kind: Mapping[str, int]) -> list[Question]:
+    """As many questions of each kind as `per_kind` says, where the mosaic allows any."""
+    rng = np.random.default_rng([seed, len(mosaic.filled)])
+    groups = training_questions_about(mosaic)
+    kinds = [kind for kind, count in per_kind.items() for _ in range(count)]
+    drawn = [draw_question(groups, kind, rng) for kind in kinds]
+    return [question for question in drawn if question is not None]
 
 
 def pixel_values(mosaics: list[Mosaic]) -> Tensor:

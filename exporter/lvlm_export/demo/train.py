@@ -211,10 +211,10 @@ def _objective(name: str, model: LlavaForConditionalGeneration) -> tuple[LossFn,
         "places": (cells_and_places, [tower, heads]),
         "text": (partial(answers_on_frozen_vision, per_question=False), text),
         "patches": (patches, [tower, heads]),
-        "answers": (partial(answers_on_frozen_vision, per_question=True), text),
-        "search": (partial(answers_on_frozen_vision, per_question=True), text),
-        "locate": (partial(answers_on_frozen_vision, per_question=True), text),
-        "find": (partial(answers_on_frozen_vision, per_question=True), text),
+        **dict.fromkeys(
+            ("answers", "search", "locate", "find"),
+            (partial(answers_on_frozen_vision, per_question=True), text),
+        ),
     }
     return objectives[name]
 

@@ -20,17 +20,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
 from lvlm_export.demo import CHECKPOINT
-from lvlm_export.demo.batches import QUESTIONS_PER_KIND, Batch, pixel_values
-from lvlm_export.demo.mosaic import Mosaic, make_mosaic
+from lvlm_export.demo.batches import (
+    NO_LABEL,
+    QUESTIONS_PER_KIND,
+    Batch,
+    drawn_questions,
+    pixel_values,
+    prompt_head,
+    question_tokens,
+)
+from lvlm_export.demo.mosaic import make_mosaic
 from lvlm_export.demo.objectives import answer_loss
-from lvlm_export.demo.processor import EOS, PROMPT_HEAD, answer_text, prompt_tail
-from lvlm_export.demo.questions import Question, draw_question, training_questions_about
+from lvlm_export.demo.questions import Question
 from lvlm_export.demo.tiles import Split
 from lvlm_export.demo.train import Stage, run_stage, save_checkpoint
 from lvlm_export.families.projected_llava import ProjectedLlava
@@ -38,7 +44,6 @@ from lvlm_export.families.projectors import projector_shape
 
 # The authors' layers 12, 16, 22 and 23 of 23 that run, at the same fractions of the demo's 12.
 LEVELS = (6, 8, 11, 12)
-_NO_LABEL = -100
 
 
 @dataclass(frozen=True)
@@ -61,8 +66,7 @@ class QuestionPacker:
 
     def __init__(self, processor: LlavaProcessor, image_tokens: int) -> None:
         self.tokenizer = processor.tokenizer
-        head = self.tokenizer(PROMPT_HEAD)["input_ids"]
-        self.head: list[int] = head + [processor.image_token_id] * (image_tokens - 1)
+        self.head = prompt_head(processor, image_tokens)
 
     def batch(
         self,
@@ -79,7 +83,7 @@ class QuestionPacker:
         asked = [
             (picture, question)
             for picture, (mosaic, seed) in enumerate(zip(mosaics, seeds, strict=True))
-            for question in _drawn(mosaic, seed, per_kind)
+            for question in drawn_questions(mosaic, seed, per_kind)
         ]
         rows = [self._row(question) for _, question in asked]
         queries = [self.tokenizer(question.text)["input_ids"] for _, question in asked]
@@ -105,26 +109,13 @@ class QuestionPacker:
 
     def _row(self, question: Question) -> tuple[list[int], list[int]]:
         """Token ids of prompt and answer, and what each is to be followed by."""
-        text = prompt_tail(question.text)
-        asked = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        both = self.tokenizer(text + answer_text(question.answer), add_special_tokens=False)
-        answer = both["input_ids"][len(asked) :]
-        if both["input_ids"][: len(asked)] != asked:
-            raise ValueError(f"tokens of {text!r} change when an answer follows ({EOS})")
-        unlabelled = len(self.head) + len(asked) - 1
-        labels = [_NO_LABEL] * unlabelled + answer + [_NO_LABEL]
-        return self.head + asked + answer, labels
+        tokens, asked = question_tokens(self.tokenizer, question)
+        unlabelled = len(self.head) + asked - 1
+        labels = [NO_LABEL] * unlabelled + tokens[asked:] + [NO_LABEL]
+        return self.head + tokens, labels
 
 
-def _drawn(mosaic: Mosaic, seed: int, per_kind: Mapping[str, int]) -> list[Question]:
-    rng = np.random.default_rng([seed, len(mosaic.filled)])
-    groups = training_questions_about(mosaic)
-    kinds = [kind for kind, count in per_kind.items() for _ in range(count)]
-    drawn = [draw_question(groups, kind, rng) for kind in kinds]
-    return [question for question in drawn if question is not None]
-
-
-def _padded(rows: list[list[int]], fill: int = _NO_LABEL) -> Tensor:
+def _padded(rows: list[list[int]], fill: int = NO_LABEL) -> Tensor:
     longest = max(map(len, rows))
     return torch.tensor([row + [fill] * (longest - len(row)) for row in rows])
 
