@@ -22,12 +22,13 @@ from statistics import median
 from typing import Any, cast
 
 from first_token import ensure_bundle
+from peer_workers import ANSWER_TOKENS
 from report import WORK, environment, print_environment, print_table, save
 
 WORKER = Path(__file__).with_name("peer_workers.py")
 TEXT_TOKENS = 760
 # Roughly what the question and its template take with the benchmark's small vocabulary.
-TEXT_OF_QUESTION, ANSWER_TOKENS = 60, 17
+TEXT_OF_QUESTION = 60
 Answers = dict[str, list[dict[str, Any]]]
 
 
