@@ -1,8 +1,9 @@
 """Device memory of a chain: blocks that go round between its graphs, and one scratch for all.
 
-Blocks are handed out best fit, lowest address first. A decode step takes and gives back the same
-sizes in the same order as the step before, so it gets the same addresses, without a call to the
-driver; captured CUDA graphs rest on that.
+Blocks are handed out first fit, oldest first. A decode step takes and gives back the same sizes in
+the same order as the step before, so it gets the same addresses, without a call to the driver, and
+that from the second step on: what the first had to allocate is younger than all that it found.
+Captured CUDA graphs rest on that, wherever the driver puts its pieces.
 """
 
 from __future__ import annotations
@@ -64,20 +65,30 @@ def rounded(size_bytes: int) -> int:
     return -(-size_bytes // step) * step
 
 
+@dataclass(frozen=True, order=True)
+class Piece:
+    """What the driver gave at once; ``number`` counts up from the first."""
+
+    number: int
+    size_bytes: int
+    address: int
+
+
 class Block:
-    """A piece of device memory; it goes back to its arena when nothing holds it any more.
+    """A piece of device memory in use; it goes back to its arena when nothing holds it any more.
 
     That may be before the device has used it: whatever takes it next queues its own use behind, on
     the one stream there is.
     """
 
-    def __init__(self, arena: Arena, address: int, size_bytes: int) -> None:
-        self.address = address
-        self.size_bytes = size_bytes
+    def __init__(self, arena: Arena, piece: Piece) -> None:
+        self.address = piece.address
+        self.size_bytes = piece.size_bytes
+        self._piece = piece
         self._arena = arena
 
     def __del__(self) -> None:
-        self._arena.give_back(self.address, self.size_bytes)
+        self._arena.give_back(self._piece)
 
 
 class Arena:
@@ -95,7 +106,7 @@ class Arena:
         self.allocations = 0
         self.held_bytes = 0
         self._memory = memory
-        self._free: list[tuple[int, int]] = []  # (size, address)
+        self._free: list[Piece] = []
 
     def take(self, size_bytes: int) -> Block:
         """A block of at least this size.
@@ -104,11 +115,11 @@ class Arena:
             OutOfMemoryError: Also after everything that is free was given back.
         """
         wanted = rounded(size_bytes)
-        fitting = [each for each in self._free if wanted <= each[0] <= SLACK * wanted]
+        fitting = [each for each in self._free if wanted <= each.size_bytes <= SLACK * wanted]
         if fitting:
-            best = min(fitting)
-            self._free.remove(best)
-            return Block(self, best[1], best[0])
+            oldest = min(fitting)
+            self._free.remove(oldest)
+            return Block(self, oldest)
         try:
             address = self._memory.allocate(wanted)
         except OutOfMemoryError:
@@ -116,17 +127,17 @@ class Arena:
             address = self._memory.allocate(wanted)
         self.allocations += 1
         self.held_bytes += wanted
-        return Block(self, address, wanted)
+        return Block(self, Piece(self.allocations, wanted, address))
 
-    def give_back(self, address: int, size_bytes: int) -> None:
-        """Make a block free again; ``Block`` calls it."""
-        self._free.append((size_bytes, address))
+    def give_back(self, piece: Piece) -> None:
+        """Make a piece free again; ``Block`` calls it."""
+        self._free.append(piece)
 
     def trim(self) -> None:
         """Return what is free to where it came from."""
-        for size, address in self._free:
-            self._memory.free(address)
-            self.held_bytes -= size
+        for piece in self._free:
+            self._memory.free(piece.address)
+            self.held_bytes -= piece.size_bytes
         self._free.clear()
 
 

@@ -40,6 +40,15 @@ class Device:
 ALIGNMENT = 256
 
 
+def _bindable(rows: DeviceArray) -> bool:
+    """Whether an output can be written there, and the rows after it behind that.
+
+    The second, so that each decode step does as the step before: one that is written in place and
+    one that is not take different memory, and the address of everything else would change with it.
+    """
+    return rows.address % ALIGNMENT == 0 and rows.nbytes % ALIGNMENT == 0
+
+
 @dataclass
 class _Context:
     """An execution context and what it was last told, so that only changes are told again."""
@@ -132,7 +141,7 @@ class EngineRunner:
                 f"{self._label}, {binding.name}: the engine gives {binding.dtype} {list(shape)} and"
                 f" the buffer for it is {bound.dtype} {list(bound.shape)}"
             )
-        if bound is None or bound.address % ALIGNMENT:
+        if bound is None or (binding.alias is None and not _bindable(bound)):
             made = new_array(self._device.arena, shape, binding.dtype)
         else:
             made = bound

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from random import Random
 
 import numpy as np
 import pytest
@@ -32,26 +33,44 @@ def test_rounding_loses_at_most_an_eighth(size: int) -> None:
     assert rounded(size) % 256 == 0
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.integers(1, 1 << 16), st.booleans()), min_size=1, max_size=12))
-def test_the_same_requests_get_the_same_addresses(plan: list[tuple[int, bool]]) -> None:
-    """Whatever a step takes and gives back: the next equal step gets the same, at no new memory."""
-    arena = Arena(CudaDriver(FakeDriver()))
+class Scattered:
+    """Memory at addresses in no order, as a driver may give it."""
 
-    def step() -> list[int]:
-        kept, seen = [], []
-        for size, keep in plan:
-            block = arena.take(size)
-            seen.append(block.address)
-            if keep:
-                kept.append(block)
-            del block
-        return seen
+    def __init__(self, seed: int) -> None:
+        self._random = Random(seed)
 
-    step()
-    second, taken = step(), arena.allocations
-    assert step() == second
-    assert step() == second
+    def allocate(self, size_bytes: int) -> int:
+        return self._random.randrange(1 << 40) * 256
+
+    def free(self, address: int) -> None:
+        pass
+
+
+Plan = list[tuple[int, bool]]
+PLANS = st.lists(st.tuples(st.integers(1, 1 << 13), st.booleans()), min_size=1, max_size=12)
+
+
+def addresses(arena: Arena, plan: Plan) -> list[int]:
+    """Take blocks of some sizes, give some back at once and the others at the end."""
+    kept, seen = [], []
+    for size, keep in plan:
+        block = arena.take(size)
+        seen.append(block.address)
+        if keep:
+            kept.append(block)
+        del block
+    return seen
+
+
+@settings(max_examples=100, deadline=None)
+@given(PLANS, PLANS, st.integers(0, 1000))
+def test_the_same_requests_get_the_same_addresses(prefill: Plan, step: Plan, seed: int) -> None:
+    """Whatever came before, and wherever memory lies: no step after the first differs from it."""
+    arena = Arena(Scattered(seed))
+    addresses(arena, prefill)
+    first, taken = addresses(arena, step), arena.allocations
+    assert addresses(arena, step) == first
+    assert addresses(arena, step) == first
     assert arena.allocations == taken
 
 
