@@ -18,6 +18,7 @@ from helpers import build_tiny
 from lvlm_export.checkpoint import Checkpoint
 from lvlm_export.parity import ParityReport, synthetic_samples, verify
 from lvlm_export.plan import BuildOptions, make_plan
+from lvlm_runtime.errors import UsageError
 from lvlm_runtime.session import Session
 
 RATIOS = (0.5, 0.33)
@@ -44,6 +45,8 @@ CASES = [
         {"method": "random"},
     ),
     Case("llava-clip-mistral-tied", {"text": "mistral", "tied": True}),
+    # Not ascending: the projector was trained with this order.
+    Case("llava-clip-three-layers", {"feature_layer": [-2, 1, 3]}, {"method": "fastv"}),
     Case("onevision-2x3-tiles", {}, {"image_size": (100, 140)}),
     Case("onevision-shrunk", {"aspect": "anyres_max_1"}, {"image_size": (100, 140)}),
 ]
@@ -57,6 +60,13 @@ def compare(case: Case, directory: Path) -> ParityReport:
     session = Session.open(result.directory, device="cpu")
     samples = synthetic_samples(plan.shape.layouts, 2, seed=5)
     return verify(session, checkpoint, plan, samples, 12, lambda _step: None)
+
+
+def test_reducing_in_a_tower_whose_layers_stand_side_by_side_is_refused(tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(tiny.onevision(tmp_path / "model", feature_layer=[2, -1]))
+    with pytest.raises(UsageError, match="illava acts at vision@1, before the model's multi-layer"):
+        make_plan(checkpoint, BuildOptions(RATIOS))
+    assert make_plan(checkpoint, BuildOptions(RATIOS, method="fastv")).shape.vision.levels == 2
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -69,13 +69,16 @@ def vision_config(kind: str, image_size: int = 48, layers: int = 5) -> Any:
 def llava(
     directory: Path, tower: str = "clip", text: str = "llama", seed: int = 0, **options: Any
 ) -> Path:
-    """Write a LLaVA-1.5-layout checkpoint; ``options`` as ``save`` takes them."""
+    """Write a LLaVA-1.5-layout checkpoint; ``options`` as ``save`` takes them.
+
+    ``feature_layer`` is ``vision_feature_layer``, a number or a list.
+    """
     has_cls = tower == "clip"
     config = LlavaConfig(
         vision_config=vision_config(tower).to_dict(),
         text_config=text_config(text).to_dict(),
         image_token_index=259,
-        vision_feature_layer=-2 if has_cls else -1,
+        vision_feature_layer=options.pop("feature_layer", -2 if has_cls else -1),
         vision_feature_select_strategy="default" if has_cls else "full",
         image_seq_length=36,
         tie_word_embeddings=options.pop("tied", False),
@@ -131,7 +134,7 @@ def onevision(directory: Path, seed: int = 0, **options: Any) -> Path:
         text_config=text_config("qwen2").to_dict(),
         image_token_index=259,
         video_token_index=260,
-        vision_feature_layer=-1,
+        vision_feature_layer=options.pop("feature_layer", -1),
         vision_feature_select_strategy="full",
         vision_aspect_ratio=options.pop("aspect", "anyres_max_9"),
         image_grid_pinpoints=pinpoints,

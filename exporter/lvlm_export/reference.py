@@ -113,7 +113,7 @@ class Reference:
         cuts = {cut.site: cut for cut in self.plan.vision}
         hidden, origins = self._embed(pixel_values, counts.get(Site("pixels", 0)), trace)
         sizes = torch.ones(hidden.shape[:2])
-        levels: list[Tensor] = []
+        levels: dict[int, Tensor] = {}
 
         def reduce_at(site: Site) -> None:
             nonlocal hidden, origins, sizes
@@ -139,9 +139,11 @@ class Reference:
             reduce_at(Site("vision", index))
             hidden = feed_forward(layer, hidden)
             if index + 1 in self.parts.levels:
-                levels.append(hidden)
+                levels[index + 1] = hidden
         reduce_at(Site("features", len(self.parts.vision_layers)))
-        features: Tensor = self.parts.project(torch.cat(levels, dim=-1) if levels else hidden)
+        if self.parts.levels:
+            hidden = torch.cat([levels[level] for level in self.parts.levels], dim=-1)
+        features: Tensor = self.parts.project(hidden)
         trace.note(self.plan.vision[-1].name, features)
         if self.parts.projector is not None:
             features = self.parts.projector(features, self._query(query_ids, trace))

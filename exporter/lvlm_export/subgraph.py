@@ -159,7 +159,7 @@ class VisionSubgraph(nn.Module):
 
     def forward(self, hidden: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
         bias = None if sizes is None else size_bias(sizes)
-        levels: list[Tensor] = []
+        levels: dict[int, Tensor] = {}
         if self.embed is not None:
             hidden = self.embed(hidden, any_size=self.any_size)
         if self.mlp_block is not None:
@@ -168,12 +168,13 @@ class VisionSubgraph(nn.Module):
             for ran, block in enumerate(self.blocks, start=self.first + 1):
                 hidden = feed_forward(block, attend(block, hidden, bias))
                 if ran in self.levels:
-                    levels.append(hidden)
+                    levels[ran] = hidden
             if self.attention_block is not None:
                 hidden = attend(self.attention_block, hidden, bias)
         if self.project is not None:
-            # A trained projector takes features of several layers side by side.
-            return (self.project(torch.cat(levels, dim=-1) if levels else hidden),)
+            if self.levels:
+                hidden = torch.cat([levels[level] for level in self.levels], dim=-1)
+            return (self.project(hidden),)
         query, key = seen[-1]
         return hidden, query, key
 

@@ -51,8 +51,16 @@ def geometry_of(shape: ModelShape) -> Geometry:
         layouts=shape.layouts,
         square_tiles=shape.square_tiles,
         visual_tokens=shape.visual_tokens,
-        projector=None if shape.projector is None else shape.projector.kind,
+        projector=_needs_every_patch(shape),
     )
+
+
+def _needs_every_patch(shape: ModelShape) -> str | None:
+    """What a projector is called that takes no tower whose tokens were reduced, or None."""
+    if shape.projector is not None:
+        return shape.projector.kind
+    # Features of an earlier layer would still have the tokens that a later one dropped or merged.
+    return "multi-layer" if shape.vision.levels > 1 else None
 
 
 def check_fit(method: Method, geometry: Geometry, prefix: int, packed: bool) -> None:

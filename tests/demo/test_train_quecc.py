@@ -77,6 +77,16 @@ def test_features_and_questions_are_the_checkpoints(packer: QuestionPacker) -> N
         torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
+def test_many_questions_about_a_picture_are_as_each_alone(packer: QuestionPacker) -> None:
+    model = quecc_model(CHECKPOINT, TOKENS, seed=0)
+    batch = packer.batch(0, 2, flip=False)
+    features, asked = frozen_features(model, batch.pixel_values), questions(model, batch)
+    projector = model.model.multi_modal_projector
+    shared = projector(features, asked, batch.pictures)
+    torch.testing.assert_close(shared, projector(features[batch.pictures], asked))
+
+
 @pytest.mark.parametrize("tokens", [2, 16, 0])
 def test_a_count_that_the_grid_does_not_give_is_refused(tokens: int) -> None:
     with pytest.raises(ValueError, match=rf"do not divide into {tokens} tokens; into \[1, 4, 49"):

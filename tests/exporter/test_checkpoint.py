@@ -98,10 +98,13 @@ def test_a_weight_changes_the_content_key_and_a_name_does_not(folder: Path, copy
     assert Checkpoint.open(copy).content_key() != Checkpoint.open(folder).content_key()
 
 
-def test_features_of_several_layers_are_refused(folder: Path) -> None:
+@pytest.mark.parametrize("layers", [7, -6, 0, [-2, 7], [0, -2], []])
+def test_a_feature_layer_that_the_tower_does_not_have_is_refused(
+    folder: Path, layers: int | list[int]
+) -> None:
     checkpoint = Checkpoint.open(folder)
-    checkpoint.config.vision_feature_layer = [-2, -3]
-    with pytest.raises(LvlmError, match=r"\[-2, -3\] is a list; .* one feature layer"):
+    checkpoint.config.vision_feature_layer = layers
+    with pytest.raises(LvlmError, match="is outside the tower's 5 layers"):
         checkpoint.family.shape(checkpoint.config, checkpoint.preprocessor, None)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import LlavaProcessor
 
@@ -43,7 +44,7 @@ class Batch:
     """One training batch of B pictures with rows of L tokens.
 
     Attributes:
-        pixel_values: float32 [B, 3, 112, 112], normalized to -1..1 as the processor does.
+        pixel_values: float32 [B, 3, S, S], as the checkpoint's processor gives it (S is 112).
         input_ids: int64 [B, L].
         position_ids: int64 [B, L].
         attention_mask: bool [B, 1, L, L], True where a row's token may look.
@@ -66,6 +67,7 @@ class Packer:
     """Turns mosaics and questions into batches with one processor's tokens."""
 
     def __init__(self, processor: LlavaProcessor, image_tokens: int) -> None:
+        self._image_processor = processor.image_processor
         self._pad_id: int = processor.tokenizer.pad_token_id
         self._head = prompt_head(processor, image_tokens)
         self._tail = cache(partial(question_tokens, processor.tokenizer))
@@ -93,7 +95,7 @@ class Packer:
         )
         shapes, colors = _cell_labels(mosaics)
         return Batch(
-            pixel_values=pixel_values(mosaics),
+            pixel_values=pixel_values(mosaics, self._image_processor),
             input_ids=ids,
             position_ids=positions,
             attention_mask=self._mask(question_index, ids),
@@ -157,10 +159,11 @@ def drawn_questions(mosaic: Mosaic, seed: int, per_kind: Mapping[str, int]) -> l
     return [question for question in drawn if question is not None]
 
 
-def pixel_values(mosaics: list[Mosaic]) -> Tensor:
-    """Normalized pixels, float32 [B, 3, 112, 112] in -1..1; equal to what the processor gives."""
-    pixels = torch.from_numpy(np.stack([mosaic.pixels for mosaic in mosaics]))
-    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+def pixel_values(mosaics: list[Mosaic], image_processor: Any) -> Tensor:
+    """Normalized pixels, float32 [B, 3, S, S] in -1..1, S as the checkpoint's processor has it."""
+    pictures = [Image.fromarray(mosaic.pixels) for mosaic in mosaics]
+    pixels: Tensor = image_processor(pictures, return_tensors="pt")["pixel_values"]
+    return pixels
 
 
 def _padded(rows: list[list[int]], length: int, fill: int) -> Tensor:

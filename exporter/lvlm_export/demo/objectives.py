@@ -19,25 +19,29 @@ class CellHeads(nn.Module):
     """Reads a cell's shape and colour from its patches together, and its place from each patch.
 
     Only used to warm the vision tower up; the checkpoint does not contain it.
+
+    Args:
+        width: of the features, C.
+        side: patches along a picture's edge; P = side² below.
     """
 
     pooling: Tensor
     patch_cells: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, side: int = IMAGE_SIZE // PATCH_SIZE) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.shape = nn.Linear(width, len(SHAPES) + 1)
         self.color = nn.Linear(width, len(COLORS) + 1)
         self.place = nn.Linear(width, len(PLACES))
-        self.register_buffer("pooling", _cell_pooling())
+        self.register_buffer("pooling", _cell_pooling(side))
         self.register_buffer("patch_cells", self.pooling.argmax(dim=0))
 
     def cell_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Mean cross entropy and the share of cells with shape and colour right (both scalars).
 
         Args:
-            features: vision features [B, 196, width].
+            features: vision features [B, P, width].
             batch: where the labels are.
         """
         pooled = self.pooling @ self.norm(features.float())
@@ -48,7 +52,7 @@ class CellHeads(nn.Module):
         return loss, right.float().mean()
 
     def place_loss(self, features: Tensor) -> Tensor:
-        """Mean cross entropy of each patch's cell, given features [B, 196, width]."""
+        """Mean cross entropy of each patch's cell, given features [B, P, width]."""
         places = self.place(self.norm(features.float())).float()
         return functional.cross_entropy(
             places.flatten(0, 1), self.patch_cells.repeat(len(features))
@@ -66,14 +70,12 @@ class CellHeads(nn.Module):
         return loss + self.place_loss(features), right.float().mean()
 
 
-def _cell_pooling() -> Tensor:
-    """[9, 196]: each cell's mean over its patches, weighted by how much of a patch is inside."""
-    starts = torch.arange(0, IMAGE_SIZE, PATCH_SIZE)
+def _cell_pooling(side: int) -> Tensor:
+    """[9, side²]: each cell's mean over its patches, weighted by how much of a patch is inside."""
+    edges = torch.arange(side + 1) * (IMAGE_SIZE / side)
+    starts, ends = edges[:-1], edges[1:]
     overlaps = torch.stack(
-        [
-            (starts + PATCH_SIZE).clamp(max=end) - starts.clamp(min=begin)
-            for begin, end in pairwise(CELL_EDGES)
-        ]
+        [ends.clamp(max=end) - starts.clamp(min=begin) for begin, end in pairwise(CELL_EDGES)]
     ).clamp(min=0)
     area = torch.einsum("ri,cj->rcij", overlaps, overlaps).flatten(2).flatten(0, 1).float()
     return area / area.sum(dim=1, keepdim=True)

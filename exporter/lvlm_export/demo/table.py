@@ -100,16 +100,7 @@ def add_refusal(path: Path, questions: int, method: str, reason: str) -> None:
 
 def read_result(path: Path, questions: int) -> dict[str, Any]:
     """What is in the file, or an empty result where it is of other weights, versions or counts."""
-    import onnxruntime
-
-    from lvlm_export.checkpoint import Checkpoint
-
-    head: dict[str, Any] = {
-        "questions": questions,
-        "checkpoint": Checkpoint.open(CHECKPOINT).content_key(),
-        "machine": {"processor": _processor(), "python": platform.python_version()},
-        "onnxruntime": onnxruntime.__version__,
-    }
+    head = head_of(questions)
     if path.exists():
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if all(found.get(key) == value for key, value in head.items()):
@@ -117,10 +108,25 @@ def read_result(path: Path, questions: int) -> dict[str, Any]:
     return {**head, "curves": {}, "refused": {}}
 
 
+def head_of(questions: int) -> dict[str, Any]:
+    """What a result rests on: question count, weights, machine and versions."""
+    import onnxruntime
+
+    from lvlm_export.checkpoint import Checkpoint
+
+    return {
+        "questions": questions,
+        "checkpoint": Checkpoint.open(CHECKPOINT).content_key(),
+        "machine": {"processor": _processor(), "python": platform.python_version()},
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+
 def write_result(path: Path, result: dict[str, Any]) -> None:
     """Methods in the order of their names, so that runs differ only where results do."""
-    for part in ("curves", "refused"):
-        result[part] = dict(sorted(result[part].items()))
+    for part in ("curves", "refused", "training_free"):
+        if part in result:
+            result[part] = dict(sorted(result[part].items()))
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

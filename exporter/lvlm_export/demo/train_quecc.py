@@ -6,7 +6,9 @@ own two linear maps behind a QueCC that is new, and learns from the demo's quest
 state is no way for gradients. Every question makes its own visual tokens, so a picture's questions
 are rows of their own here and share nothing but the tower's features.
 
-The tower has 14 x 14 patches, which divide into 1, 4 or 49 tokens. The result is a checkpoint like
+The demo's tower has 14 x 14 patches, which divide into 1, 4 or 49 tokens; for 16 tokens begin with
+what `lvlm_export.demo.enlarge` writes (`--checkpoint`). A QueCC of fewer tokens may begin with one
+of more (`--start`), which has learned already to read a question. The result is a checkpoint like
 any other: `lvlm-export build --model DIRECTORY --ratio 1`.
 """
 
@@ -38,12 +40,15 @@ from lvlm_export.demo.mosaic import make_mosaic
 from lvlm_export.demo.objectives import answer_loss
 from lvlm_export.demo.questions import Question
 from lvlm_export.demo.tiles import Split
-from lvlm_export.demo.train import Stage, run_stage, save_checkpoint
+from lvlm_export.demo.train import STAGES, Stage, run_stage, save_checkpoint
 from lvlm_export.families.projected_llava import ProjectedLlava
 from lvlm_export.families.projectors import projector_shape
 
 # The authors' layers 12, 16, 22 and 23 of 23 that run, at the same fractions of the demo's 12.
 LEVELS = (6, 8, 11, 12)
+CELL_WEIGHTS = "model.multi_modal_projector.0.q_downsample.weight"
+# What taught the demo model to find things, with easier questions among them.
+QUESTIONS = STAGES[-1].questions_per_kind
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,8 @@ class Asked(Batch):
         pictures: int64 [R], the picture of each row.
         query_ids: int64 [R, Q], the question alone, padded at its end.
         query_lengths: int64 [R].
+
+    Unlike in a ``Batch``, the attention mask is what is added to the logits.
     """
 
     pictures: Tensor
@@ -66,6 +73,7 @@ class QuestionPacker:
 
     def __init__(self, processor: LlavaProcessor, image_tokens: int) -> None:
         self.tokenizer = processor.tokenizer
+        self._image_processor = processor.image_processor
         self.head = prompt_head(processor, image_tokens)
 
     def batch(
@@ -93,11 +101,13 @@ class QuestionPacker:
         causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
         none = torch.zeros(0, dtype=torch.long)
         return Asked(
-            pixel_values=pixel_values(mosaics),
+            pixel_values=pixel_values(mosaics, self._image_processor),
             input_ids=ids,
             position_ids=torch.arange(ids.shape[1]).expand_as(ids),
-            # Padding stands at the end, where only padding sees it.
-            attention_mask=causal.expand(len(rows), 1, -1, -1),
+            # Padding stands at the end, where only padding sees it. Added to attention's logits.
+            attention_mask=torch.zeros(ids.shape[1], ids.shape[1])
+            .masked_fill(~causal, torch.finfo(torch.float32).min)
+            .expand(len(rows), 1, -1, -1),
             labels=labels,
             question_index=torch.where(real, 0, -1),
             cell_shapes=none,
@@ -132,6 +142,8 @@ def quecc_model(checkpoint: Path, tokens: int, seed: int) -> ProjectedLlava:
         ValueError: The tower's grid does not divide into so many tokens.
     """
     config = AutoConfig.from_pretrained(checkpoint)
+    # Rows are short here, where the gradient of PyTorch's fused attention takes twice as long.
+    config.text_config._attn_implementation = "eager"
     side = config.vision_config.image_size // config.vision_config.patch_size
     edge = math.isqrt(tokens)
     if not edge or edge * edge != tokens or side % edge:
@@ -157,12 +169,25 @@ def quecc_model(checkpoint: Path, tokens: int, seed: int) -> ProjectedLlava:
     return model
 
 
+def take_over(model: ProjectedLlava, start: Path) -> None:
+    """Give a model the weights of a trained QueCC with other cells.
+
+    The weights of a cell are stretched over the new one, with the same sum.
+    """
+    state = ProjectedLlava.from_pretrained(start, dtype=torch.float32).state_dict()
+    cells = state[CELL_WEIGHTS]
+    size = model.state_dict()[CELL_WEIGHTS].shape[-2:]
+    stretched = nn.functional.interpolate(cells, size=size, mode="bilinear", align_corners=False)
+    state[CELL_WEIGHTS] = stretched * (cells[0].numel() / stretched[0].numel())
+    model.load_state_dict(state)
+
+
 def loss_of(model: ProjectedLlava, batch: Asked) -> tuple[Tensor, Tensor]:
     """Cross entropy of the answers and the share of fully right ones (scalars)."""
     with torch.no_grad():
-        features = frozen_features(model, batch.pixel_values)[batch.pictures]
+        features = frozen_features(model, batch.pixel_values)
         query = questions(model, batch)
-    visual = model.model.multi_modal_projector(features, query)
+    visual = model.model.multi_modal_projector(features, query, batch.pictures)
     # The visual tokens are made already; the rest is the demo's own objective.
     view = SimpleNamespace(
         model=SimpleNamespace(
@@ -176,7 +201,7 @@ def loss_of(model: ProjectedLlava, batch: Asked) -> tuple[Tensor, Tensor]:
 
 
 def frozen_features(model: ProjectedLlava, pixels: Tensor) -> Tensor:
-    """Features ``[B, 196, 4*96]`` of the layers that the projector takes, side by side."""
+    """Features ``[B, P, 4*96]`` of the layers that the projector takes, side by side."""
     shape = projector_shape(model.config)
     assert shape is not None
     out = model.model.vision_tower(pixels, output_hidden_states=True, return_dict=True)
@@ -195,6 +220,8 @@ def main() -> None:
     arguments = _parse_arguments()
     torch.set_num_threads(arguments.threads)
     model = quecc_model(arguments.checkpoint, arguments.tokens, arguments.seed)
+    if arguments.start is not None:
+        take_over(model, arguments.start)
     processor = AutoProcessor.from_pretrained(arguments.checkpoint)
     packer = QuestionPacker(processor, arguments.tokens)
     trained: list[nn.Module] = [model.model.multi_modal_projector]
@@ -208,6 +235,7 @@ def main() -> None:
         arguments.steps,
         arguments.batch_size,
         arguments.learning_rate,
+        QUESTIONS,
     )
     first_seed = (1000 + arguments.seed) * 10_000_000
     log = run_stage(stage, lambda batch: loss_of(model, batch), trained, packer, first_seed)
@@ -217,10 +245,11 @@ def main() -> None:
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", type=int, default=4, help="visual tokens: 1, 4 or 49")
+    parser.add_argument("--tokens", type=int, default=4, help="visual tokens of a picture")
     parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch-size", type=int, default=16, help="pictures")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--batch-size", type=int, default=10, help="pictures")
+    parser.add_argument("--learning-rate", type=float, default=8e-4)
+    parser.add_argument("--start", type=Path, help="a trained QueCC to begin with")
     parser.add_argument(
         "--train-text", action="store_true", help="train the language model as well"
     )

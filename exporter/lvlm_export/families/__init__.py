@@ -39,6 +39,7 @@ class VisionShape:
         heads: Attention heads.
         image_size: Edge of a tile in pixels.
         scale: Attention's factor on query-key products.
+        levels: Layers whose features stand side by side, 1 for most models.
     """
 
     layers: int
@@ -48,6 +49,7 @@ class VisionShape:
     heads: int
     image_size: int
     scale: float
+    levels: int = 1
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Parts:
         vision_embed: ``pixel_values [B, 3, H, W] -> [B, P+N, C]``; with ``any_size=True`` for
             pictures of any size. ``embeddings`` and ``pre_layrnorm`` are transformers' own parts.
         vision_layers: Blocks with ``layer_norm1``, ``self_attn``, ``layer_norm2`` and ``mlp``.
-        project: Feature selection and projector, ``[B, P+K, C] -> [B, K, D]``; selection alone
+        project: Feature selection and projector, ``[B, P+K, L*C] -> [B, K, D]``; selection alone
             where there is a trained projector.
         text_layers: Decoder layers.
         rotary: ``(hidden, position_ids) -> (cos, sin)``.

@@ -157,14 +157,24 @@ class QueCC(nn.Module):
             nn.Linear(text_width, width), nn.LayerNorm(width, EPSILON)
         )
 
-    def forward(self, features: Tensor, query: Tensor) -> Tensor:
-        """``features [B, N, L*C]``, ``query [B or 1, 1, D]`` -> ``[B, N/s², C]``."""
+    def forward(self, features: Tensor, query: Tensor, pictures: Tensor | None = None) -> Tensor:
+        """``features [B, N, L*C]``, ``query [B or 1, 1, D]`` -> ``[B, N/s², C]``.
+
+        With ``pictures [R]`` there are ``R`` queries about ``B`` pictures, and query ``r`` is about
+        picture ``pictures[r]``: what does not depend on the question is made once for a picture.
+        """
         width = self.clip_attn.embed_dim
-        asked = features[..., -width:] + self.text_projection(query)
-        grid = self.q_proj(asked).transpose(1, 2).reshape(-1, width, self.side, self.side)
-        queries = self.q_downsample(grid).flatten(2).transpose(1, 2)
+        picture = features[..., -width:]
         keys = cells(self.k_proj(features), self.side, self.cell)
         values = cells(self.v_proj(features), self.side, self.cell)
+        if pictures is not None:
+            picture, keys, values = picture[pictures], keys[pictures], values[pictures]
+        asked = picture + self.text_projection(query)
+        # A depthwise convolution whose stride is its kernel, as the weighted sum of each cell that it
+        # is: its gradient takes ten times less than that of the convolution.
+        weight = self.q_downsample.weight.flatten(1).T
+        grid = cells(self.q_proj(asked), self.side, self.cell)
+        queries = (grid * weight).sum(dim=2) + self.q_downsample.bias
         return attend_cells(self.clip_attn, queries, keys, values)
 
 
@@ -175,10 +185,12 @@ class QueccProjector(nn.Sequential):
         compressor = QueCC(width, levels, text_width, side, cell)
         super().__init__(compressor, *mlp(width, text_width, text_width))
 
-    def forward(self, features: Tensor, query: Tensor | None = None) -> Tensor:
-        """``features [B, N, L*C]``, ``query [B or 1, 1, D]`` -> ``[B, N/s², D]``."""
+    def forward(
+        self, features: Tensor, query: Tensor | None = None, pictures: Tensor | None = None
+    ) -> Tensor:
+        """``features [B, N, L*C]``, ``query [B or 1, 1, D]`` -> ``[B, N/s², D]``; see ``QueCC``."""
         assert query is not None, "QueCC reads the question"
-        hidden: Tensor = self[0](features, query)
+        hidden: Tensor = self[0](features, query, pictures)
         for module in list(self)[1:]:
             hidden = module(hidden)
         return hidden

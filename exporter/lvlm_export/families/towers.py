@@ -30,21 +30,23 @@ RENAMES = (
 )
 
 
-def layers_that_run(config: PretrainedConfig) -> int:
-    """Vision layers up to ``vision_feature_layer`` (hidden_states has one entry more than layers)."""
+def feature_levels(config: PretrainedConfig) -> tuple[int, ...]:
+    """Vision layers that ran before each of the features that stand side by side, as listed.
+
+    They are the indices of transformers' ``hidden_states``, which has one entry more than layers.
+
+    Raises:
+        LvlmError: A layer that the tower does not have, or its embeddings.
+    """
     projector = projector_shape(config)
     if projector is not None:
-        return projector.levels[-1]
+        return projector.levels
     wanted, depth = config.vision_feature_layer, config.vision_config.num_hidden_layers
-    if not isinstance(wanted, int):
-        raise LvlmError(
-            f"vision_feature_layer {wanted!r} is a list; features of several layers are not"
-            " supported, use a checkpoint with one feature layer"
-        )
-    run = wanted if wanted >= 0 else depth + 1 + wanted
-    if not 0 < run <= depth:
+    layers = [wanted] if isinstance(wanted, int) else list(wanted)
+    levels = tuple(layer if layer >= 0 else depth + 1 + layer for layer in layers)
+    if not levels or not 0 < min(levels) <= max(levels) <= depth:
         raise LvlmError(f"vision_feature_layer {wanted} is outside the tower's {depth} layers")
-    return run
+    return levels
 
 
 def vision_shape(config: PretrainedConfig) -> VisionShape:
@@ -64,13 +66,14 @@ def vision_shape(config: PretrainedConfig) -> VisionShape:
         )
     side = vision.image_size // vision.patch_size
     return VisionShape(
-        layers=layers_that_run(config),
+        layers=max(feature_levels(config)),
         tokens=side * side,
         prefix=prefix,
         hidden_size=vision.hidden_size,
         heads=vision.num_attention_heads,
         image_size=vision.image_size,
         scale=(vision.hidden_size // vision.num_attention_heads) ** -0.5,
+        levels=len(feature_levels(config)),
     )
 
 
@@ -138,9 +141,9 @@ def _projector_maps(
     behind them is left out.
     """
     projector = projector_shape(config)
+    several = (len(feature_levels(config)) * width, width if projector else text_width)
     if projector is None:
-        return ((width, text_width), (text_width, text_width))
-    several = (len(projector.levels) * width, width)
+        return (several, (text_width, text_width))
     inner = (width, width)
     return (several, inner, several, inner, inner, inner)
 
@@ -194,17 +197,17 @@ class Project(nn.Module):
 def llava_parts(model: Any) -> Parts:
     """Parts of a ``Llava*ForConditionalGeneration``."""
     inner, config = model.model, model.config
-    projector = projector_shape(config)
+    projector, levels = projector_shape(config), feature_levels(config)
     select = inner.multi_modal_projector if projector is None else nn.Identity()
     return Parts(
         vision_embed=VisionEmbed(inner.vision_tower),
-        vision_layers=inner.vision_tower.encoder.layers[: layers_that_run(config)],
+        vision_layers=inner.vision_tower.encoder.layers[: max(levels)],
         project=Project(select, TOWER_PREFIX[config.vision_config.model_type]),
         text_layers=inner.language_model.layers,
         rotary=inner.language_model.rotary_emb,
         norm=inner.language_model.norm,
         lm_head=model.lm_head,
         embed_tokens="model.language_model.embed_tokens.weight",
-        levels=() if projector is None else projector.levels,
+        levels=levels if len(levels) > 1 else (),
         projector=None if projector is None else inner.multi_modal_projector,
     )

@@ -27,7 +27,7 @@ class Geometry:
         layouts: The tile layouts of the bundle.
         square_tiles: Kept tokens of a tile must form a square grid (anyres packing).
         visual_tokens: ``(layout, kept per tile) -> tokens the decoder sees per image``.
-        projector: A trained projector that needs every patch of a tile, or None.
+        projector: Name of a projector that needs every patch of a tile, or None.
     """
 
     vision_layers: int
