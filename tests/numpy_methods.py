@@ -78,14 +78,20 @@ def divprune(tokens: Rows, keep: int) -> list[int]:
 
 
 def cdpruner(tokens: Rows, text: Rows, keep: int) -> list[int]:
-    """CDPruner by determinants: each step takes the token that enlarges the kernel's most."""
+    """CDPruner by determinants: each step takes the token that enlarges the kernel's most.
+
+    Tokens that repeat an earlier one come after all others, in order.
+    """
     relevance = np.array([np.mean([cosine(token, word) for word in text]) for token in tokens])
     relevance = (relevance - relevance.min()) / (relevance.max() - relevance.min()) + 1e-6
     unit = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
-    kernel = relevance[:, None] * (unit @ unit.T) * relevance + 1e-4 * np.eye(len(tokens))
+    kernel = relevance[:, None] * (unit @ unit.T) * relevance + 1e-3 * np.eye(len(tokens))
+    again = [i for i in range(len(tokens)) if any(unit[i] @ unit[j] > 1 - 1e-5 for j in range(i))]
     chosen: list[int] = []
     while len(chosen) < keep:
-        left = [i for i in range(len(tokens)) if i not in chosen]
+        left = [i for i in range(len(tokens)) if i not in chosen and i not in again]
+        if not left:
+            return sorted(chosen + again[: keep - len(chosen)])
         volume = lambda i: np.linalg.slogdet(kernel[np.ix_([*chosen, i], [*chosen, i])])[1]  # noqa: E731
         chosen.append(max(left, key=volume))
     return sorted(chosen)

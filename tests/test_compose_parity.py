@@ -34,10 +34,7 @@ SLOW = [
     for first, second in PAIRS
     for family in ("llava", "onevision")
     if family == "llava"
-    or (
-        not any(getattr(load_method(first), flag) for flag in ("needs_cls", "appends"))
-        and not load_method(first).needs_distinct
-    )
+    or (not any(getattr(load_method(first), flag) for flag in ("needs_cls", "appends")))
 ]
 
 

@@ -26,6 +26,7 @@ WAYS = [
     ("visionzip", "llava", (0.33,)),
     ("visionzip", "onevision", (0.33,)),
     ("cdpruner", "llava", (0.33,)),
+    ("cdpruner", "onevision", (0.33,)),
     ("tome", "llava", (0.33,)),
     ("downsample", "llava", (0.33,)),
 ]
@@ -37,7 +38,6 @@ ALL = [
     for family in FAMILIES
     if name not in ("none", "illava", "random")
     and not (load_method(name).appends and family == "onevision")
-    and not (load_method(name).needs_distinct and family == "onevision")
     and not (load_method(name).needs_cls and family == "onevision")
 ]
 

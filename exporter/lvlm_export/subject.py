@@ -85,11 +85,6 @@ def check_fit(method: Method, geometry: Geometry, prefix: int, packed: bool) -> 
             f"method {method.name} appends a token that has no place in a tile's grid, and this"
             " model packs its tiles as grids; lvlm-export list methods says which methods fit"
         )
-    if method.needs_distinct and packed:
-        raise UsageError(
-            f"method {method.name} chooses between equal tokens by rounding, and this model's packed"
-            " tiles hold equal newline tokens; lvlm-export list methods says which methods fit"
-        )
 
 
 def subject_of_checkpoint(

@@ -61,7 +61,7 @@ def test_any_two_sides_go_together_in_either_order(first: str, second: str) -> N
     assert sites == (*parts[0].sites(23, 32, 0.5), *parts[1].sites(23, 32, 0.5))
     for site in sites:
         assert method.merges_at(site) == parts[site.stage == "decoder"].merges
-    for flag in ("needs_cls", "appends", "needs_distinct", "merges"):
+    for flag in ("needs_cls", "appends", "merges"):
         assert getattr(method, flag) == any(getattr(part, flag) for part in parts)
 
 

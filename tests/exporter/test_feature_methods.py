@@ -131,6 +131,17 @@ def test_cdpruner_equals_the_numpy_statement(keep: int) -> None:
         assert places[image].tolist() == numpy_methods.cdpruner(tokens[image], text, keep)
 
 
+@pytest.mark.parametrize("keep", [3, 8, 15, 20])
+def test_of_equal_tokens_cdpruner_takes_the_first_and_the_others_last(keep: int) -> None:
+    """Newlines of packed tiles are equal; rounding must not say which of them stays."""
+    (tokens, text) = draw(4, (1, 20, 12), (5, 12))
+    tokens[0, [11, 15, 19]] = tokens[0, 7]
+    _, places = selector("cdpruner", PROJECTED, 20, keep)(tensor(tokens), Clues(text=tensor(text)))
+    kept = places[0].tolist()
+    assert kept == numpy_methods.cdpruner(tokens[0], text, keep)
+    assert set(kept).isdisjoint({11, 15, 19}) or keep > 17
+
+
 @pytest.mark.parametrize("method", ["divprune", "cdpruner"])
 def test_greedy_choice_does_not_care_for_the_order_of_tokens(method: str) -> None:
     tokens, text = map(tensor, draw(3, (1, 24, 16), (5, 16)))

@@ -111,13 +111,6 @@ def test_a_token_without_a_place_does_not_fit_packed_tiles(method: str, onevisio
         plan_for(onevision, method)
 
 
-def test_a_choice_between_equal_tokens_is_refused_on_packed_tiles(onevision: Path) -> None:
-    with pytest.raises(
-        UsageError, match="method cdpruner chooses between equal tokens by rounding"
-    ):
-        plan_for(onevision, "cdpruner")
-
-
 def test_a_method_that_needs_a_cls_token_is_refused_without(onevision: Path) -> None:
     with pytest.raises(UsageError, match="method image_text needs the CLS token of a CLIP tower"):
         plan_for(onevision, "image_text")

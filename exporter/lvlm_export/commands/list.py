@@ -67,8 +67,7 @@ def fits(method: Method) -> str:
     """The models a method is built for; the others are refused."""
     if method.needs_cls:
         return "towers with a CLS token"
-    one_tile = method.appends or method.needs_distinct
-    return "pictures of one tile" if one_tile else "all families"
+    return "pictures of one tile" if method.appends else "all families"
 
 
 def backends() -> Rows:

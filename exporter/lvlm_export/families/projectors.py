@@ -172,9 +172,10 @@ class QueCC(nn.Module):
         asked = picture + self.text_projection(query)
         # A depthwise convolution whose stride is its kernel, as the weighted sum of each cell that it
         # is: its gradient takes ten times less than that of the convolution.
-        weight = self.q_downsample.weight.flatten(1).T
+        weight, bias = self.q_downsample.weight.flatten(1).T, self.q_downsample.bias
+        assert bias is not None, "made with one above"
         grid = cells(self.q_proj(asked), self.side, self.cell)
-        queries = (grid * weight).sum(dim=2) + self.q_downsample.bias
+        queries = (grid * weight).sum(dim=2) + bias
         return attend_cells(self.clip_attn, queries, keys, values)
 
 

@@ -100,8 +100,6 @@ class Method(Protocol):
         acts_in: Where it acts, for people.
         needs_cls: It cannot work without a CLS token in the vision tower.
         appends: It adds a token that is no patch, which has no place in a grid of tiles.
-        needs_distinct: Between equal tokens its choice is left to rounding; packed tiles hold equal
-            newline tokens, so there chain and PyTorch would not choose alike.
         merges: What leaves is merged into what stays; else it is dropped.
         withdraws: Every visual token leaves at its site; the ratio says where that is.
         tracks_size: How many patches a token stands for travels along the vision encoder, whose
@@ -118,7 +116,6 @@ class Method(Protocol):
     acts_in: str
     needs_cls: bool = False
     appends: bool = False
-    needs_distinct: bool = False
     merges: bool = False
     withdraws: bool = False
     tracks_size: bool = False

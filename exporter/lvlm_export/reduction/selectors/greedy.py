@@ -9,8 +9,9 @@ from lvlm_export.reduction.selectors import Clue, Clues, Selector
 from lvlm_export.reduction.tensors import ascending, cosine, gather_rows
 
 TAKEN = 1e6
-RIDGE = 1e-4
+RIDGE = 1e-3
 SMALLEST = 1e-6
+SAME = 1e-5
 
 
 def row_of(matrix: Tensor, index: Tensor) -> Tensor:
@@ -45,7 +46,9 @@ class FarthestFirst(Selector):
 class GreedyDpp(Selector):
     """CDPruner's greedy maximum a posteriori choice of K tokens.
 
-    Source: arXiv:1709.05135 algorithm 1, as the authors use it.
+    Source: arXiv:1709.05135 algorithm 1, as the authors use it. A token that points where an
+    earlier one does adds nothing to any choice with that one; such tokens come after all others, in
+    raster order, instead of when rounding says.
     """
 
     needs: frozenset[Clue] = frozenset({"text"})
@@ -54,25 +57,30 @@ class GreedyDpp(Selector):
         super().__init__()
         self.keep = keep
 
-    def kernel(self, tokens: Tensor, text: Tensor) -> Tensor:
-        """``[B, V, V]`` of tokens ``[B, V, C]`` and text ``[T, C]``."""
+    def relevance(self, tokens: Tensor, text: Tensor) -> Tensor:
+        """``[B, V]`` from 0 to 1, of tokens ``[B, V, C]`` and text ``[T, C]``."""
         relevance = cosine(tokens, text).mean(dim=-1)
         low, high = relevance.amin(dim=-1, keepdim=True), relevance.amax(dim=-1, keepdim=True)
-        relevance = (relevance - low) / (high - low).clamp_min(SMALLEST) + SMALLEST
-        return relevance.unsqueeze(-1) * cosine(tokens, tokens) * relevance.unsqueeze(1)
+        return (relevance - low) / (high - low).clamp_min(SMALLEST) + SMALLEST
 
     def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
         assert clues.text is not None
-        kernel = self.kernel(tokens, clues.text)
+        similar = cosine(tokens, tokens)
         places = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
-        gain = kernel.diagonal(dim1=1, dim2=2) + RIDGE
+        earlier = places.unsqueeze(1) < places.unsqueeze(-1)
+        again = ((similar > 1 - SAME) & earlier).to(torch.float32).amax(dim=-1)
+        relevance = self.relevance(tokens, clues.text) * (1 - again)
+        kernel = relevance.unsqueeze(-1) * similar * relevance.unsqueeze(1)
+        # Rows of the repeated are zero, so that choosing one of them changes nothing for the others.
+        after_all = -(places + 1).to(torch.float32)
+        gain = torch.where(again > 0, after_all, kernel.diagonal(dim1=1, dim2=2) + RIDGE)
         chosen, factor = [], None
         for step in range(self.keep):
             index = gain.argmax(dim=-1, keepdim=True)
             chosen.append(index)
             if step == self.keep - 1:
                 break
-            row, pivot = row_of(kernel, index), gain.gather(1, index).sqrt()
+            row, pivot = row_of(kernel, index), gain.gather(1, index).clamp_min(SMALLEST).sqrt()
             if factor is not None:
                 # Rows of the factor so far: [B, step, V]; their column at the chosen token.
                 column = factor.gather(2, index.unsqueeze(1).expand(-1, step, -1))
