@@ -22,6 +22,7 @@ from lvlm_runtime.errors import LvlmError, UsageError
 
 COMMANDS: dict[str, str] = {
     "plan": "lvlm_export.commands.plan:plan",
+    "choose": "lvlm_export.commands.choose:choose",
     "build": "lvlm_export.commands.build:build",
     "run": "lvlm_export.commands.run:run",
     "verify": "lvlm_export.commands.verify:verify",

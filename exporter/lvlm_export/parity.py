@@ -24,6 +24,7 @@ from lvlm_runtime.anyres import MULTI, TileLayout
 from lvlm_runtime.backends import Value
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.measure import Recorder
+from lvlm_runtime.prompt import PromptEncoder
 from lvlm_runtime.sequence import text_runs
 from lvlm_runtime.session import Session
 
@@ -179,16 +180,28 @@ def verify(
 
 
 def prepare(session: Session, sample: Sample) -> Request:
+    """Tokens and pixels of a sample for the model that a bundle was built from."""
+    manifest = session.bundle.manifest
+    token = manifest.text.image_token_id
+    return request_of(sample, session.encoder, manifest.layouts, manifest.preprocess, token)
+
+
+def request_of(
+    sample: Sample,
+    encoder: PromptEncoder,
+    layouts: Sequence[TileLayout],
+    spec: preprocess.PreprocessSpec,
+    image_token_id: int,
+) -> Request:
     """Tokens and pixels of a sample, by the runtime's own preprocessing.
 
     Both are held equal to ``transformers``' processors by tests of their own.
     """
-    manifest = session.bundle.manifest
-    layouts = {layout.name: layout for layout in manifest.layouts}
-    several = len(sample.images) > 1 and MULTI in layouts
-    layout = layouts[MULTI] if several else manifest.layouts[0]
-    ids = session.encoder.encode(sample.question, len(sample.images))
-    prepared = preprocess.preprocess(list(sample.images), manifest.preprocess, layout)
+    named = {layout.name: layout for layout in layouts}
+    several = len(sample.images) > 1 and MULTI in named
+    layout = named[MULTI] if several else layouts[0]
+    ids = encoder.encode(sample.question, len(sample.images))
+    prepared = preprocess.preprocess(list(sample.images), spec, layout)
     # A letterboxed picture is a picture of the layout's nominal size to the model.
     sizes = [
         (layout.image_height, layout.image_width)
@@ -196,8 +209,7 @@ def prepare(session: Session, sample: Sample) -> Request:
         else (image.height, image.width)
         for image, fit in zip(sample.images, prepared.fits, strict=True)
     ]
-    runs = text_runs(ids, manifest.text.image_token_id)
-    query_ids = session.encoder.question(sample.question)
+    runs, query_ids = text_runs(ids, image_token_id), encoder.question(sample.question)
     return Request(runs, prepared.pixel_values, layout, sizes, query_ids)
 
 

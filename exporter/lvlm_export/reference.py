@@ -23,7 +23,7 @@ from lvlm_export.reduction import Site
 from lvlm_export.reduction.reducers import DecoderReducer, VisionReducer, with_decoder_input
 from lvlm_export.reduction.schedule import BudgetPlan, LayoutPlan, SiteCount
 from lvlm_export.reference_clues import decoder_clues, vision_clues, watch_projections
-from lvlm_export.reference_io import Request, Trace, load_eager
+from lvlm_export.reference_io import Entry, Request, Trace, load_eager
 from lvlm_export.subgraph import feed_forward
 from lvlm_runtime.anyres import TileLayout
 from lvlm_runtime.sequence import Origins, Placed, place, position_ids
@@ -60,7 +60,7 @@ class Reference:
             input_ids=input_ids,
             attention_mask=torch.ones_like(input_ids),
             **self.family.generate_inputs(
-                pixels, request.layout, request.image_sizes, self._question(request)
+                pixels, request.layout, request.image_sizes, self.question(request)
             ),
             do_sample=False,
             num_beams=1,
@@ -83,9 +83,7 @@ class Reference:
         trace = Trace()
         part = next(part for part in budget.layouts if part.layout == request.layout.name)
         pixels = torch.from_numpy(request.pixel_values)
-        visual, origins = self.encode(
-            pixels, budget, request.layout, trace, self._question(request)
-        )
+        visual, origins = self.encode(pixels, budget, request.layout, trace, self.question(request))
         hidden, cache, position = self._prefill(request.runs, visual, origins, part, trace)
         answer: list[int] = []
         while True:
@@ -97,7 +95,7 @@ class Reference:
                 return tuple(answer), trace
             embedded = self.model.get_input_embeddings()(torch.tensor([[answer[-1]]]))
             layers = range(len(self.parts.text_layers))
-            hidden = self._layers(embedded, torch.tensor([[position]]), cache, layers, None)
+            hidden = self.layers(embedded, torch.tensor([[position]]), cache, layers, None)
             position += 1
 
     def encode(
@@ -124,6 +122,8 @@ class Reference:
                 assert isinstance(reducer, VisionReducer)
                 heads = self.plan.shape.vision.heads
                 clues = vision_clues(reducer, hidden, weights, projections, heads, sizes)
+                if clues.scores is not None:
+                    trace.scores[site.name] = clues.scores.numpy()
                 hidden, places, *new_sizes = reducer.reduce(hidden, clues)
                 sizes = new_sizes[0] if new_sizes else sizes
                 origins = origins.keep(places.numpy())
@@ -171,7 +171,7 @@ class Reference:
         hidden = embed.embeddings(pixel_values, interpolate_pos_encoding=True)
         return embed.pre_layrnorm(hidden), origins.keep(places.numpy())
 
-    def _question(self, request: Request) -> Tensor | None:
+    def question(self, request: Request) -> Tensor | None:
         """The question alone ``[1, Q]``, where the projector reads it."""
         projector = self.plan.shape.projector
         reads = projector is not None and projector.reads_text
@@ -184,19 +184,20 @@ class Reference:
         positions = torch.arange(query_ids.shape[1])[None]
         embedded = self.model.get_input_embeddings()(query_ids)
         layers = range(len(self.parts.text_layers))
-        last = self._layers(embedded, positions, DynamicCache(), layers, None)[:, -1:]
+        last = self.layers(embedded, positions, DynamicCache(), layers, None)[:, -1:]
         trace.note("query", last)
         query: Tensor = self.parts.norm(last)
         return query
 
-    def _prefill(
+    def assemble(
         self,
         runs: Sequence[Sequence[int]],
         visual: Tensor,
         origins: Origins,
         part: LayoutPlan,
         trace: Trace,
-    ) -> tuple[Tensor, DynamicCache, int]:
+    ) -> Entry:
+        """Text and visual tokens in the order of the prompt, with their positions."""
         text = torch.tensor([token for run in runs for token in run])
         embedded = self.model.get_input_embeddings()(text)
         if part.projected is not None:
@@ -210,20 +211,33 @@ class Reference:
         hidden = rows[torch.from_numpy(placed.order)][None]
         trace.note("assemble", hidden)
         ids, next_position = position_ids(lengths, origins)
-        positions, cache = torch.from_numpy(ids)[None], DynamicCache()
+        positions = torch.from_numpy(ids)[None]
+        return Entry(hidden, positions, placed, next_position, (embedded, visual))
+
+    def _prefill(
+        self,
+        runs: Sequence[Sequence[int]],
+        visual: Tensor,
+        origins: Origins,
+        part: LayoutPlan,
+        trace: Trace,
+    ) -> tuple[Tensor, DynamicCache, int]:
+        entry = self.assemble(runs, visual, origins, part, trace)
+        hidden, positions, placed = entry.hidden, entry.positions, entry.placed
+        lengths, cache = [len(run) for run in runs], DynamicCache()
         counts = {count.site.layer: count for count in part.decoder}
         for cut in self.plan.decoder:
             weights: list[Tensor] = []
-            hidden = self._layers(hidden, positions, cache, range(cut.first, cut.last), weights)
+            hidden = self.layers(hidden, positions, cache, range(cut.first, cut.last), weights)
             trace.note(cut.name, hidden)
             if cut.last in counts:
                 count = counts[cut.last]
                 attention = weights[-1], cache.layers[cut.last - 1].keys
                 placed, hidden, positions = self._reduce(
-                    count, lengths, placed, hidden, attention, positions, (embedded, visual)
+                    count, lengths, placed, hidden, attention, positions, entry.parts
                 )
                 trace.note(count.site.name, hidden)
-        return hidden, cache, next_position
+        return hidden, cache, entry.next_position
 
     def _reduce(
         self,
@@ -250,7 +264,7 @@ class Reference:
         hidden, positions, *_ = reducer.reduce(hidden, clues, positions, visual, order)
         return after, hidden, positions
 
-    def _layers(
+    def layers(
         self,
         hidden: Tensor,
         positions: Tensor,

@@ -17,13 +17,20 @@ from transformers.utils import logging as transformers_logging
 
 from lvlm_export.families import Family
 from lvlm_runtime.anyres import TileLayout
+from lvlm_runtime.sequence import Placed
 
 
 @dataclass
 class Trace:
-    """Hidden states at every cut, by the name of the stage or site that made them."""
+    """Hidden states at every cut, by the name of the stage or site that made them.
+
+    Attributes:
+        hidden: The states.
+        scores: ``[B, N]`` of the patches at sites in or behind the tower, where a method scores them.
+    """
 
     hidden: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    scores: dict[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def note(self, name: str, value: Tensor) -> None:
         """Keep a copy of a hidden state."""
@@ -39,6 +46,25 @@ class Request:
     layout: TileLayout
     image_sizes: list[tuple[int, int]]
     query_ids: list[int]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What goes into the decoder.
+
+    Attributes:
+        hidden: ``[1, S, C]``.
+        positions: ``[1, S]``.
+        placed: Where text and visual tokens stand.
+        next_position: Of the answer's first token.
+        parts: Text ``[T, C]`` and visual tokens ``[n, V, C]`` that it is made of.
+    """
+
+    hidden: Tensor
+    positions: Tensor
+    placed: Placed
+    next_position: int
+    parts: tuple[Tensor, Tensor]
 
 
 def load_eager(directory: Path, family: Family) -> Any:

@@ -49,35 +49,27 @@ def _log_softmax(logits: Sequence[float]) -> list[float]:
     return [value - total for value in logits]
 
 
-def choose_layer(
-    full: Sequence[Sequence[float]],
-    withdrawn: Mapping[int, Sequence[Sequence[float]]],
-    limit: float,
-) -> int:
+def choose_layer(divergences: Mapping[int, float], limit: float) -> int:
     """The first layer at which withdrawing changes the answer's first token little enough.
 
     Source: VTW.py:238-262: the mean over about 20 samples of KL(withdrawn || full) of the last
     logits; published limits 0.003 (LLaVA-1.5-7B), 0.0005 (13B), 0.0001 (1.6-7B).
+    ``lvlm-export choose`` measures them.
 
     Args:
-        full: Last logits of every sample, unreduced.
-        withdrawn: The same for every layer that was tried.
-        limit: Largest mean divergence that passes.
+        divergences: The mean, of every layer that was tried.
+        limit: Largest one that passes.
 
     Raises:
         LvlmError: No layer passes; names the best.
     """
-    means = {
-        layer: sum(divergence(p, q) for p, q in zip(full, rows, strict=True)) / len(full)
-        for layer, rows in withdrawn.items()
-    }
-    for layer in sorted(means):
-        if means[layer] <= limit:
+    for layer in sorted(divergences):
+        if divergences[layer] <= limit:
             return layer
-    best = min(means, key=lambda layer: means[layer])
+    best = min(divergences, key=lambda layer: divergences[layer])
     raise LvlmError(
         f"no layer reaches a divergence of {limit:g}; the best is layer {best} with"
-        f" {means[best]:.2g}"
+        f" {divergences[best]:.2g}"
     )
 
 
