@@ -19,6 +19,8 @@ KEPT, GOES, GONE = 0, 1, 2
 # Tints over a patch that leaves at a site, and over one that left before.
 MERGED, DROPPED, BEFORE = (255, 140, 0), (215, 25, 30), (30, 30, 34)
 PANEL, MARGIN, CAPTION = 448, 16, 54
+HATCH = 9  # pixels from one stroke to the next
+KEY = 18  # edge of a legend's square
 FONT_SIZE = 17
 
 
@@ -77,11 +79,15 @@ def draw_panel(picture: Image.Image, panel: Panel) -> Image.Image:
     canvas = canvas.astype(np.float32)
     edges = np.linspace(0, PANEL, side + 1).round().astype(int)
     tint = np.array(MERGED if panel.merges else DROPPED, np.float32)
+    # An orange picture has orange patches of its own; hatching says which are tinted.
+    hatched = np.add.outer(np.arange(PANEL), np.arange(PANEL)) % HATCH < 2
     for index, state in enumerate(panel.states.tolist()):
         row, col = divmod(index, side)
-        cell = canvas[edges[row] : edges[row + 1], edges[col] : edges[col + 1]]
+        area = slice(edges[row], edges[row + 1]), slice(edges[col], edges[col + 1])
+        cell = canvas[area]
         if state == GOES:
             cell[:] = 0.35 * cell + 0.65 * tint
+            cell[hatched[area]] *= 0.55
         elif state == GONE:
             cell[:] = 0.15 * cell + 0.85 * np.array(BEFORE, np.float32)
         # A line between patches, so that single ones can be told apart.
@@ -124,7 +130,12 @@ def _legend(
     )
     left = MARGIN
     for text, colour in [("stays", None), *entries, ("left before", BEFORE)]:
-        pen.rectangle((left, top, left + 18, top + 18), fill=colour, outline=(90, 90, 90))
+        pen.rectangle((left, top, left + KEY, top + KEY), fill=colour, outline=(90, 90, 90))
+        if colour in (MERGED, DROPPED):
+            for at in (HATCH, 2 * HATCH, 3 * HATCH):
+                near, far = max(0, at - KEY), min(at, KEY)
+                ends = (left + near, top + far, left + far, top + near)
+                pen.line(ends, fill=tuple(int(0.55 * c) for c in colour), width=2)
         pen.text((left + 26, top - 1), text, fill="black", font=font)
         left += 26 + 14 + 9 * len(text) + MARGIN
 
@@ -137,6 +148,7 @@ figure {{ margin: 0; }} figure img {{ width: min(80vmin, 720px); image-rendering
 input {{ width: min(80vmin, 720px); display: block; margin: 1rem 0; }}
 .key {{ display: inline-block; width: 1em; height: 1em; margin: 0 .4em 0 1em;
   vertical-align: -.1em; border: 1px solid #666; }}
+.goes {{ background-image: repeating-linear-gradient(135deg, #0007 0 2px, #0000 2px 6px); }}
 </style></head><body>
 <h1>{heading}</h1>
 <figure><img id="picture" alt="" src="{first}"><figcaption id="caption"></figcaption></figure>
@@ -174,7 +186,8 @@ def draw_page(picture: Image.Image, sites: Sequence[Panel], heading: str) -> str
         False in merges
     )
     legend = "".join(
-        f'<span class="key" style="background: rgb{colour}"></span>{text}'
+        f'<span class="key{" goes" if colour != BEFORE else ""}"'
+        f' style="background-color: rgb{colour}"></span>{text}'
         for text, colour in [*keys, ("left before", BEFORE)]
     )
     return PAGE.format(
