@@ -5,6 +5,7 @@
 # make lint       ruff and mypy
 # make demo       build the demo bundle, ask it about pictures, check it against PyTorch
 # make demo-table accuracy of the demo model at every ratio and method (half an hour)
+# make demo-quecc QueCC trained at 16, 4 and 1 tokens, beside training-free methods (over an hour)
 # make bench-peers   the same chain against PyTorch and onnxruntime-genai, interleaved
 # make bench-engines time, memory and size of TensorRT-RTX engines of that checkpoint
 # make readme     fill the README's generated parts from the commands and the results
@@ -14,7 +15,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-gpu lint demo demo-table bench bench-peers bench-engines readme clean
+.PHONY: help setup test test-slow test-gpu lint demo demo-table demo-quecc bench bench-peers bench-engines readme clean
 
 BASE_PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -55,6 +56,17 @@ demo: $(STAMP)
 
 demo-table: $(STAMP)
 	@$(BIN)/python -m lvlm_export.demo.table
+
+QUECC := $(BIN)/python -m lvlm_export.demo.train_quecc --checkpoint build/quecc/tower --train-text
+
+demo-quecc: $(STAMP)
+	@$(BIN)/python -m lvlm_export.demo.enlarge --pixels 128 --steps 500 --output build/quecc/tower
+	@$(QUECC) --tokens 16 --steps 2400 --output build/quecc/quecc-16
+	@$(QUECC) --tokens 4 --steps 1200 --start build/quecc/quecc-16 --output build/quecc/quecc-4
+	@$(QUECC) --tokens 1 --steps 1200 --start build/quecc/quecc-4 --output build/quecc/quecc-1
+	@$(QUECC) --tokens 4 --steps 1200 --seed 1 --start build/quecc/quecc-4 --output build/quecc/quecc-4
+	@$(QUECC) --tokens 1 --steps 1200 --seed 1 --start build/quecc/quecc-1 --output build/quecc/quecc-1
+	@$(BIN)/python -m lvlm_export.demo.few_tokens build/quecc
 
 bench: $(STAMP)
 	@$(BIN)/python tests/benchmarks/first_token.py

@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from lvlm_export.cli import COMMANDS, cli
+from lvlm_export.demo import few_tokens as few
 from lvlm_export.demo.curve import stage_text
 from lvlm_export.demo.table import BASELINE, RESULT, UNREDUCED, as_markdown, shares
 
@@ -96,6 +97,35 @@ def accuracy() -> str:
         " layer, so methods that act in the decoder alone cost more at the same ratio. The model was"
         " trained with all its tokens and knows pictures of one kind, so this says which method suits"
         f" this model, not yours. {note}{refused}"
+    )
+
+
+def few_tokens() -> str:
+    """QueCC and training-free methods at 16, 4 and 1 tokens."""
+    result = json.loads(few.RESULT.read_text(encoding="utf-8"))
+    steps = {
+        tokens: sum(
+            stage["steps"]
+            for stage in result["quecc"][str(tokens)]["training"]
+            if stage["name"] == f"quecc_{tokens}"
+        )
+        for tokens in few.TOKENS
+    }
+    trained = ", ".join(f"{count:,} steps at {tokens} tokens" for tokens, count in steps.items())
+    refused = "".join(
+        f" `{name}` at {tokens}: {found}."
+        for name, row in result["training_free"].items()
+        for tokens, found in row.items()
+        if isinstance(found, str)
+    )
+    return (
+        f"{few.as_markdown(result)}\n\n"
+        f"Exact answers on the same {result['questions']:,} questions; columns are the visual tokens that"
+        " enter the language model. QueCC was trained for this on the demo's task, its language model"
+        f" with it ({trained}, 10 pictures a step, each count begun with what the one before it learned; `make"
+        " demo-quecc`), and has a tower of 16 x 16 patches because 14 x 14 do not divide into 16 tokens;"
+        " the others take the demo's own checkpoint down to as many tokens, untrained. `random` and"
+        f" `uniform` act at the tower's last layer here.{refused}"
     )
 
 
@@ -216,6 +246,7 @@ def render(text: str) -> str:
         ("commands", commands),
         ("methods", methods),
         ("accuracy", accuracy),
+        ("few tokens", few_tokens),
         ("benchmark", benchmark),
         ("peers", peers),
         ("engines", engines),

@@ -81,18 +81,18 @@ def build(
             f"{output} holds a bundle of other options or another checkpoint; give --force to"
             " replace it, or another --output"
         )
-    workspace = open_workspace(output, plan.key)
-    copy_tokenizer(checkpoint, workspace)
-    embed_tokens = export_graphs(checkpoint, plan, workspace, progress)
-    manifest = write_manifest(checkpoint, model_name, plan, workspace, embed_tokens, progress)
-    if verify_samples:
-        built = Bundle(workspace.directory, manifest)
-        with runnable(checkpoint, plan, built, progress) as tested:
-            golden = check_parity(checkpoint, plan, tested, verify_samples, progress)
-        write_golden(workspace.directory, golden)
-        files = {**manifest.files, GOLDEN: file_ref(workspace.path(GOLDEN))}
-        manifest = replace(manifest, files=files)
-    workspace.publish(manifest)
+    with open_workspace(output, plan.key) as workspace:
+        copy_tokenizer(checkpoint, workspace)
+        embed_tokens = export_graphs(checkpoint, plan, workspace, progress)
+        manifest = write_manifest(checkpoint, model_name, plan, workspace, embed_tokens, progress)
+        if verify_samples:
+            built = Bundle(workspace.directory, manifest)
+            with runnable(checkpoint, plan, built, progress) as tested:
+                golden = check_parity(checkpoint, plan, tested, verify_samples, progress)
+            write_golden(workspace.directory, golden)
+            files = {**manifest.files, GOLDEN: file_ref(workspace.path(GOLDEN))}
+            manifest = replace(manifest, files=files)
+        workspace.publish(manifest)
     return BuildResult(output, manifest, False)
 
 
@@ -183,15 +183,15 @@ def runnable(
     options = replace(plan.options, target="cuda", precision="fp32", dialect=dialect)
     twin = make_plan(checkpoint, options)
     place = bundle.directory.with_name(f"{bundle.directory.name}.float32")
-    workspace = open_workspace(place, twin.key)
-    try:
-        copy_tokenizer(checkpoint, workspace)
-        table = export_graphs(checkpoint, twin, workspace, progress)
-        name = bundle.manifest.model
-        manifest = write_manifest(checkpoint, name, twin, workspace, table, progress)
-        yield Bundle(workspace.directory, manifest)
-    finally:
-        shutil.rmtree(workspace.directory, ignore_errors=True)
+    with open_workspace(place, twin.key) as workspace:
+        try:
+            copy_tokenizer(checkpoint, workspace)
+            table = export_graphs(checkpoint, twin, workspace, progress)
+            name = bundle.manifest.model
+            manifest = write_manifest(checkpoint, name, twin, workspace, table, progress)
+            yield Bundle(workspace.directory, manifest)
+        finally:
+            shutil.rmtree(workspace.directory, ignore_errors=True)
 
 
 def check_parity(

@@ -1,16 +1,18 @@
 """A bundle under construction: a directory beside the target that becomes it in one rename.
 
 A build that dies leaves ``<bundle>.building`` behind, which nothing takes for a bundle. The next
-build with the same content key goes on from its journal; one with another key starts over.
+build with the same content key goes on from its journal; one with another key starts over. Two
+builds of one bundle at a time would write into each other's files, so the second is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.spec import FileRef, Manifest, TensorRef, from_json
 
 JOURNAL = "journal.json"
+LOCK = "build.lock"
 
 
 @dataclass
@@ -62,7 +65,8 @@ class Workspace:
 
     def publish(self, manifest: Manifest) -> None:
         """Write the manifest and become the bundle; an older bundle there is replaced."""
-        self.path(JOURNAL).unlink(missing_ok=True)
+        for name in (JOURNAL, LOCK):
+            self.path(name).unlink(missing_ok=True)
         write_atomically(self.path(MANIFEST), manifest_text(manifest))
         for path in (*self.directory.rglob("*"), self.directory):
             _flush(path)
@@ -90,24 +94,53 @@ def existing_bundle(target: Path) -> Manifest | None:
     return None
 
 
-def open_workspace(target: Path, key: str) -> Workspace:
-    """Start or resume the construction of ``target``."""
+@contextlib.contextmanager
+def open_workspace(target: Path, key: str) -> Iterator[Workspace]:
+    """Start or resume the construction of ``target``; nobody else can meanwhile.
+
+    Raises:
+        LvlmError: Another build is at it, or something else is in the way.
+    """
     directory = target.with_name(target.name + ".building")
-    workspace = Workspace(directory, target, key)
-    journal = _read_journal(directory / JOURNAL)
-    if journal.get("key") == key:
-        workspace.done = from_json(dict[str, FileRef], journal["done"], "journal")
-        workspace.tensors = from_json(dict[str, TensorRef], journal["tensors"], "journal")
-    elif directory.exists():
+    if directory.exists():
         _refuse_foreign(directory)
-        shutil.rmtree(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    return workspace
+    with _locked(directory):
+        workspace = Workspace(directory, target, key)
+        journal = _read_journal(directory / JOURNAL)
+        if journal.get("key") == key:
+            workspace.done = from_json(dict[str, FileRef], journal["done"], "journal")
+            workspace.tensors = from_json(dict[str, TensorRef], journal["tensors"], "journal")
+        else:
+            _clear(directory)
+        yield workspace
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold the directory's lock; a process that dies lets go of it."""
+    with (directory / LOCK).open("a", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LvlmError(
+                f"another build is writing {directory}; wait for it, or choose another --output"
+            ) from None
+        yield
+
+
+def _clear(directory: Path) -> None:
+    """Remove what a build of something else left, but for the lock that is held."""
+    for path in directory.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
 
 
 def _refuse_foreign(directory: Path) -> None:
     """LvlmError for a directory that no build of ours left behind: it must not be deleted."""
-    ours = (JOURNAL, MANIFEST, WEIGHTS)
+    ours = (JOURNAL, MANIFEST, WEIGHTS, LOCK)
     if any(directory.iterdir()) and not any((directory / name).exists() for name in ours):
         raise LvlmError(
             f"{directory} is in the way and holds something else; move it, or choose another --output"

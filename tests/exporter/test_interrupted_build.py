@@ -17,6 +17,7 @@ import pytest
 from command_line import PICTURE, QUESTION, error_line, typed
 from lvlm_export import parity
 from lvlm_export.weights import WeightStore
+from lvlm_export.workspace import LOCK
 from lvlm_runtime.bundle import read_manifest
 
 # Small: no baseline, no gate; 12 graphs.
@@ -71,6 +72,20 @@ def test_a_killed_build_resumes_without_doing_anything_twice(
     files, whole = read_manifest(target).files, read_manifest(demo_bundle).files
     assert {name for name in files if name in whole and files[name] != whole[name]} == set()
     assert typed("run", target, "--image", PICTURE, QUESTION).exit_code == 0
+
+
+def test_a_second_build_of_the_same_bundle_is_refused(tmp_path: Path) -> None:
+    """Also one of other options; the first goes on and publishes."""
+    target = tmp_path / "bundle"
+    process = start("build", *OPTIONS, "-o", target)
+    wait_for(process, "1 of ")
+    for options in (OPTIONS, ("--method", "none", "--ratio", "1")):
+        line = error_line(typed("build", *options, "-o", target), 1)
+        assert "another build is writing" in line
+        assert "wait for it, or choose another --output" in line
+    assert process.wait() == 0
+    assert not (target / LOCK).exists()
+    assert typed("inspect", target).exit_code == 0
 
 
 def test_ctrl_c_is_one_line_and_status_130(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ written as JSON beside this file, from which ``make readme`` fills the README.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from lvlm_export.demo.curve import measure
 from lvlm_export.demo.model import IMAGE_TOKENS
 from lvlm_export.demo.questions import evaluation_set
 from lvlm_export.demo.table import QUESTIONS, head_of, write_result
+from lvlm_export.demo.train_quecc import training_of
 from lvlm_export.plan import BuildOptions
 from lvlm_export.progress import NoProgress
 from lvlm_runtime import Session
@@ -82,11 +82,9 @@ def training_free(method: str, tokens: int, bundles: Path, questions: int) -> li
 def trained(directory: Path, bundles: Path, questions: int) -> dict[str, Any]:
     """Result of a QueCC checkpoint and how it was trained."""
     options = BuildOptions(ratios=(1.0,), method="none", baseline=False)
-    log = json.loads((directory / "training_log.json").read_text(encoding="utf-8"))
     return {
         "accuracy": ask_all(directory, options, bundles / directory.name, questions),
-        "training": {key: value for key, value in log.items() if key != "points"},
-        "last": log["points"][-1],
+        "training": training_of(directory),
     }
 
 

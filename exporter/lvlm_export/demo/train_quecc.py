@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -215,6 +216,13 @@ def questions(model: ProjectedLlava, batch: Asked) -> Tensor:
     return last.unsqueeze(1)
 
 
+def training_of(directory: Path) -> list[dict[str, Any]]:
+    """The stages that made a checkpoint, first to last, as their settings and last point."""
+    log = json.loads((directory / "training_log.json").read_text(encoding="utf-8"))
+    points, before = log.pop("points"), log.pop("before", [])
+    return [*before, {**log, "last": points[-1]}]
+
+
 def main() -> None:
     """Trains, writes the checkpoint and a log beside it."""
     arguments = _parse_arguments()
@@ -239,6 +247,7 @@ def main() -> None:
     )
     first_seed = (1000 + arguments.seed) * 10_000_000
     log = run_stage(stage, lambda batch: loss_of(model, batch), trained, packer, first_seed)
+    log["before"] = [] if arguments.start is None else training_of(arguments.start)
     save_checkpoint(model, processor, arguments.output)
     (arguments.output / "training_log.json").write_text(json.dumps(log, indent=1) + "\n")
 
