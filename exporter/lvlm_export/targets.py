@@ -38,7 +38,7 @@ TARGETS = {
         "fp16",
         "opset24",
         "rtx",
-        "TensorRT-RTX engines, built without a GPU; sm75 at ratio 1.0 alone",
+        "TensorRT-RTX engines, built without a GPU",
     ),
     # No TensorRT takes Attention with a filled length (operators.py), so it speaks the old dialect.
     "trt": Target("fp16", "decomposed", "trt-10.3", "TensorRT engines, built on the Jetson"),

@@ -12,6 +12,7 @@ from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.onnx_file import fix_input_sizes
 from lvlm_runtime.op_gate import check_graph
 from lvlm_runtime.tensorrt_library import Library
+from lvlm_runtime.turing import TURING, multiply_in_half
 
 # Told a phase of the builder and the share of its steps that is done, in [0, 1].
 OnPhase = Callable[[str, float], None]
@@ -33,6 +34,7 @@ def build_engine(
         spec: Graph, static sizes and profiles.
         directory: The bundle; the graph's weights are read from its weight file.
         compute_capabilities: ``sm75`` …, for TensorRT-RTX; TensorRT builds for the GPU at hand.
+            With ``sm75`` among them reducers multiply in half precision, see ``turing``.
         workspace_bytes: Most scratch memory that a layer may use; None for the library's own.
         timing_cache: File that keeps measured kernels (TensorRT only, TensorRT-RTX has none).
         on_phase: Told what the builder does.
@@ -54,6 +56,8 @@ def build_engine(
         raise LvlmError(f"{library.title} does not start: {library.complaint()}")
     network = builder.create_network(library.network_flags())
     _parse(library, network, spec, path)
+    if TURING in compute_capabilities:
+        multiply_in_half(trt, network)
     config = builder.create_builder_config()
     if workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace_bytes)
@@ -70,24 +74,11 @@ def build_engine(
     if monitor.interrupted:
         raise KeyboardInterrupt
     if engine is None:
-        raise LvlmError(f"{library.title} cannot build {spec.graph}: {_why_not(library)}")
+        raise LvlmError(f"{library.title} cannot build {spec.graph}: {library.complaint()}")
     if cache is not None and timing_cache is not None:
         timing_cache.parent.mkdir(parents=True, exist_ok=True)
         timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
     return engine
-
-
-def _why_not(library: Library) -> str:
-    """What the library said, and for Turing what to do about it."""
-    complaint = library.complaint()
-    if "Turing (SM75): FP32 GEMM is not supported" not in complaint:
-        return complaint
-    node = re.search(r"operation '([^']+)'", complaint)
-    return (
-        f"it has no float32 matrix product for Turing (sm75), and {node[1] if node else 'a node'} is"
-        " one, as reducers rank tokens in float32; a bundle of --ratio 1.0 alone builds for sm75,"
-        " any other without sm75"
-    )
 
 
 def _parse(library: Library, network: Any, spec: EngineSpec, path: Path) -> None:

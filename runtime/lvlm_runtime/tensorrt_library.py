@@ -24,9 +24,8 @@ INSTALL = {
     " pip install 'lvlm-export[trt]'",
 }
 # One engine of TensorRT-RTX serves every GPU from Ampere to Blackwell that it is told of. Turing
-# (sm75) has no float32 matrix product there ("FP32 GEMM is not supported"), and reducers rank tokens
-# in float32: only a bundle without reducers, of --ratio 1.0 alone, builds for it, and is asked for by
-# name. NVIDIA advises engines of its own for Turing (TensorRT-RTX support matrix).
+# (sm75) is asked for by name: its reducers multiply in half precision (turing.py), and NVIDIA advises
+# engines of its own for it (TensorRT-RTX support matrix).
 RTX_COMPUTE_CAPABILITIES = ("sm80", "sm86", "sm89", "sm120", "sm121")
 # An engine that fails on a machine without a driver also reports that, and it is not why.
 _NOISE = "catchCudaError"

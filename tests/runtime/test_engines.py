@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from lvlm_runtime.engine_set import EngineSettings, build_engines
 from lvlm_runtime.errors import LvlmError, UsageError
 from lvlm_runtime.op_gate import check_bundle
 from lvlm_runtime.tensorrt_library import RTX_COMPUTE_CAPABILITIES, open_library
+from lvlm_runtime.turing import multiply_in_half
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: make setup brings it")
 
@@ -169,10 +171,6 @@ def test_a_command_that_fails_leaves_the_engines_alone(bundle: Bundle) -> None:
     assert result.exit_code == 1
     assert result.stderr.splitlines()[-1].endswith("knows no compute capability sm87")
     assert read_record(bundle.directory, "rtx") == before
-    turing = typed("engines", bundle.directory, "--compute-capability", "sm75")
-    assert turing.exit_code == 1
-    assert "a bundle of --ratio 1.0 alone builds for sm75" in turing.stderr.splitlines()[-1]
-    assert read_record(bundle.directory, "rtx") == before
     assert build_engines(bundle, SETTINGS).built == ()
 
 
@@ -183,24 +181,37 @@ def test_a_bundle_for_the_cpu_is_refused_before_tensorrt_sees_it(demo_bundle: Pa
     assert re.match(r"error: TensorRT-RTX \S+ does not take \w+\.\d\.onnx, ", line)
 
 
-def test_turing_takes_what_has_no_reducer(bundle: Bundle) -> None:
-    """Weighted graphs are fp16 and fused attention; only reducers multiply in float32."""
+@pytest.mark.parametrize("dialect", ["opset24", "decomposed"])
+def test_turing_takes_every_graph(bundle: Bundle, dialect: str, tmp_path: Path) -> None:
+    """Weighted graphs multiply in half precision anyway, for Turing reducers do as well."""
+    if dialect == "decomposed":
+        checkpoint = tiny.llava(tmp_path / "checkpoint")
+        options = {"target": "rtx", "dialect": dialect}
+        bundle = Bundle.open(build_tiny(checkpoint, tmp_path / "bundle", 0.5, **options).directory)
     library = open_library("rtx")
-    specs = {
-        spec.graph: spec
-        for spec in plan_engines(bundle.directory, bundle.manifest, SETTINGS.limits)
-    }
-    for graph in (
-        *bundle.manifest.lm_head,
-        bundle.manifest.assemble,
-        bundle.manifest.vision[0].graph,
-    ):
-        assert build_engine(library, specs[graph], bundle.directory, ("sm75",)) is not None
-    reducer = next(spec for graph, spec in specs.items() if graph.startswith("reduce.vision"))
-    with pytest.raises(
-        LvlmError, match=r"no float32 matrix product for Turing \(sm75\), and node_"
-    ):
-        build_engine(library, reducer, bundle.directory, ("sm75",))
+    specs = plan_engines(bundle.directory, bundle.manifest, SETTINGS.limits)
+    assert any(spec.graph.startswith("reduce.") for spec in specs)
+    for spec in specs:
+        assert build_engine(library, spec, bundle.directory, ("sm75",)) is not None
+
+
+def test_only_float32_products_are_rounded_for_turing(bundle: Bundle) -> None:
+    library = open_library("rtx")
+    trt = library.module
+
+    def parsed(graph: str) -> Any:
+        network = trt.Builder(library.logger).create_network(library.network_flags())
+        assert trt.OnnxParser(network, library.logger).parse_from_file(str(bundle.path(graph)))
+        return network
+
+    reducer = next(name for name in bundle.manifest.files if name.startswith("reduce.vision"))
+    network = parsed(reducer)
+    before = [(network.get_output(i).name, network.get_output(i).dtype) for i in range(2)]
+    assert multiply_in_half(trt, network) == 2, "scores of patches, and their similarity"
+    assert multiply_in_half(trt, network) == 0, "none is left"
+    assert [(network.get_output(i).name, network.get_output(i).dtype) for i in range(2)] == before
+    for graph in (bundle.manifest.vision[0].graph, *bundle.manifest.lm_head):
+        assert multiply_in_half(trt, parsed(graph)) == 0
 
 
 def test_the_real_runtime_reads_the_file_up_to_the_driver(bundle: Bundle) -> None:

@@ -82,9 +82,10 @@ class GreedyDpp(Selector):
                 break
             row, pivot = row_of(kernel, index), gain.gather(1, index).clamp_min(SMALLEST).sqrt()
             if factor is not None:
-                # Rows of the factor so far: [B, step, V]; their column at the chosen token.
+                # Rows of the factor so far: [B, step, V]; their column at the chosen token. Not a
+                # matrix product, which Turing would round to half precision.
                 column = factor.gather(2, index.unsqueeze(1).expand(-1, step, -1))
-                row = row - torch.matmul(column.transpose(1, 2), factor)[:, 0]
+                row = row - (column * factor).sum(dim=1)
             row = row / pivot
             last = row.unsqueeze(1)
             factor = last if factor is None else torch.cat((factor, last), dim=1)
