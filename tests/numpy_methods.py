@@ -85,7 +85,7 @@ def cdpruner(tokens: Rows, text: Rows, keep: int) -> list[int]:
     relevance = np.array([np.mean([cosine(token, word) for word in text]) for token in tokens])
     relevance = (relevance - relevance.min()) / (relevance.max() - relevance.min()) + 1e-6
     unit = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
-    kernel = relevance[:, None] * (unit @ unit.T) * relevance + 1e-3 * np.eye(len(tokens))
+    kernel = relevance[:, None] * (unit @ unit.T) * relevance + 1e-4 * np.eye(len(tokens))
     again = [i for i in range(len(tokens)) if any(unit[i] @ unit[j] > 1 - 1e-5 for j in range(i))]
     chosen: list[int] = []
     while len(chosen) < keep:

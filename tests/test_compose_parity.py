@@ -45,7 +45,9 @@ def test_the_chain_equals_pytorch(
     options = {"method": method, "placement": placement}
     if family == "onevision":
         options["image_size"] = (100, 140)
-    checkpoint = Checkpoint.open(getattr(tiny, family)(tmp_path / family))
+    wide = family == "onevision" and load_method(method).needs_rank
+    model = getattr(tiny, family)(tmp_path / family, **({"text_width": 288} if wide else {}))
+    checkpoint = Checkpoint.open(model)
     result = build_tiny(checkpoint.directory, tmp_path / "bundle", 0.4, **options)
     manifest = result.manifest
     assert (manifest.method, manifest.placement) == (load_method(method).name, placement)

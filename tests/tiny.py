@@ -127,11 +127,15 @@ def projected(
 
 
 def onevision(directory: Path, seed: int = 0, **options: Any) -> Path:
-    """Write a LLaVA-OneVision-layout checkpoint: SigLIP, Qwen2, anyres tiles of 48 pixels."""
+    """Write a LLaVA-OneVision-layout checkpoint: SigLIP, Qwen2, anyres tiles of 48 pixels.
+
+    ``options`` as ``save`` takes them; ``text_width``, of the language model.
+    """
+    text = text_config("qwen2", hidden_size=options.pop("text_width", TEXT["hidden_size"]))
     pinpoints = [[48 * rows, 48 * cols] for rows in (1, 2, 3) for cols in (1, 2, 3)]
     config = LlavaOnevisionConfig(
         vision_config=vision_config("siglip").to_dict(),
-        text_config=text_config("qwen2").to_dict(),
+        text_config=text.to_dict(),
         image_token_index=259,
         video_token_index=260,
         vision_feature_layer=options.pop("feature_layer", -1),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lvlm_export.reduction import STAGES, Method, Site, load_method
 from lvlm_export.reduction.schedule import BudgetPlan, plan_budget
 from lvlm_export.subgraph import DecoderCut, VisionCut, cut_decoder, cut_vision
-from lvlm_export.subject import check_fit, geometry_of
+from lvlm_export.subject import check_fit, check_rank, geometry_of
 from lvlm_export.targets import BFLOAT16_TARGETS, TARGETS
 from lvlm_runtime.errors import UsageError
 from lvlm_runtime.placement import AS_PUBLISHED, Placement
@@ -99,6 +99,8 @@ def make_plan(checkpoint: Checkpoint, options: BuildOptions) -> Plan:
     if any(ratio < 1 for ratio in ratios):
         check_fit(method, geometry, shape.vision.prefix, shape.packed)
     budgets = tuple(plan_budget(ratio, method, geometry) for ratio in ratios)
+    for budget in budgets:
+        check_rank(method, budget, shape.text.hidden_size)
     sites = _all_sites(method, shape, ratios)
     return Plan(
         options=options,

@@ -9,7 +9,7 @@ from typing import Any
 
 from lvlm_export.reduction import load_method
 from lvlm_export.reduction.schedule import BudgetPlan, plan_budget
-from lvlm_export.subject import Subject, check_fit
+from lvlm_export.subject import Subject, check_fit, check_rank
 from lvlm_profiles.cost_reducers import is_known
 from lvlm_profiles.dims import Cut, TokenPath
 from lvlm_profiles.planner import Candidate, Goal, Speed, Verdict, judge
@@ -93,6 +93,7 @@ def make_candidate(
     if ratio < 1:
         check_fit(loaded, subject.geometry, subject.dims.vision.prefix, subject.packed)
     budget = plan_budget(ratio, loaded, subject.geometry)
+    check_rank(loaded, budget, subject.dims.text.width)
     layout = subject.geometry.layouts[0]
     part = budget.layouts[0]
     kept = budget.vision[-1].tokens_out if budget.vision else subject.geometry.vision_tokens

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lvlm_export.reduction import Method
-from lvlm_export.reduction.schedule import Geometry
+from lvlm_export.reduction.schedule import BudgetPlan, Geometry
 from lvlm_profiles.dims import ModelDims
 from lvlm_profiles.presets import Preset, Tiles
 from lvlm_runtime import anyres
@@ -85,6 +85,28 @@ def check_fit(method: Method, geometry: Geometry, prefix: int, packed: bool) -> 
             f"method {method.name} appends a token that has no place in a tile's grid, and this"
             " model packs its tiles as grids; lvlm-export list methods says which methods fit"
         )
+
+
+def check_rank(method: Method, budget: BudgetPlan, width: int) -> None:
+    """Refuse a budget whose last tokens a method would choose by rounding.
+
+    Args:
+        method: The method.
+        budget: Its counts on a model.
+        width: Of the projected tokens.
+
+    Raises:
+        UsageError: Says how many tokens are too many.
+    """
+    if not method.needs_rank:
+        return
+    for part in budget.layouts:
+        if part.projected is not None and part.projected.tokens_out > width:
+            raise UsageError(
+                f"method {method.name} tells at most as many tokens apart as the model is wide,"
+                f" {width}, and ratio {budget.ratio:g} keeps {part.projected.tokens_out} of a picture's"
+                f" {part.tokens_full}; take a smaller ratio or another method"
+            )
 
 
 def subject_of_checkpoint(

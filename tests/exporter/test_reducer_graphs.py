@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +110,17 @@ def test_reducer_graphs_are_static_and_equal_their_modules(
 def test_a_token_without_a_place_does_not_fit_packed_tiles(method: str, onevision: Path) -> None:
     with pytest.raises(UsageError, match=f"method {method} appends a token that has no place"):
         plan_for(onevision, method)
+
+
+def test_more_tokens_than_can_be_told_apart_are_refused(onevision: Path) -> None:
+    checkpoint = Checkpoint.open(onevision)
+    options = BuildOptions((0.1,), method="cdpruner", image_size=(100, 140))
+    assert make_plan(checkpoint, options).budgets
+    line = (
+        "at most as many tokens apart as the model is wide, 48, and ratio 0.5 keeps 132 of .* 264"
+    )
+    with pytest.raises(UsageError, match=line):
+        make_plan(checkpoint, dataclasses.replace(options, ratios=(0.5,)))
 
 
 def test_a_method_that_needs_a_cls_token_is_refused_without(onevision: Path) -> None:

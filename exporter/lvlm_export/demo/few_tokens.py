@@ -18,14 +18,10 @@ from typing import Any
 from rich.progress import track
 
 from lvlm_export.demo import CHECKPOINT, DEMO_DIR
-from lvlm_export.demo.curve import measure
 from lvlm_export.demo.model import IMAGE_TOKENS
-from lvlm_export.demo.questions import evaluation_set
-from lvlm_export.demo.table import QUESTIONS, head_of, write_result
+from lvlm_export.demo.table import QUESTIONS, ask_all, head_of, write_result
 from lvlm_export.demo.train_quecc import training_of
 from lvlm_export.plan import BuildOptions
-from lvlm_export.progress import NoProgress
-from lvlm_runtime import Session
 from lvlm_runtime.errors import UsageError
 from lvlm_runtime.placement import AS_PUBLISHED, Placement
 
@@ -44,26 +40,13 @@ METHODS = {
 }
 
 
-def ask_all(checkpoint: Path, options: BuildOptions, bundle: Path, questions: int) -> list[int]:
-    """Build a bundle of one ratio and ask it everything: ``[right, total]``.
+def accuracy(checkpoint: Path, options: BuildOptions, bundle: Path, questions: int) -> list[int]:
+    """``[right, total]`` of a bundle of one ratio.
 
     Raises:
         UsageError: The method cannot reach the ratio.
     """
-    from lvlm_export.build import build
-    from lvlm_export.checkpoint import Checkpoint
-
-    build(
-        Checkpoint.open(checkpoint),
-        checkpoint.name,
-        options,
-        bundle,
-        NoProgress(),
-        verify_samples=1,
-        force=True,
-    )
-    session = Session.open(bundle, device="cpu")
-    point = measure(session, options.ratios, evaluation_set(questions, seed=0))[0]
+    (point,) = ask_all(checkpoint, options, bundle, questions)
     return [point.accuracy["all"].right, point.accuracy["all"].total]
 
 
@@ -74,7 +57,7 @@ def training_free(method: str, tokens: int, bundles: Path, questions: int) -> li
         ratios=(ratio,), method=method, baseline=False, placement=METHODS[method]
     )
     try:
-        return ask_all(CHECKPOINT, options, bundles / f"few-{method}", questions)
+        return accuracy(CHECKPOINT, options, bundles / f"few-{method}", questions)
     except UsageError as reason:
         return str(reason)
 
@@ -83,7 +66,7 @@ def trained(directory: Path, bundles: Path, questions: int) -> dict[str, Any]:
     """Result of a QueCC checkpoint and how it was trained."""
     options = BuildOptions(ratios=(1.0,), method="none", baseline=False)
     return {
-        "accuracy": ask_all(directory, options, bundles / directory.name, questions),
+        "accuracy": accuracy(directory, options, bundles / directory.name, questions),
         "training": training_of(directory),
     }
 
@@ -96,7 +79,7 @@ def as_markdown(result: dict[str, Any]) -> str:
 
     counts = [str(tokens) for tokens in TOKENS]
     free = result["training_free"]
-    ordered = sorted(free, key=lambda name: cell(free[name][counts[0]]), reverse=True)
+    ordered = sorted(free, key=lambda name: -free[name][counts[0]][0])
     quecc = [cell(result["quecc"][count]["accuracy"]) for count in counts]
     return "\n".join(
         [

@@ -17,7 +17,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lvlm_export.demo import CHECKPOINT, DEMO_DIR
 from lvlm_export.demo.curve import Point, measure
@@ -26,6 +26,9 @@ from lvlm_export.progress import NoProgress
 from lvlm_export.reduction import METHODS
 from lvlm_runtime import Session
 from lvlm_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from lvlm_export.plan import BuildOptions
 
 QUESTIONS = 2000
 RATIOS = (0.75, 0.5, 0.33, 0.2, 0.1)
@@ -40,17 +43,26 @@ def measure_method(method: str, bundles: Path, questions: int) -> list[Point]:
     Raises:
         UsageError: The method does not fit the model, or cannot reach a ratio.
     """
-    from lvlm_export.build import build
-    from lvlm_export.checkpoint import Checkpoint
     from lvlm_export.plan import BuildOptions
 
     ratios = (1.0,) if method == UNREDUCED else RATIOS
     options = BuildOptions(ratios=ratios, method=method, baseline=False)
-    path = bundles / f"demo-{method}"
-    checkpoint = Checkpoint.open(CHECKPOINT)
-    build(checkpoint, "demo", options, path, NoProgress(), verify_samples=1, force=True)
-    session = Session.open(path, device="cpu", threads=1)
-    return measure(session, ratios, evaluation_set(questions, seed=0))
+    return ask_all(CHECKPOINT, options, bundles / f"demo-{method}", questions)
+
+
+def ask_all(checkpoint: Path, options: BuildOptions, bundle: Path, questions: int) -> list[Point]:
+    """Build a bundle of a checkpoint and ask it everything at all its ratios, on one thread.
+
+    Raises:
+        UsageError: The method does not fit the model, or cannot reach a ratio.
+    """
+    from lvlm_export.build import build
+    from lvlm_export.checkpoint import Checkpoint
+
+    opened = Checkpoint.open(checkpoint)
+    build(opened, "demo", options, bundle, NoProgress(), verify_samples=1, force=True)
+    session = Session.open(bundle, device="cpu", threads=1)
+    return measure(session, options.ratios, evaluation_set(questions, seed=0))
 
 
 def measure_all(methods: Sequence[str], bundles: Path, questions: int, output: Path) -> None:

@@ -100,6 +100,8 @@ class Method(Protocol):
         acts_in: Where it acts, for people.
         needs_cls: It cannot work without a CLS token in the vision tower.
         appends: It adds a token that is no patch, which has no place in a grid of tiles.
+        needs_rank: Every token it keeps adds a direction to those before: past as many as the model is
+            wide there is none, and its choice would be left to rounding.
         merges: What leaves is merged into what stays; else it is dropped.
         withdraws: Every visual token leaves at its site; the ratio says where that is.
         tracks_size: How many patches a token stands for travels along the vision encoder, whose
@@ -116,6 +118,7 @@ class Method(Protocol):
     acts_in: str
     needs_cls: bool = False
     appends: bool = False
+    needs_rank: bool = False
     merges: bool = False
     withdraws: bool = False
     tracks_size: bool = False

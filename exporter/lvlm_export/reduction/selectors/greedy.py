@@ -9,7 +9,7 @@ from lvlm_export.reduction.selectors import Clue, Clues, Selector
 from lvlm_export.reduction.tensors import ascending, cosine, gather_rows
 
 TAKEN = 1e6
-RIDGE = 1e-3
+RIDGE = 1e-4
 SMALLEST = 1e-6
 SAME = 1e-5
 
