@@ -26,7 +26,6 @@ WAYS = [
     ("visionzip", "llava", (0.33,)),
     ("visionzip", "onevision", (0.33,)),
     ("cdpruner", "llava", (0.33,)),
-    ("cdpruner", "onevision", (0.33,)),
     ("tome", "llava", (0.33,)),
     ("downsample", "llava", (0.33,)),
 ]

@@ -12,17 +12,16 @@ class Precision:
     Attributes:
         weights: Of a weight; 4-bit weights carry one fp16 scale per block of 128.
         values: Of an activation or a cached key or value.
-        rate: Field of a device profile with the peak rate of its arithmetic, None where profiles
-            have none.
+        rate: Field of a device profile with the peak rate of its arithmetic.
     """
 
     weights: float
     values: int
-    rate: str | None
+    rate: str
 
 
 PRECISIONS: dict[str, Precision] = {
-    "fp32": Precision(4, 4, None),
+    "fp32": Precision(4, 4, "fp32_tflops"),
     "fp16": Precision(2, 2, "fp16_tflops"),
     "bf16": Precision(2, 2, "fp16_tflops"),
     "int8": Precision(1, 2, "fp16_tflops"),

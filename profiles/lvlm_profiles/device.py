@@ -64,6 +64,7 @@ class Device:
         memory_gb: On a Jetson shared by CPU and GPU.
         reserved_gb: Of it, what others hold.
         bandwidth_gb_s: Of that memory.
+        fp32_tflops: Peak rate, in float32 itself, not in TF32.
         fp16_tflops: Peak rate.
         int8_tops: Peak rate.
         fp4_tflops: Peak rate.
@@ -81,6 +82,7 @@ class Device:
     memory_gb: Figure
     reserved_gb: Figure
     bandwidth_gb_s: Figure
+    fp32_tflops: Figure
     fp16_tflops: Figure
     int8_tops: Figure
     fp4_tflops: Figure
@@ -114,7 +116,7 @@ def read_device(path: Path) -> Device:
         values = _exactly(Device, {"name": path.stem, **content}, "")
         for key in ("memory_gb", "reserved_gb", "bandwidth_gb_s"):
             values[key] = _figure(values[key], key)
-        for key in ("fp16_tflops", "int8_tops", "fp4_tflops"):
+        for key in ("fp32_tflops", "fp16_tflops", "int8_tops", "fp4_tflops"):
             values[key] = _figure(values[key], key)
         values["power_modes"] = tuple(_mode(each) for each in values["power_modes"])
         values["defaults"] = _defaults(values["defaults"])

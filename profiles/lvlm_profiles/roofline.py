@@ -124,8 +124,6 @@ def rates_of(device: Device, precision: str) -> Rates:
         ValueError: Unknown precision.
     """
     field = precision_of(precision).rate
-    if field is None:
-        raise RatesError(f"{device.title}: the device profile has no rates for {precision}")
     for name in (field, "bandwidth_gb_s"):
         figure = getattr(device, name)
         if figure.value is None:

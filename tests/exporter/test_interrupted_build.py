@@ -79,10 +79,12 @@ def test_a_second_build_of_the_same_bundle_is_refused(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
     process = start("build", *OPTIONS, "-o", target)
     wait_for(process, "1 of ")
+    process.send_signal(signal.SIGSTOP)  # so that it is surely still at it
     for options in (OPTIONS, ("--method", "none", "--ratio", "1")):
         line = error_line(typed("build", *options, "-o", target), 1)
         assert "another build is writing" in line
         assert "wait for it, or choose another --output" in line
+    process.send_signal(signal.SIGCONT)
     assert process.wait() == 0
     assert not (target / LOCK).exists()
     assert typed("inspect", target).exit_code == 0

@@ -22,6 +22,7 @@ from lvlm_profiles.roofline import PUBLISHED
 
 SEVEN, HALF = "shape:llava-1.5-7b", "shape:llava-onevision-0.5b"
 NANO, ORIN = ("--device", "orin_nano_8gb"), ("--device", "agx_orin_64gb")
+SPARK = ("--device", "dgx_spark")
 
 
 def planned(*words: str | Path) -> dict[str, Any]:
@@ -180,9 +181,10 @@ def test_times_are_read(text: str) -> None:
             "--image-size is for families with tiles; LLaVA-1.5-7B resizes every picture",
         ),
         (
-            ["plan", *NANO, "--model", SEVEN, "--ttft", "1s", "--precision", "fp32"],
+            ["plan", *SPARK, "--model", SEVEN, "--ttft", "1s", "--precision", "fp32"],
             2,
-            "Orin Nano 8 GB: the device profile has no rates for fp32, so its times cannot be",
+            "DGX Spark (GB10): no fp32_tflops in the device profile (not published; not measured), so"
+            " its times cannot be estimated",
         ),
         (
             ["plan", "--model", SEVEN, "--device", "x86_cpu"],

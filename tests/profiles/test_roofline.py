@@ -58,10 +58,7 @@ def test_the_roofline_is_the_longer_of_arithmetic_and_traffic() -> None:
 def test_rates_come_from_the_device_profile() -> None:
     assert rates_of(NANO, "fp16") == Rates(10e12, 68e9)
     assert rates_of(NANO, "int4") == Rates(10e12, 68e9)
-    with pytest.raises(
-        RatesError, match="Orin Nano 8 GB: the device profile has no rates for fp32"
-    ):
-        rates_of(NANO, "fp32")
+    assert rates_of(NANO, "fp32") == Rates(1.28e12, 68e9)
     with pytest.raises(
         RatesError, match=r"DGX Spark .*: no fp16_tflops in the device profile \(not"
     ):
