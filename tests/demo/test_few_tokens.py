@@ -5,15 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from lvlm_export.demo.few_tokens import METHODS, RESULT, TOKENS, as_markdown, training_free
 from lvlm_export.demo.table import QUESTIONS
 from lvlm_export.demo.train_quecc import training_of
 
 
-def test_a_method_is_asked_at_a_count_or_says_why_not(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_method_is_asked_at_a_count(tmp_path: Path) -> None:
     right, total = training_free("downsample", 16, tmp_path, 20)
     assert total == 20
     assert 0 <= int(right) <= 20
+
+
+def test_a_method_that_does_not_reach_a_count_says_why(tmp_path: Path) -> None:
     reason = training_free("tome", 1, tmp_path, 20)
     assert isinstance(reason, str)
     assert "196 of a tile cannot become 1" in reason
