@@ -69,7 +69,13 @@ def test_reducing_in_a_tower_whose_layers_stand_side_by_side_is_refused(tmp_path
     assert make_plan(checkpoint, BuildOptions(RATIOS, method="fastv")).shape.vision.levels == 2
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def cases() -> list[object]:
+    """All of them; shrinking a large picture's grid takes the way of the other tiles, and longer."""
+    marks = {"onevision-shrunk": pytest.mark.slow}
+    return [pytest.param(each, id=each.name, marks=marks.get(each.name, ())) for each in CASES]
+
+
+@pytest.mark.parametrize("case", cases())
 def test_chain_equals_pytorch(case: Case, tmp_path: Path) -> None:
     report = compare(case, tmp_path)
     assert {row.ratio for row in report.stages} == {0.5, 0.33, 1.0}

@@ -181,7 +181,7 @@ def test_a_bundle_for_the_cpu_is_refused_before_tensorrt_sees_it(demo_bundle: Pa
     assert re.match(r"error: TensorRT-RTX \S+ does not take \w+\.\d\.onnx, ", line)
 
 
-@pytest.mark.parametrize("dialect", ["opset24", "decomposed"])
+@pytest.mark.parametrize("dialect", ["opset24", pytest.param("decomposed", marks=pytest.mark.slow)])
 def test_turing_takes_every_graph(bundle: Bundle, dialect: str, tmp_path: Path) -> None:
     """Weighted graphs multiply in half precision anyway, for Turing reducers do as well."""
     if dialect == "decomposed":
