@@ -8,7 +8,7 @@ so they are asked once, here, and the answer is a ratio to build with.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,14 +48,13 @@ def withdrawals(
     advance: Callable[[str], None],
 ) -> list[Withdrawal]:
     """Every layer of a model, in order; ``advance`` is called once per sample."""
-    reference = _reference(checkpoint, "vtw", 0.5, image_size)
+    reference = _reference(checkpoint, "vtw", image_size)
     depth = len(reference.parts.text_layers)
     found: dict[int, list[float]] = {layer: [] for layer in range(1, depth)}
-    for number, sample in enumerate(samples):
-        full, withdrawn = withdrawn_logits(reference, _request(checkpoint, reference, sample))
+    for request in _requests(checkpoint, reference, samples, advance):
+        full, withdrawn = withdrawn_logits(reference, request)
         for layer, logits in withdrawn.items():
             found[layer].append(divergence(full.tolist(), logits.tolist()))
-        advance(f"sample {number}")
     return [
         Withdrawal(layer, layer / depth, statistics.fmean(each)) for layer, each in found.items()
     ]
@@ -67,12 +66,9 @@ def withdrawn_logits(reference: Reference, request: Request) -> tuple[Tensor, di
 
     What is before that layer is computed once for all layers; what is behind it has text alone.
     """
-    parts, trace = reference.parts, Trace()
+    parts = reference.parts
     budget = next(budget for budget in reference.plan.budgets if budget.ratio == 1.0)
-    part = next(part for part in budget.layouts if part.layout == request.layout.name)
-    pixels, asked = torch.from_numpy(request.pixel_values), reference.question(request)
-    visual, origins = reference.encode(pixels, budget, request.layout, trace, asked)
-    entry = reference.assemble(request.runs, visual, origins, part, trace)
+    entry = reference.enter(request, budget, Trace())
     hidden, text = entry.hidden, torch.from_numpy(entry.placed.text)
     depth, cache = len(parts.text_layers), DynamicCache()
     found = {}
@@ -92,28 +88,35 @@ def outlier_shares(
     advance: Callable[[str], None],
 ) -> list[float]:
     """Share of its tokens that PruMerge's adaptive rule keeps of each tile of each picture."""
-    reference = _reference(checkpoint, "prumerge", 0.5, image_size)
+    reference = _reference(checkpoint, "prumerge", image_size)
     budget = reference.plan.budgets[0]
     site = Site("features", len(reference.parts.vision_layers)).name
     shares = []
-    for number, sample in enumerate(samples):
-        request, trace = _request(checkpoint, reference, sample), Trace()
+    for request in _requests(checkpoint, reference, samples, advance):
+        trace = Trace()
         with torch.no_grad():
             pixels = torch.from_numpy(request.pixel_values)
             reference.encode(pixels, budget, request.layout, trace, None)
         shares += [adaptive_ratio([row]) for row in trace.scores[site].tolist()]
-        advance(f"sample {number}")
     return shares
 
 
 def _reference(
-    checkpoint: Checkpoint, method: str, ratio: float, image_size: tuple[int, int] | None
+    checkpoint: Checkpoint, method: str, image_size: tuple[int, int] | None
 ) -> Reference:
-    options = BuildOptions(ratios=(ratio,), method=method, image_size=image_size)
+    """The model with a method's sites; any ratio has them where they are looked for."""
+    options = BuildOptions(ratios=(0.5,), method=method, image_size=image_size)
     return Reference(checkpoint.directory, checkpoint.family, make_plan(checkpoint, options))
 
 
-def _request(checkpoint: Checkpoint, reference: Reference, sample: Sample) -> Request:
-    shape = reference.plan.shape
-    encoder = PromptEncoder.open(checkpoint.directory)
-    return request_of(sample, encoder, shape.layouts, shape.preprocess, shape.image_token_id)
+def _requests(
+    checkpoint: Checkpoint,
+    reference: Reference,
+    samples: Sequence[Sample],
+    advance: Callable[[str], None],
+) -> Iterator[Request]:
+    """Every sample as the model takes it; ``advance`` is called when the caller is done with it."""
+    shape, encoder = reference.plan.shape, PromptEncoder.open(checkpoint.directory)
+    for number, sample in enumerate(samples):
+        yield request_of(sample, encoder, shape.layouts, shape.preprocess, shape.image_token_id)
+        advance(f"sample {number}")

@@ -60,7 +60,7 @@ class Reference:
             input_ids=input_ids,
             attention_mask=torch.ones_like(input_ids),
             **self.family.generate_inputs(
-                pixels, request.layout, request.image_sizes, self.question(request)
+                pixels, request.layout, request.image_sizes, self._question(request)
             ),
             do_sample=False,
             num_beams=1,
@@ -81,10 +81,9 @@ class Reference:
     ) -> tuple[tuple[int, ...], Trace]:
         """Greedy answer at a budget, and the hidden states on the way."""
         trace = Trace()
-        part = next(part for part in budget.layouts if part.layout == request.layout.name)
-        pixels = torch.from_numpy(request.pixel_values)
-        visual, origins = self.encode(pixels, budget, request.layout, trace, self.question(request))
-        hidden, cache, position = self._prefill(request.runs, visual, origins, part, trace)
+        entry = self.enter(request, budget, trace)
+        hidden, cache = self._prefill(entry, trace)
+        position = entry.next_position
         answer: list[int] = []
         while True:
             logits = self.parts.lm_head(self.parts.norm(hidden[:, -1]))
@@ -97,6 +96,13 @@ class Reference:
             layers = range(len(self.parts.text_layers))
             hidden = self.layers(embedded, torch.tensor([[position]]), cache, layers, None)
             position += 1
+
+    def enter(self, request: Request, budget: BudgetPlan, trace: Trace) -> Entry:
+        """A request's pictures through the encoder, and its sequence as the decoder takes it."""
+        part = next(part for part in budget.layouts if part.layout == request.layout.name)
+        pixels, asked = torch.from_numpy(request.pixel_values), self._question(request)
+        visual, origins = self.encode(pixels, budget, request.layout, trace, asked)
+        return self._assemble(request.runs, visual, origins, part, trace)
 
     def encode(
         self,
@@ -171,7 +177,7 @@ class Reference:
         hidden = embed.embeddings(pixel_values, interpolate_pos_encoding=True)
         return embed.pre_layrnorm(hidden), origins.keep(places.numpy())
 
-    def question(self, request: Request) -> Tensor | None:
+    def _question(self, request: Request) -> Tensor | None:
         """The question alone ``[1, Q]``, where the projector reads it."""
         projector = self.plan.shape.projector
         reads = projector is not None and projector.reads_text
@@ -189,7 +195,7 @@ class Reference:
         query: Tensor = self.parts.norm(last)
         return query
 
-    def assemble(
+    def _assemble(
         self,
         runs: Sequence[Sequence[int]],
         visual: Tensor,
@@ -212,20 +218,14 @@ class Reference:
         trace.note("assemble", hidden)
         ids, next_position = position_ids(lengths, origins)
         positions = torch.from_numpy(ids)[None]
-        return Entry(hidden, positions, placed, next_position, (embedded, visual))
+        return Entry(
+            hidden, positions, placed, next_position, (embedded, visual), lengths, part.decoder
+        )
 
-    def _prefill(
-        self,
-        runs: Sequence[Sequence[int]],
-        visual: Tensor,
-        origins: Origins,
-        part: LayoutPlan,
-        trace: Trace,
-    ) -> tuple[Tensor, DynamicCache, int]:
-        entry = self.assemble(runs, visual, origins, part, trace)
+    def _prefill(self, entry: Entry, trace: Trace) -> tuple[Tensor, DynamicCache]:
         hidden, positions, placed = entry.hidden, entry.positions, entry.placed
-        lengths, cache = [len(run) for run in runs], DynamicCache()
-        counts = {count.site.layer: count for count in part.decoder}
+        cache = DynamicCache()
+        counts = {count.site.layer: count for count in entry.counts}
         for cut in self.plan.decoder:
             weights: list[Tensor] = []
             hidden = self.layers(hidden, positions, cache, range(cut.first, cut.last), weights)
@@ -234,10 +234,10 @@ class Reference:
                 count = counts[cut.last]
                 attention = weights[-1], cache.layers[cut.last - 1].keys
                 placed, hidden, positions = self._reduce(
-                    count, lengths, placed, hidden, attention, positions, entry.parts
+                    count, entry.lengths, placed, hidden, attention, positions, entry.parts
                 )
                 trace.note(count.site.name, hidden)
-        return hidden, cache, entry.next_position
+        return hidden, cache
 
     def _reduce(
         self,

@@ -16,6 +16,7 @@ from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
 from lvlm_export.families import Family
+from lvlm_export.reduction.schedule import SiteCount
 from lvlm_runtime.anyres import TileLayout
 from lvlm_runtime.sequence import Placed
 
@@ -58,6 +59,8 @@ class Entry:
         placed: Where text and visual tokens stand.
         next_position: Of the answer's first token.
         parts: Text ``[T, C]`` and visual tokens ``[n, V, C]`` that it is made of.
+        lengths: Of the runs of text.
+        counts: Tokens at the decoder's sites.
     """
 
     hidden: Tensor
@@ -65,6 +68,8 @@ class Entry:
     placed: Placed
     next_position: int
     parts: tuple[Tensor, Tensor]
+    lengths: list[int]
+    counts: tuple[SiteCount, ...]
 
 
 def load_eager(directory: Path, family: Family) -> Any:

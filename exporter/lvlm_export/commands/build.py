@@ -11,11 +11,11 @@ import click
 from lvlm_export.commands.options import (
     DEMO,
     BuildTarget,
-    ImageSize,
     MethodName,
     Ratio,
     SiteNames,
     checkpoint_directory,
+    image_size_option,
 )
 from lvlm_export.commands.recipes import HELP, placement, recipe_option
 from lvlm_export.targets import DIALECTS, PRECISIONS, TARGETS
@@ -94,12 +94,7 @@ BUNDLES = Path("bundles")
     show_default=True,
     help="For methods that draw numbers.",
 )
-@click.option(
-    "--image-size",
-    type=ImageSize(),
-    metavar="WxH",
-    help="Picture size in pixels that the tile layout is made for (families with tiles).",
-)
+@image_size_option
 @click.option(
     "--context-length",
     type=click.IntRange(1),

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lvlm_export.commands.options import ImageSize, checkpoint_directory, json_option
+from lvlm_export.commands.options import (
+    DEMO,
+    checkpoint_directory,
+    image_size_option,
+    images_option,
+    json_option,
+)
 
 if TYPE_CHECKING:
     from lvlm_export.checkpoint import Checkpoint
@@ -22,7 +28,7 @@ SAMPLES = 20
 @click.option(
     "--model",
     metavar="PATH_OR_HUB_ID",
-    default="demo",
+    default=DEMO,
     help="Hugging Face directory or hub id [the shipped demo model].",
 )
 @click.option(
@@ -39,11 +45,7 @@ SAMPLES = 20
     help="Questions about pictures of the kind that will be asked, as `eval` reads them; answers are"
     " not looked at.",
 )
-@click.option(
-    "--images",
-    type=click.Path(path_type=Path),
-    help="Directory of the pictures [the data file's own].",
-)
+@images_option
 @click.option(
     "--limit",
     type=click.IntRange(1),
@@ -61,12 +63,7 @@ SAMPLES = 20
     help="Largest mean divergence of the first answer token that passes, for vtw. Published: 0.003"
     " for LLaVA-1.5-7B, 0.0005 for 13B, 0.0001 for LLaVA-1.6-7B.",
 )
-@click.option(
-    "--image-size",
-    type=ImageSize(),
-    metavar="WxH",
-    help="Picture size in pixels that the tile layout is made for (families with tiles).",
-)
+@image_size_option
 @json_option
 def choose(
     model: str,

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lvlm_export.commands.options import Ratio, bundle_argument, device_options, json_option
+from lvlm_export.commands.options import (
+    Ratio,
+    bundle_argument,
+    device_options,
+    images_option,
+    json_option,
+)
 
 if TYPE_CHECKING:
     from lvlm_export.evaluation import Answer, AnswerFile, Question, Row
@@ -27,11 +33,7 @@ if TYPE_CHECKING:
     help="Questions as JSON lines, plain or .gz: {image, question, answer} with an optional kind,"
     " or POPE's {image, text, label}; repeatable.",
 )
-@click.option(
-    "--images",
-    type=click.Path(path_type=Path),
-    help="Directory of the pictures [the data file's own].",
-)
+@images_option
 @click.option(
     "--ratio",
     "ratios",

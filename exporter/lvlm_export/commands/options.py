@@ -129,6 +129,17 @@ class Backend(click.ParamType):  # type: ignore[type-arg]
 
 # Existence is checked where the bundle is opened: its message says more than click's.
 bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
+images_option = click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    help="Directory of the pictures [the data file's own].",
+)
+image_size_option = click.option(
+    "--image-size",
+    type=ImageSize(),
+    metavar="WxH",
+    help="Picture size in pixels that the tile layout is made for (families with tiles).",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
 
 

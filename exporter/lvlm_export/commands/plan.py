@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lvlm_export.commands.options import DEMO, ImageSize, Milliseconds, Ratio, json_option
+from lvlm_export.commands.options import DEMO, Milliseconds, Ratio, image_size_option, json_option
 from lvlm_export.targets import PRECISIONS
 from lvlm_runtime.errors import LvlmError, UsageError
 
@@ -79,12 +79,7 @@ SHAPE = "shape:"
     show_default=True,
     help="Tokens of the answer.",
 )
-@click.option(
-    "--image-size",
-    type=ImageSize(),
-    metavar="WxH",
-    help="Picture size in pixels (families with tiles).",
-)
+@image_size_option
 @click.option(
     "--calibrate",
     type=click.Path(path_type=Path),

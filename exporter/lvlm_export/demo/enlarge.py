@@ -11,7 +11,6 @@ it ever did.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneratio
 from lvlm_export.demo import CHECKPOINT
 from lvlm_export.demo.batches import Batch, Packer
 from lvlm_export.demo.objectives import CellHeads, vision_features
-from lvlm_export.demo.train import Stage, run_stage, save_checkpoint
+from lvlm_export.demo.train import Stage, run_stage, save_trained
 
 POSITIONS = "model.vision_tower.embeddings.position_embedding.weight"
 FIRST_SEED = 900_000_000
@@ -78,8 +77,7 @@ def main() -> None:
 
     stage = Stage("patches", arguments.steps, arguments.batch_size, arguments.learning_rate)
     log = run_stage(stage, patches, [tower, heads], Packer(processor, side**2), FIRST_SEED)
-    save_checkpoint(model, processor, arguments.output)
-    (arguments.output / "training_log.json").write_text(json.dumps(log, indent=1) + "\n")
+    save_trained(model, processor, log, arguments.output)
 
 
 def _parse_arguments() -> argparse.Namespace:

@@ -95,7 +95,7 @@ def as_markdown(result: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure what is asked for, and write after each."""
+    """Build, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("directory", type=Path, help="where quecc-16, quecc-4 and quecc-1 lie")
     parser.add_argument("--questions", type=int, default=QUESTIONS)

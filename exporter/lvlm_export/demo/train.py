@@ -149,6 +149,17 @@ def save_checkpoint(
     (directory / "model.safetensors").chmod(0o644)
 
 
+def save_trained(
+    model: LlavaForConditionalGeneration,
+    processor: LlavaProcessor,
+    log: dict[str, object],
+    directory: Path,
+) -> None:
+    """`save_checkpoint`, with the log of its last stage beside it."""
+    save_checkpoint(model, processor, directory)
+    (directory / "training_log.json").write_text(json.dumps(log, indent=1) + "\n")
+
+
 def write_log(work_dir: Path, path: Path) -> None:
     """Joins the stages' logs of a working directory into one JSON file."""
     log = {

@@ -41,7 +41,7 @@ from lvlm_export.demo.mosaic import make_mosaic
 from lvlm_export.demo.objectives import answer_loss
 from lvlm_export.demo.questions import Question
 from lvlm_export.demo.tiles import Split
-from lvlm_export.demo.train import STAGES, Stage, run_stage, save_checkpoint
+from lvlm_export.demo.train import STAGES, Stage, run_stage, save_trained
 from lvlm_export.families.projected_llava import ProjectedLlava
 from lvlm_export.families.projectors import projector_shape
 
@@ -248,8 +248,7 @@ def main() -> None:
     first_seed = (1000 + arguments.seed) * 10_000_000
     log = run_stage(stage, lambda batch: loss_of(model, batch), trained, packer, first_seed)
     log["before"] = [] if arguments.start is None else training_of(arguments.start)
-    save_checkpoint(model, processor, arguments.output)
-    (arguments.output / "training_log.json").write_text(json.dumps(log, indent=1) + "\n")
+    save_trained(model, processor, log, arguments.output)
 
 
 def _parse_arguments() -> argparse.Namespace:
