@@ -27,6 +27,7 @@ from lvlm_runtime.engine_record import (
 )
 from lvlm_runtime.errors import LvlmError, UsageError
 from lvlm_runtime.tensorrt_library import Library, open_library
+from lvlm_runtime.turing import TURING
 
 TIMING_CACHE = "timing.cache"
 # Engines of graphs with fewer weights (reducers, packers) are built in memory first.
@@ -86,12 +87,18 @@ def build_engines(
         on_phase: Told what the builder does inside an engine.
 
     Raises:
-        UsageError: The limits do not fit the model.
+        UsageError: The limits do not fit the model, or the GPU the bundle's precision.
         LvlmError: No TensorRT, or it refuses a graph; engines built before stay.
     """
     library = open_library(settings.target)
     if not settings.compute_capabilities:
         raise UsageError("no compute capability given; name the GPU's, --compute-capability sm87")
+    if TURING in settings.compute_capabilities and bundle.manifest.precision == "float32":
+        # Its reducers may be rounded, its weighted graphs may not.
+        raise UsageError(
+            f"{library.title} has no float32 matrix product for Turing ({TURING}); build the bundle"
+            " with --precision fp16"
+        )
     specs = plan_engines(bundle.directory, bundle.manifest, settings.limits)
     cuda_version, device = _machine()
     record = EngineRecord(

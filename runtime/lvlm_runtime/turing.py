@@ -1,9 +1,9 @@
 """Turing (sm75) has no float32 matrix product in TensorRT-RTX: "FP32 GEMM is not supported".
 
-Weighted subgraphs multiply in half precision anyway; reducers compare tokens in float32. For Turing
-those products, and nothing else, are rounded to half precision: what they multiply came out of half
-precision graphs, softmax and sums stay in float32. Tokens whose scores are within about 0.05 % of
-each other may rank the other way round than on a newer GPU.
+Weighted subgraphs multiply in half precision anyway (a bundle in float32 is refused for Turing);
+reducers compare tokens in float32. Those products, and nothing else, are rounded to half precision:
+what they multiply came out of half precision graphs, softmax and sums stay in float32. Tokens whose
+scores are within about 0.05 % of each other may rank the other way round than on a newer GPU.
 """
 
 from __future__ import annotations

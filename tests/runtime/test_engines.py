@@ -195,6 +195,17 @@ def test_turing_takes_every_graph(bundle: Bundle, dialect: str, tmp_path: Path) 
         assert build_engine(library, spec, bundle.directory, ("sm75",)) is not None
 
 
+def test_a_float32_bundle_is_not_rounded_for_turing_in_silence(bundle: Bundle) -> None:
+    precise = dataclasses.replace(
+        bundle, manifest=dataclasses.replace(bundle.manifest, precision="float32")
+    )
+    settings = dataclasses.replace(SETTINGS, compute_capabilities=("sm75",))
+    with pytest.raises(
+        UsageError, match=r"Turing \(sm75\); build the bundle with --precision fp16"
+    ):
+        build_engines(precise, settings)
+
+
 def test_only_float32_products_are_rounded_for_turing(bundle: Bundle) -> None:
     library = open_library("rtx")
     trt = library.module
