@@ -55,21 +55,21 @@ demo: $(STAMP)
 	@$(BIN)/python -m lvlm_export.demo.show
 
 demo-table: $(STAMP)
-	@$(BIN)/python -m lvlm_export.demo.table
+	@$(BIN)/python -m lvlm_export.demo.train.table
 
-QUECC := $(BIN)/python -m lvlm_export.demo.train_quecc --checkpoint build/quecc/tower --train-text
+QUECC := $(BIN)/python -m lvlm_export.demo.train.train_quecc --checkpoint build/quecc/tower --train-text
 
 demo-quecc: $(STAMP)
-	@$(BIN)/python -m lvlm_export.demo.enlarge --pixels 128 --steps 500 --output build/quecc/tower
+	@$(BIN)/python -m lvlm_export.demo.train.enlarge --pixels 128 --steps 500 --output build/quecc/tower
 	@$(QUECC) --tokens 16 --steps 2400 --output build/quecc/quecc-16
 	@$(QUECC) --tokens 4 --steps 1200 --start build/quecc/quecc-16 --output build/quecc/quecc-4
 	@$(QUECC) --tokens 1 --steps 1200 --start build/quecc/quecc-4 --output build/quecc/quecc-1
 	@$(QUECC) --tokens 4 --steps 1200 --seed 1 --start build/quecc/quecc-4 --output build/quecc/quecc-4
 	@$(QUECC) --tokens 1 --steps 1200 --seed 1 --start build/quecc/quecc-1 --output build/quecc/quecc-1
-	@$(BIN)/python -m lvlm_export.demo.few_tokens build/quecc
+	@$(BIN)/python -m lvlm_export.demo.train.few_tokens build/quecc
 
 bench: $(STAMP)
-	@$(BIN)/python tests/benchmarks/first_token.py
+	@$(BIN)/python benchmarks/first_token.py
 
 # onnxruntime-genai brings its own onnxruntime, which must not lie beside onnxruntime-gpu.
 .venv-genai/.ready:
@@ -79,14 +79,14 @@ bench: $(STAMP)
 	@touch $@
 
 bench-peers: $(STAMP) .venv-genai/.ready
-	@$(BIN)/python tests/benchmarks/peers.py --genai-python .venv-genai/bin/python
-	@$(BIN)/python tests/benchmarks/peers.py --shapes llava-7b-cut
+	@$(BIN)/python benchmarks/peers.py --genai-python .venv-genai/bin/python
+	@$(BIN)/python benchmarks/peers.py --shapes llava-7b-cut
 
 bench-engines: $(STAMP)
-	@$(BIN)/python tests/benchmarks/engine_build.py
+	@$(BIN)/python benchmarks/engine_build.py
 
 readme: $(STAMP)
-	@PYTHONPATH=tests $(BIN)/python tests/update_readme.py
+	@PYTHONPATH=tests/support $(BIN)/python tools/update_readme.py
 
 clean:
 	rm -rf $(VENV) .venv-genai build bundles .pytest_cache .mypy_cache .ruff_cache .hypothesis

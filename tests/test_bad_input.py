@@ -13,7 +13,7 @@ import pytest
 
 from command_line import PICTURE, QUESTION, error_line, typed
 from lvlm_export.demo import CHECKPOINT
-from lvlm_runtime.bundle import MANIFEST, WEIGHTS, read_manifest
+from lvlm_runtime.bundle.bundle import MANIFEST, WEIGHTS, read_manifest
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.session import Session
 
@@ -200,7 +200,7 @@ def test_a_place_that_is_no_bundle(tmp_path: Path) -> None:
 def test_a_damaged_bundle_is_built_again_not_reused(
     demo_bundle: Path, damaged_bundle: Path
 ) -> None:
-    from lvlm_export.build import _intact
+    from lvlm_export.bundle.build import _intact
 
     manifest = read_manifest(damaged_bundle)
     assert _intact(damaged_bundle, manifest)

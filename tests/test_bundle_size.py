@@ -10,7 +10,7 @@ import pytest
 
 from helpers import build_tiny
 from lvlm_export.demo import CHECKPOINT
-from lvlm_runtime.bundle import read_manifest
+from lvlm_runtime.bundle.bundle import read_manifest
 
 
 def size_bytes(bundle: Path) -> int:

@@ -9,28 +9,30 @@ import pytest
 
 import tiny
 from helpers import build_tiny
+from lvlm_export.check.parity import synthetic_samples, verify
 from lvlm_export.checkpoint import Checkpoint
-from lvlm_export.commands.verify import options_of
-from lvlm_export.parity import synthetic_samples, verify
-from lvlm_export.plan import BuildOptions, make_plan
+from lvlm_export.cli.commands.verify import options_of
+from lvlm_export.plan.plan import BuildOptions, make_plan
 from lvlm_export.reduction import METHODS, load_method
 from lvlm_export.reduction.compose import combines
-from lvlm_runtime.placement import HandBudget, Placement
+from lvlm_runtime.bundle.placement import HandBudget, HandPlacement
 from lvlm_runtime.session import Session
 
 FIRST = [name for name in METHODS if combines(load_method(name)) == "first"]
 SECOND = [name for name in METHODS if combines(load_method(name)) == "second"]
 
 CASES = [
-    ("visionzip+fastv", "llava", Placement(("features@4", "decoder@3"))),
-    ("visionzip+fastv", "onevision", Placement(vision_share=0.5)),
-    pytest.param("illava", "llava", Placement(("vision@0", "decoder@3")), marks=pytest.mark.slow),
+    ("visionzip+fastv", "llava", HandPlacement(("features@4", "decoder@3"))),
+    ("visionzip+fastv", "onevision", HandPlacement(vision_share=0.5)),
+    pytest.param(
+        "illava", "llava", HandPlacement(("vision@0", "decoder@3")), marks=pytest.mark.slow
+    ),
 ]
 # Every method once, with one of the other side.
 PAIRS = [(first, "fastv") for first in FIRST]
 PAIRS += [("visionzip", second) for second in SECOND if second != "fastv"]
 SLOW = [
-    pytest.param(f"{first}+{second}", family, Placement(), marks=pytest.mark.slow)
+    pytest.param(f"{first}+{second}", family, HandPlacement(), marks=pytest.mark.slow)
     for first, second in PAIRS
     for family in ("llava", "onevision")
     if family == "llava"
@@ -40,7 +42,7 @@ SLOW = [
 
 @pytest.mark.parametrize(("method", "family", "placement"), [*CASES, *SLOW])
 def test_the_chain_equals_pytorch(
-    method: str, family: str, placement: Placement, tmp_path: Path
+    method: str, family: str, placement: HandPlacement, tmp_path: Path
 ) -> None:
     options = {"method": method, "placement": placement}
     if family == "onevision":
@@ -68,10 +70,10 @@ def test_sites_share_and_counts_are_part_of_the_content_key(tmp_path: Path) -> N
     options = BuildOptions((0.5,), method="visionzip+fastv")
     by_hand = HandBudget(0.5, {"features@4": 27, "decoder@2": 18})
     placements = [
-        Placement(),
-        Placement(("features@4", "decoder@3")),
-        Placement(vision_share=0.5),
-        Placement(budgets=(by_hand,)),
+        HandPlacement(),
+        HandPlacement(("features@4", "decoder@3")),
+        HandPlacement(vision_share=0.5),
+        HandPlacement(budgets=(by_hand,)),
     ]
     keys = {
         make_plan(checkpoint, dataclasses.replace(options, placement=placement)).key

@@ -8,13 +8,12 @@ import pytest
 import torch
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
+from lvlm_export.check.parity import ParitySample, prepare
+from lvlm_export.check.reference import Reference
 from lvlm_export.checkpoint import Checkpoint
 from lvlm_export.demo import CHECKPOINT
-from lvlm_export.demo.questions import Sample, evaluation_set
-from lvlm_export.parity import Sample as Request
-from lvlm_export.parity import prepare
-from lvlm_export.plan import BuildOptions, make_plan
-from lvlm_export.reference import Reference
+from lvlm_export.demo.questions import MosaicSample, evaluation_set
+from lvlm_export.plan.plan import BuildOptions, make_plan
 from lvlm_runtime.session import Session
 
 QUESTIONS = 200
@@ -27,12 +26,12 @@ def session(demo_bundle: Path) -> Session:
 
 
 @pytest.fixture(scope="module")
-def samples() -> list[Sample]:
+def samples() -> list[MosaicSample]:
     return evaluation_set(QUESTIONS, seed=11)
 
 
 def test_unreduced_answers_equal_transformers_generate(
-    session: Session, samples: list[Sample]
+    session: Session, samples: list[MosaicSample]
 ) -> None:
     """The whole of transformers' own way: its processor, its template, its generate."""
     processor = AutoProcessor.from_pretrained(CHECKPOINT)
@@ -61,14 +60,14 @@ def test_unreduced_answers_equal_transformers_generate(
 
 @pytest.mark.parametrize("ratio", [0.5, 0.33])
 def test_reduced_answers_equal_the_pytorch_reference(
-    session: Session, samples: list[Sample], ratio: float
+    session: Session, samples: list[MosaicSample], ratio: float
 ) -> None:
     checkpoint = Checkpoint.open(CHECKPOINT)
     plan = make_plan(checkpoint, BuildOptions((ratio,)))
     reference = Reference(CHECKPOINT, checkpoint.family, plan)
     different = []
     for sample in samples:
-        request = prepare(session, Request((sample.image,), sample.question))
+        request = prepare(session, ParitySample((sample.image,), sample.question))
         expected, _ = reference.generate(
             request, plan.budgets[0], checkpoint.stop_ids, ANSWER_TOKENS
         )

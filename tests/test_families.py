@@ -6,60 +6,15 @@ with the same reducer inside the HF model; hidden states must agree at every cut
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 import tiny
-from helpers import build_tiny
+from families import CASES, RATIOS, Case, compare
 from lvlm_export.checkpoint import Checkpoint
-from lvlm_export.parity import ParityReport, synthetic_samples, verify
-from lvlm_export.plan import BuildOptions, make_plan
+from lvlm_export.plan.plan import BuildOptions, make_plan
 from lvlm_runtime.errors import UsageError
-from lvlm_runtime.session import Session
-
-RATIOS = (0.5, 0.33)
-
-
-@dataclass(frozen=True)
-class Case:
-    """A checkpoint to write and how to build it."""
-
-    name: str
-    checkpoint: dict[str, Any] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def write(self, directory: Path) -> Path:
-        make = tiny.onevision if self.name.startswith("onevision") else tiny.llava
-        return make(directory / self.name, **self.checkpoint)
-
-
-CASES = [
-    Case("llava-clip-llama"),
-    Case(
-        "llava-siglip-qwen2-bf16-shards",
-        {"tower": "siglip", "text": "qwen2", "dtype": torch.bfloat16, "max_shard_size": "100KB"},
-        {"method": "random"},
-    ),
-    Case("llava-clip-mistral-tied", {"text": "mistral", "tied": True}),
-    # Not ascending: the projector was trained with this order.
-    Case("llava-clip-three-layers", {"feature_layer": [-2, 1, 3]}, {"method": "fastv"}),
-    Case("onevision-2x3-tiles", {}, {"image_size": (100, 140)}),
-    Case("onevision-shrunk", {"aspect": "anyres_max_1"}, {"image_size": (100, 140)}),
-]
-
-
-def compare(case: Case, directory: Path) -> ParityReport:
-    path = case.write(directory)
-    result = build_tiny(path, directory / "bundle", *RATIOS, **case.options)
-    checkpoint = Checkpoint.open(path)
-    plan = make_plan(checkpoint, BuildOptions(RATIOS, **case.options))
-    session = Session.open(result.directory, device="cpu")
-    samples = synthetic_samples(plan.shape.layouts, 2, seed=5)
-    return verify(session, checkpoint, plan, samples, 12, lambda _step: None)
 
 
 def test_reducing_in_a_tower_whose_layers_stand_side_by_side_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 Deselected by default; ``make test-gpu`` runs it and prints why it skips where something is missing.
 Every backend must give the CPU chain's tokens on the demo bundle at 1.0 and 0.33, and leaves what it
-was and how long each stage took in ``tests/benchmarks/results/gpu.<backend>.json``.
+was and how long each stage took in ``benchmarks/results/gpu.<backend>.json``.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from typing import Any
 import pytest
 
 from lvlm_export.demo.questions import evaluation_set
+from lvlm_runtime.backends.clock import clock_of
 from lvlm_runtime.backends.onnxruntime import why_no_cuda
-from lvlm_runtime.bundle import Bundle
-from lvlm_runtime.cuda_driver import open_driver
-from lvlm_runtime.engine_limits import default_limits
-from lvlm_runtime.engine_set import EngineSettings, build_engines
+from lvlm_runtime.bundle.bundle import Bundle
+from lvlm_runtime.chain.recorder import Recorder
+from lvlm_runtime.engines.build import EngineSettings, build_engines
+from lvlm_runtime.engines.limits import default_limits
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.measure import Recorder, clock_of
 from lvlm_runtime.session import Session
-from lvlm_runtime.tensorrt_library import open_library
+from lvlm_runtime.tensorrt.cuda import open_driver
+from lvlm_runtime.tensorrt.library import open_library
 
 pytestmark = pytest.mark.gpu
 
 RATIOS = (1.0, 0.33)
 SAMPLES, ROUNDS, TOKENS = 50, 10, 8
-RESULTS = Path(__file__).parent / "benchmarks" / "results"
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 
 
 @dataclass(frozen=True)

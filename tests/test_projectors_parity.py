@@ -11,13 +11,13 @@ import torch
 import tiny
 from command_line import typed
 from helpers import build_tiny
+from lvlm_export.check.parity import synthetic_samples, verify
 from lvlm_export.checkpoint import Checkpoint
-from lvlm_export.parity import synthetic_samples, verify
-from lvlm_export.plan import BuildOptions, make_plan
+from lvlm_export.plan.plan import BuildOptions, make_plan
+from lvlm_runtime.chain.text_query import TextQuery
 from lvlm_runtime.errors import UsageError
-from lvlm_runtime.op_gate import check_bundle
+from lvlm_runtime.graphs.gate import check_bundle
 from lvlm_runtime.session import Session
-from lvlm_runtime.text_query import TextQuery
 
 KINDS = ("quecc", "tokenpacker")
 CASES: list[Any] = [

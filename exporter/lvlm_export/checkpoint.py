@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from lvlm_export.families import Family, load_family
+from lvlm_runtime.bundle.bundle import file_sha256
 from lvlm_runtime.errors import LvlmError, UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ TOKENIZER_FILES = (
     "chat_template.json",
     "processor_config.json",
 )
+LM_HEAD = "lm_head.weight"
 # Buffers that older checkpoints carry and current modules compute.
 IGNORED = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")
 
@@ -162,7 +164,12 @@ class Checkpoint:
         return stored
 
     def tensor(self, name: str) -> torch.Tensor:
-        """Read one tensor; the only place that brings weights into memory."""
+        """Read one tensor; the only place that brings weights into memory.
+
+        A tied output projection is the token table, whatever else is stored under its name.
+        """
+        if name == LM_HEAD and self.tied_embeddings:
+            name = self.family.embed_tokens
         path, stored = self._index[name]
         with _open_shard(path) as shard:
             tensor: torch.Tensor = shard.get_tensor(stored)
@@ -174,7 +181,7 @@ class Checkpoint:
         tied = self.config.tie_word_embeddings or getattr(
             self.config.text_config, "tie_word_embeddings", False
         )
-        return bool(tied) or "lm_head.weight" not in self.files
+        return bool(tied) or LM_HEAD not in self.files
 
     @property
     def preprocessor(self) -> dict[str, Any]:
@@ -214,26 +221,26 @@ class Checkpoint:
         }
         paths = [self.directory / name for name in sorted(names)]
         for path in [*(path for path in paths if path.exists()), *self._shards()]:
-            digest.update(path.name.encode())
-            with path.open("rb") as stream:
-                digest.update(hashlib.file_digest(stream, "sha256").digest())
+            digest.update(path.name.encode() + bytes.fromhex(file_sha256(path)))
         return digest.hexdigest()
 
-    def skeleton(self, dtype: torch.dtype) -> nn.Module:
+    def skeleton(self, dtype: torch.dtype, attention: str) -> nn.Module:
         """The HF model with unset parameters of ``dtype`` and real buffers, for tracing.
 
         Parameters are allocated but never written, so they cost address space and no memory.
+
+        Args:
+            dtype: Of the parameters.
+            attention: Name of an attention function that is registered with transformers.
 
         Raises:
             LvlmError: The stored tensors do not fit the configuration.
         """
         from transformers.initialization import no_init_weights
 
-        from lvlm_export.attention import NAME
-
         with no_init_weights():
             model = self.family.model_class(self.config)._from_config(
-                self.config, dtype=dtype, attn_implementation=NAME
+                self.config, dtype=dtype, attn_implementation=attention
             )
         self._check_names({name for name, _ in model.named_parameters(remove_duplicate=False)})
         frozen: nn.Module = model.eval().requires_grad_(False)
@@ -241,9 +248,9 @@ class Checkpoint:
 
     def _check_names(self, wanted: set[str]) -> None:
         if self.tied_embeddings:
-            wanted = wanted - {"lm_head.weight"}
+            wanted = wanted - {LM_HEAD}
         missing = sorted(wanted - set(self.files))
-        unknown = sorted(set(self.files) - wanted - {"lm_head.weight"})
+        unknown = sorted(set(self.files) - wanted - {LM_HEAD})
         # A tower without its pooling head, or with one that is never run, is common.
         missing = [name for name in missing if not _unused_by_features(name)]
         unknown = [name for name in unknown if not _unused_by_features(name)]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lvlm_runtime.errors import LvlmError, UsageError
-    from lvlm_runtime.sampling import SamplingOptions
+    from lvlm_runtime.prompt.sampling import SamplingOptions
     from lvlm_runtime.session import Generation, Session
 
 __all__ = ["Generation", "LvlmError", "SamplingOptions", "Session", "UsageError"]
@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Generation": "session",
     "LvlmError": "errors",
-    "SamplingOptions": "sampling",
+    "SamplingOptions": "prompt.sampling",
     "Session": "session",
     "UsageError": "errors",
 }

@@ -1,15 +1,5 @@
-"""The errors that a user sees: one clear line each, never a traceback."""
+"""The errors that a user sees; they stand with the lowest package, which raises them too."""
 
-from __future__ import annotations
+from lvlm_profiles.errors import LvlmError, UsageError
 
-
-class LvlmError(Exception):
-    """A failure the user can act on.
-
-    The message is one line: what failed, what was given, what is allowed, what to do.
-    The command line prints it and exits with status 1.
-    """
-
-
-class UsageError(LvlmError):
-    """A bad argument; the command line prints it and exits with status 2."""
+__all__ = ["LvlmError", "UsageError"]

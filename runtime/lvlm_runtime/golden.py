@@ -16,10 +16,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from lvlm_runtime.bundle import Bundle
+from lvlm_runtime.bundle.bundle import Bundle
+from lvlm_runtime.bundle.manifest import from_json, to_json
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.session import Session
-from lvlm_runtime.spec import from_json, to_json
 
 FILE = "golden.json"
 

@@ -17,25 +17,56 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lvlm_runtime import preprocess
-from lvlm_runtime.anyres import MULTI, TileLayout
-from lvlm_runtime.backend_choice import AUTO, choose_backend
 from lvlm_runtime.backends import open_backend
-from lvlm_runtime.bundle import TOKENIZER, Bundle
-from lvlm_runtime.chain import Chain, DecodeState
+from lvlm_runtime.backends.choice import AUTO, choose_backend
+from lvlm_runtime.bundle.bundle import TOKENIZER, Bundle
+from lvlm_runtime.bundle.manifest import Budget, LayoutBudget
+from lvlm_runtime.chain.chain import Chain, DecodeState
+from lvlm_runtime.chain.recorder import Recorder
 from lvlm_runtime.errors import LvlmError, UsageError
-from lvlm_runtime.generation import Generation
-from lvlm_runtime.measure import Recorder
-from lvlm_runtime.picture import load_image
-from lvlm_runtime.prompt import PromptEncoder
-from lvlm_runtime.sampling import Sampler, SamplingOptions
-from lvlm_runtime.sequence import text_runs
-from lvlm_runtime.spec import Budget, LayoutBudget
+from lvlm_runtime.image import preprocess
+from lvlm_runtime.image.anyres import MULTI, TileLayout
+from lvlm_runtime.image.picture import load_image
+from lvlm_runtime.prompt.encoder import PromptEncoder
+from lvlm_runtime.prompt.sampling import Sampler, SamplingOptions
+from lvlm_runtime.prompt.sequence import text_runs
 
 __all__ = ["Generation", "Picture", "Session"]
 
 GREEDY = SamplingOptions()
 Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """An answer and what it took.
+
+    Attributes:
+        text: The answer.
+        token_ids: Its tokens, the stop token included.
+        finish_reason: ``stop``, or ``length`` when ``max_new_tokens`` ran out.
+        ratio: Share of visual tokens kept, as asked for.
+        visual_tokens: Visual tokens at each stage, ``(stage, tokens)``, all images together;
+            empty without images.
+        prompt_tokens: Positions of the prompt before reduction in the decoder.
+        time_to_first_token_ms: From the call to the first token: tokenizing, reading and
+            preprocessing the pictures, vision, prefill and sampling.
+        decode_tokens_per_s: Speed after the first token; None for one token.
+        own_time_ms: Part of the time to the first token outside the graph calls and image
+            preprocessing.
+        letterboxed: Indices of images that were padded to the bundle's tile layout.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    ratio: float
+    visual_tokens: tuple[tuple[str, int], ...]
+    prompt_tokens: int
+    time_to_first_token_ms: float
+    decode_tokens_per_s: float | None
+    own_time_ms: float
+    letterboxed: tuple[int, ...]
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from lvlm_export.demo import CHECKPOINT  # noqa: E402
-from lvlm_export.demo.batches import Batch, Packer  # noqa: E402
 from lvlm_export.demo.evaluate import score  # noqa: E402
-from lvlm_export.demo.evaluate_checkpoint import CheckpointAnswerer  # noqa: E402
-from lvlm_export.demo.model import IMAGE_ID, IMAGE_TOKENS, build_model  # noqa: E402
 from lvlm_export.demo.mosaic import make_mosaic  # noqa: E402
-from lvlm_export.demo.objectives import vision_features  # noqa: E402
 from lvlm_export.demo.questions import evaluation_set  # noqa: E402
+from lvlm_export.demo.train.batches import Batch, Packer  # noqa: E402
+from lvlm_export.demo.train.evaluate_checkpoint import CheckpointAnswerer  # noqa: E402
+from lvlm_export.demo.train.model import IMAGE_ID, IMAGE_TOKENS, build_model  # noqa: E402
+from lvlm_export.demo.train.objectives import vision_features  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import torch
 from transformers import AutoProcessor
 
 from lvlm_export.demo import CHECKPOINT
-from lvlm_export.demo.batches import Packer
-from lvlm_export.demo.enlarge import enlarged, interpolated
-from lvlm_export.demo.objectives import CellHeads, vision_features
+from lvlm_export.demo.train.batches import Packer
+from lvlm_export.demo.train.enlarge import enlarged, interpolated
+from lvlm_export.demo.train.objectives import CellHeads, vision_features
 
 
 def test_positions_of_the_same_grid_stay() -> None:

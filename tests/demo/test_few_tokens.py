@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from lvlm_export.demo.few_tokens import METHODS, RESULT, TOKENS, as_markdown, training_free
-from lvlm_export.demo.table import QUESTIONS
-from lvlm_export.demo.train_quecc import training_of
+from lvlm_export.demo.train.few_tokens import METHODS, RESULT, TOKENS, as_markdown, training_free
+from lvlm_export.demo.train.table import QUESTIONS
+from lvlm_export.demo.train.train_quecc import training_of
 
 
 @pytest.mark.slow

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoProcessor
 
 from lvlm_export.demo import CHECKPOINT
-from lvlm_export.demo.objectives import vision_features
-from lvlm_export.demo.train_quecc import (
+from lvlm_export.demo.train.objectives import vision_features
+from lvlm_export.demo.train.train_quecc import (
     LEVELS,
     QuestionPacker,
     frozen_features,
@@ -18,7 +18,7 @@ from lvlm_export.demo.train_quecc import (
     quecc_model,
     questions,
 )
-from lvlm_runtime.prompt import PromptEncoder
+from lvlm_runtime.prompt.encoder import PromptEncoder
 
 TOKENS = 4
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 from lvlm_export.checkpoint import Checkpoint
+from lvlm_export.graphs.attention import NAME as ATTENTION
 from lvlm_runtime.errors import LvlmError
 
 CURRENT = {
@@ -55,23 +56,23 @@ def test_a_missing_tensor_is_named(copy: Path) -> None:
     with pytest.raises(
         LvlmError, match=r"lacks model.multi_modal_projector.linear_1.bias \(1 in all\)"
     ):
-        Checkpoint.open(copy).skeleton(torch.float32)
+        Checkpoint.open(copy).skeleton(torch.float32, ATTENTION)
 
 
 def test_an_unknown_tensor_is_named(copy: Path) -> None:
     rewrite(copy, lambda weights: weights.update(extra=torch.zeros(2)))
     with pytest.raises(LvlmError, match=r"has unknown tensor extra"):
-        Checkpoint.open(copy).skeleton(torch.float32)
+        Checkpoint.open(copy).skeleton(torch.float32, ATTENTION)
 
 
 def test_buffers_of_older_checkpoints_are_ignored(copy: Path) -> None:
     name = "language_model.model.layers.0.self_attn.rotary_emb.inv_freq"
     rewrite(copy, lambda weights: weights.update({name: torch.zeros(2)}))
-    Checkpoint.open(copy).skeleton(torch.float32)
+    Checkpoint.open(copy).skeleton(torch.float32, ATTENTION)
 
 
 def test_the_skeleton_reads_no_weights_and_has_real_buffers(folder: Path) -> None:
-    model = Checkpoint.open(folder).skeleton(torch.float16)
+    model = Checkpoint.open(folder).skeleton(torch.float16, ATTENTION)
     rotary = model.model.language_model.rotary_emb
     assert rotary.inv_freq[0] == 1.0
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float16}

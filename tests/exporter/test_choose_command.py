@@ -11,12 +11,12 @@ from PIL import Image
 
 import tiny
 from command_line import error_line, typed
+from lvlm_export.check.parity import request_of, synthetic_samples
+from lvlm_export.check.reference import Reference
 from lvlm_export.checkpoint import Checkpoint
-from lvlm_export.choosing import outlier_shares, withdrawals, withdrawn_logits
-from lvlm_export.parity import request_of, synthetic_samples
-from lvlm_export.plan import BuildOptions, make_plan
-from lvlm_export.reference import Reference
-from lvlm_runtime.prompt import PromptEncoder
+from lvlm_export.plan.plan import BuildOptions, make_plan
+from lvlm_export.study.choosing import outlier_shares, withdrawals, withdrawn_logits
+from lvlm_runtime.prompt.encoder import PromptEncoder
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 from command_line import PICTURE, QUESTION, error_line, process, typed
 from lvlm_export import __version__
 from lvlm_export.cli import COMMANDS, explain
-from lvlm_runtime.bundle import read_manifest
+from lvlm_runtime.bundle.bundle import read_manifest
 from lvlm_runtime.errors import LvlmError, UsageError
 
 
@@ -32,8 +32,8 @@ def test_build_reports_every_ratio_and_the_next_command(demo_bundle: Path) -> No
 
 
 def test_build_tables_show_tokens_at_each_stage(demo_bundle: Path) -> None:
-    from lvlm_export.commands.build import budget_table, next_command
-    from lvlm_export.console import show_table
+    from lvlm_export.cli.commands.build import budget_table, next_command
+    from lvlm_export.cli.console import show_table
 
     manifest = read_manifest(demo_bundle)
     table = budget_table(manifest)
@@ -117,9 +117,9 @@ def test_verify_passes_and_ends_with_the_worst_error(demo_bundle: Path) -> None:
 
 
 def test_verify_fails_on_a_bundle_that_says_something_else(damaged_bundle: Path) -> None:
-    from lvlm_export.workspace import file_ref
-    from lvlm_runtime.bundle import MANIFEST, WEIGHTS, manifest_text
-    from lvlm_runtime.spec import FileRef
+    from lvlm_export.bundle.workspace import file_ref
+    from lvlm_runtime.bundle.bundle import MANIFEST, WEIGHTS, manifest_text
+    from lvlm_runtime.bundle.manifest import FileRef
 
     # Another model in the same clothes: weights changed, hashes made to fit.
     weights = damaged_bundle / WEIGHTS
@@ -151,9 +151,9 @@ def test_verify_refuses_another_checkpoint(demo_bundle: Path, tmp_path: Path) ->
 
 def test_a_manifest_gives_its_options_back(demo_bundle: Path) -> None:
     from lvlm_export.checkpoint import Checkpoint
-    from lvlm_export.commands.verify import options_of
+    from lvlm_export.cli.commands.verify import options_of
     from lvlm_export.demo import CHECKPOINT
-    from lvlm_export.plan import BuildOptions, make_plan
+    from lvlm_export.plan.plan import BuildOptions, make_plan
 
     checkpoint = Checkpoint.open(CHECKPOINT)
     again = make_plan(checkpoint, options_of(read_manifest(demo_bundle)))
@@ -198,9 +198,9 @@ def test_inspect_shows_the_chain_in_order(demo_bundle: Path) -> None:
 @pytest.mark.parametrize("kind", ["families", "methods", "backends", "targets"])
 def test_list_shows_every_entry_of_its_table(kind: str) -> None:
     from lvlm_export.families import FAMILIES
+    from lvlm_export.plan.targets import TARGETS
     from lvlm_export.reduction import METHODS
-    from lvlm_export.targets import TARGETS
-    from lvlm_profiles.device import device_names
+    from lvlm_profiles.devices.device import device_names
     from lvlm_runtime.backends import BACKENDS
 
     targets = [*TARGETS, *device_names()]
@@ -250,7 +250,7 @@ def test_nothing_typed_shows_the_help() -> None:
 
 
 def test_the_line_about_a_run_says_what_was_done_to_a_picture() -> None:
-    from lvlm_export.commands.run import summary
+    from lvlm_export.cli.commands.run import summary
     from lvlm_runtime.session import Generation
 
     answer = Generation(

@@ -9,12 +9,14 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lvlm_export.reduction import METHODS, STAGES, Site, load_method
+from lvlm_export.reduction import METHODS, load_method
+from lvlm_export.reduction.budget import BudgetPlan, Geometry, SiteCount
 from lvlm_export.reduction.compose import combines, parse_site
-from lvlm_export.reduction.schedule import BudgetPlan, Geometry, SiteCount, plan_budget
-from lvlm_runtime import anyres
+from lvlm_export.reduction.method import STAGES, Site
+from lvlm_export.reduction.schedule import plan_budget
+from lvlm_runtime.bundle.placement import HandBudget, HandPlacement
 from lvlm_runtime.errors import UsageError
-from lvlm_runtime.placement import HandBudget, Placement
+from lvlm_runtime.image import anyres
 
 FIRST = [name for name in METHODS if combines(load_method(name)) == "first"]
 SECOND = [name for name in METHODS if combines(load_method(name)) == "second"]
@@ -39,7 +41,7 @@ def counted(budget: BudgetPlan) -> list[SiteCount]:
     return [*budget.vision, *layout.counts]
 
 
-def plan(method: str, ratio: float, placement: Placement, geometry: Geometry) -> list[str]:
+def plan(method: str, ratio: float, placement: HandPlacement, geometry: Geometry) -> list[str]:
     budget = plan_budget(ratio, load_method(method, placement), geometry)
     return [f"{each.site.name} {each.tokens_in}-{each.tokens_out}" for each in counted(budget)]
 
@@ -96,7 +98,7 @@ def test_a_composed_method_enters_the_decoder_with_as_many_tokens_as_illava() ->
 
 
 def test_a_share_moves_the_split() -> None:
-    half = Placement(vision_share=0.5)
+    half = HandPlacement(vision_share=0.5)
     assert plan("visionzip+fastv", 0.25, half, llava()) == [
         "features@23 576-288",
         "decoder@2 288-144",
@@ -112,17 +114,17 @@ def test_a_share_moves_the_split() -> None:
 
 
 def test_sites_by_hand_take_the_place_of_the_published() -> None:
-    placed = Placement(("decoder@8", "vision@6", "vision@5"))
+    placed = HandPlacement(("decoder@8", "vision@6", "vision@5"))
     assert plan("illava", 0.25, placed, llava()) == [
         "vision@5 576-402",
         "vision@6 402-229",
         "decoder@8 229-144",
     ]
-    assert plan("illava", 0.25, Placement(("vision@3",)), llava()) == ["vision@3 576-144"]
-    moved = Placement(("features@23", "decoder@16"))
+    assert plan("illava", 0.25, HandPlacement(("vision@3",)), llava()) == ["vision@3 576-144"]
+    moved = HandPlacement(("features@23", "decoder@16"))
     assert plan("visionzip+fastv", 0.25, moved, llava())[1].startswith("decoder@16 ")
     # Published unequal steps are for three sites; at two by hand they are equal.
-    two = Placement(("decoder@4", "decoder@8"))
+    two = HandPlacement(("decoder@4", "decoder@8"))
     assert plan("pyramiddrop", 0.25, two, llava()) == ["decoder@4 576-288", "decoder@8 288-144"]
 
 
@@ -134,7 +136,7 @@ def test_sites_by_hand_take_the_place_of_the_published() -> None:
 def test_decoder_sites_by_hand_come_in_order_and_land_on_the_ratio(
     layers: list[int], ratio: float
 ) -> None:
-    method = load_method("fastv", Placement(tuple(f"decoder@{layer}" for layer in layers)))
+    method = load_method("fastv", HandPlacement(tuple(f"decoder@{layer}" for layer in layers)))
     counts = counted(plan_budget(ratio, method, llava()))
     assert [each.site.layer for each in counts] == sorted(layers)
     assert counts[-1].tokens_out == round(ratio * 576)
@@ -145,7 +147,7 @@ def test_decoder_sites_by_hand_come_in_order_and_land_on_the_ratio(
 
 def test_counts_by_hand_are_taken_as_they_are() -> None:
     by_hand = HandBudget(0.125, {"features@23": 144, "decoder@3": 0.5})
-    placement = Placement(budgets=(by_hand,))
+    placement = HandPlacement(budgets=(by_hand,))
     assert plan("visionzip+fastv", 0.125, placement, llava()) == [
         "features@23 576-144",
         "decoder@3 144-72",
@@ -154,7 +156,7 @@ def test_counts_by_hand_are_taken_as_they_are() -> None:
     assert plan("visionzip+fastv", 0.5, placement, llava())[1].startswith("decoder@2 ")
     shares = HandBudget(0.25, {"features@26": 361, "decoder@4": 0.5})
     budget = plan_budget(
-        0.25, load_method("visionzip+fastv", Placement((), None, (shares,))), onevision()
+        0.25, load_method("visionzip+fastv", HandPlacement((), None, (shares,))), onevision()
     )
     for part in budget.layouts:
         assert part.tokens_out == round(part.tokens_in / 2)
@@ -193,7 +195,7 @@ def test_sites_that_a_method_does_not_have_are_refused(
     method: str, sites: list[str], line: str
 ) -> None:
     with pytest.raises(UsageError, match=line):
-        load_method(method, Placement(tuple(sites)))
+        load_method(method, HandPlacement(tuple(sites)))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +210,7 @@ def test_sites_that_a_method_does_not_have_are_refused(
 )
 def test_sites_that_a_model_does_not_have_are_refused(method: str, site: str, line: str) -> None:
     with pytest.raises(UsageError, match=line):
-        plan_budget(0.5, load_method(method, Placement((site,))), llava())
+        plan_budget(0.5, load_method(method, HandPlacement((site,))), llava())
 
 
 @pytest.mark.parametrize("text", ["vision5", "vision@", "vision@x", "vision@-1", "", "vision@1.5"])
@@ -225,7 +227,7 @@ def test_a_stage_that_is_none_is_refused_with_those_there_are() -> None:
 
 def test_a_share_needs_two_sides() -> None:
     with pytest.raises(UsageError, match="fastv acts on one side of the decoder's input"):
-        load_method("fastv", Placement(vision_share=0.5))
+        load_method("fastv", HandPlacement(vision_share=0.5))
 
 
 @pytest.mark.parametrize(
@@ -237,13 +239,13 @@ def test_a_share_needs_two_sides() -> None:
     ],
 )
 def test_counts_that_do_not_fit_are_refused(keep: dict[str, float], line: str) -> None:
-    placement = Placement(budgets=(HandBudget(0.125, keep),))
+    placement = HandPlacement(budgets=(HandBudget(0.125, keep),))
     with pytest.raises(UsageError, match=line):
         plan_budget(0.125, load_method("visionzip+fastv", placement), llava())
 
 
 def test_counts_of_tiles_must_be_squares() -> None:
     by_hand = HandBudget(0.5, {"features@26": 360, "decoder@4": 0.9})
-    method = load_method("visionzip+fastv", Placement(budgets=(by_hand,)))
+    method = load_method("visionzip+fastv", HandPlacement(budgets=(by_hand,)))
     with pytest.raises(UsageError, match=r"keeps 360 .* as squares; .* can are 324 and 361"):
         plan_budget(0.5, method, onevision())

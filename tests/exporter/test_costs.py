@@ -13,16 +13,12 @@ from transformers import AutoModelForImageTextToText
 import tiny
 from lvlm_export import demo
 from lvlm_export.checkpoint import Checkpoint
-from lvlm_export.families.projectors import (
-    ProjectorShape,
-    QueccProjector,
-    TokenPacker,
-    patch_maps,
-)
-from lvlm_profiles.cost import TokenPath, by_graph, prefill_works, total, weight_elements
-from lvlm_profiles.dims import ModelDims
-from lvlm_runtime.bundle import Bundle
-from lvlm_runtime.token_path import token_path
+from lvlm_export.families import ProjectorShape
+from lvlm_export.families.shared.projectors import QueccProjector, TokenPacker, patch_maps
+from lvlm_profiles.cost.request import TokenPath, by_graph, prefill_works, total, weight_elements
+from lvlm_profiles.shapes.dims import ModelDims
+from lvlm_runtime.bundle.bundle import Bundle
+from lvlm_runtime.bundle.token_path import token_path
 
 TEXT, PATCHES = 9, 36
 

@@ -7,14 +7,16 @@ import pytest
 import torch
 
 import numpy_methods
-from lvlm_export.reduction import ReducerShape, Site, load_method
-from lvlm_export.reduction.dart import quotas
-from lvlm_export.reduction.schedule import Geometry, plan_budget
+from lvlm_export.reduction import load_method
+from lvlm_export.reduction.budget import Geometry
+from lvlm_export.reduction.method import ReducerShape, Site
+from lvlm_export.reduction.methods.dart import quotas
+from lvlm_export.reduction.methods.uniform import even_places
+from lvlm_export.reduction.methods.vtw import choose_layer, divergence
+from lvlm_export.reduction.schedule import plan_budget
 from lvlm_export.reduction.selectors import Clues
-from lvlm_export.reduction.uniform import even_places
-from lvlm_export.reduction.vtw import choose_layer, divergence
-from lvlm_runtime import anyres
 from lvlm_runtime.errors import LvlmError, UsageError
+from lvlm_runtime.image import anyres
 
 
 def llava(tokens: int = 576, vision: int = 23, text: int = 32) -> Geometry:

@@ -14,26 +14,27 @@ from transformers import AutoModelForImageTextToText
 
 import tiny
 from command_line import typed
+from families import CASES, Case, compare
 from helpers import build_tiny
+from lvlm_export.bundle.weights import WeightStore
+from lvlm_export.check.parity import synthetic_samples, verify
 from lvlm_export.checkpoint import Checkpoint
-from lvlm_export.decompose import OPSET, lower_opset
 from lvlm_export.demo import CHECKPOINT
-from lvlm_export.graphs import lm_head_jobs, reducer_job
-from lvlm_export.lowering import rewrites
-from lvlm_export.onnx_export import export_graph, parameter_names
-from lvlm_export.parity import synthetic_samples, verify
-from lvlm_export.plan import BuildOptions, make_plan
+from lvlm_export.graphs.attention import NAME as ATTENTION
+from lvlm_export.graphs.export import export_graph, parameter_names
+from lvlm_export.graphs.jobs import lm_head_jobs, reducer_job
+from lvlm_export.graphs.passes.decompose import OPSET, lower_opset
+from lvlm_export.graphs.passes.lowering import rewrites
+from lvlm_export.plan.plan import BuildOptions, make_plan
+from lvlm_export.plan.targets import TARGETS
 from lvlm_export.reduction import METHODS
-from lvlm_export.targets import TARGETS
-from lvlm_export.weights import WeightStore
 from lvlm_runtime.backends import open_backend
-from lvlm_runtime.bundle import Bundle
-from lvlm_runtime.chain import Chain
+from lvlm_runtime.bundle.bundle import Bundle
+from lvlm_runtime.chain.chain import Chain
+from lvlm_runtime.chain.recorder import Recorder
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.measure import Recorder
-from lvlm_runtime.op_gate import check_bundle, check_graph
+from lvlm_runtime.graphs.gate import check_bundle, check_graph
 from lvlm_runtime.session import Session
-from test_families import CASES, Case, compare
 
 QUICK = ("llava-clip-llama",)
 PROMPT, ANSWER = [5, 80, 33, 7, 120, 9], [11, 200, 3, 64, 90]
@@ -210,7 +211,7 @@ def test_targets_and_splits_that_do_not_exist(tmp_path: Path) -> None:
 
 
 def test_a_split_head_stores_no_weight_twice(tmp_path: Path, clip_checkpoint: Checkpoint) -> None:
-    model = clip_checkpoint.skeleton(torch.float32)
+    model = clip_checkpoint.skeleton(torch.float32, ATTENTION)
     parts, shape = (
         clip_checkpoint.family.parts(model),
         make_plan(clip_checkpoint, BuildOptions((1.0,))).shape,
@@ -235,7 +236,7 @@ def test_bfloat16_is_checked_on_the_same_graphs_in_float32(
 ) -> None:
     """ONNX Runtime cannot run it on a CPU, and the build says what it compared instead."""
     # The engines of rtx are built after the bundle; they have tests of their own.
-    monkeypatch.setattr("lvlm_export.commands.engines.build_beside", lambda _bundle: None)
+    monkeypatch.setattr("lvlm_export.cli.commands.engines.build_beside", lambda _bundle: None)
     words = ["build", "--ratio", "0.5", "--target", target, "--precision", "bf16"]
     path = tiny.llava(tmp_path / "checkpoint", dtype=torch.bfloat16)
     result = typed(*words, "--model", path, "-o", tmp_path / "bundle")

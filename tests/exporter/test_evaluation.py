@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from lvlm_export.commands.eval import ask, write_csv
-from lvlm_export.evaluation import (
+from lvlm_export.cli.commands.eval import ask, write_csv
+from lvlm_export.study.evaluation import (
     Answer,
     AnswerFile,
     Question,

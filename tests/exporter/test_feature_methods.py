@@ -8,12 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 import numpy_methods
-from lvlm_export.reduction import ReducerShape, Site, load_method
-from lvlm_export.reduction.prumerge import adaptive_ratio
-from lvlm_export.reduction.prumerge_plus import spaced_places
+from lvlm_export.reduction import load_method
+from lvlm_export.reduction.method import ReducerShape, Site
+from lvlm_export.reduction.methods.prumerge import adaptive_ratio
+from lvlm_export.reduction.methods.prumerge_plus import spaced_places
+from lvlm_export.reduction.methods.visionzip import split
 from lvlm_export.reduction.reducers import ProjectedReducer, VisionReducer
 from lvlm_export.reduction.selectors import Clues, Selector
-from lvlm_export.reduction.visionzip import split
 from lvlm_runtime.errors import UsageError
 
 FEATURES = Site("features", 23)

@@ -16,10 +16,10 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 )
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from lvlm_export.image_config import preprocess_spec
-from lvlm_runtime.anyres import IMAGE_LAYOUT, MULTI_LAYOUT
+from lvlm_export.families.shared.image_config import preprocess_spec
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.preprocess import PreprocessSpec, pixel_values
+from lvlm_runtime.image.anyres import IMAGE_LAYOUT, MULTI_LAYOUT
+from lvlm_runtime.image.preprocess import PreprocessSpec, pixel_values
 
 CLASSES = {
     "CLIPImageProcessor": CLIPImageProcessorPil,

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from command_line import PICTURE, QUESTION, error_line, typed
-from lvlm_export import parity
-from lvlm_export.weights import WeightStore
-from lvlm_export.workspace import LOCK
-from lvlm_runtime.bundle import read_manifest
+from lvlm_export.bundle.weights import WeightStore
+from lvlm_export.bundle.workspace import LOCK
+from lvlm_export.check import parity
+from lvlm_runtime.bundle.bundle import read_manifest
 
 # Small: no baseline, no gate; 12 graphs.
 OPTIONS = ("--ratio", "0.5", "--no-baseline", "--no-verify")
@@ -105,7 +105,7 @@ def test_ctrl_c_is_one_line_and_status_130(tmp_path: Path) -> None:
 def test_an_interrupt_that_a_library_turns_into_an_error_is_still_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from lvlm_runtime import bundle
+    from lvlm_runtime.bundle import bundle
 
     def interrupted(_directory: object) -> None:
         try:

@@ -11,10 +11,10 @@ import pytest
 
 import tiny
 from helpers import build_tiny
-from lvlm_export import lowering
+from lvlm_export.check.parity import synthetic_samples, verify
 from lvlm_export.checkpoint import Checkpoint
-from lvlm_export.parity import synthetic_samples, verify
-from lvlm_export.plan import TARGETS, BuildOptions, make_plan
+from lvlm_export.graphs.passes import lowering
+from lvlm_export.plan.plan import TARGETS, BuildOptions, make_plan
 from lvlm_runtime.session import Session
 
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lvlm_export.commands.visualize import as_seen
-from lvlm_export.pictures import (
+from lvlm_export.cli.commands.visualize import as_seen
+from lvlm_export.study.pictures import (
     CAPTION,
     GOES,
     GONE,
@@ -23,8 +23,8 @@ from lvlm_export.pictures import (
     draw_sheet,
     panels,
 )
-from lvlm_runtime.preprocess import PreprocessSpec
-from lvlm_runtime.spec import Reduction
+from lvlm_runtime.bundle.manifest import Reduction
+from lvlm_runtime.image.preprocess import PreprocessSpec
 
 
 def reduction(site: str, before: int, after: int, merges: bool = False) -> Reduction:

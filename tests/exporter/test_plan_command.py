@@ -12,13 +12,13 @@ import pytest
 
 import tiny
 from command_line import error_line, typed
-from lvlm_export.commands.options import Milliseconds
+from lvlm_export.cli.options import Milliseconds
 from lvlm_export.reduction import METHODS
-from lvlm_profiles.cost import Cut
-from lvlm_profiles.device import load_device
-from lvlm_profiles.planner import Candidate, Goal, Speed, judge, nearest
-from lvlm_profiles.presets import load_preset
-from lvlm_profiles.roofline import PUBLISHED
+from lvlm_profiles.cost.request import Cut
+from lvlm_profiles.cost.roofline import PUBLISHED
+from lvlm_profiles.devices.device import load_device
+from lvlm_profiles.planner.judge import Candidate, Goal, Speed, judge, nearest
+from lvlm_profiles.shapes.presets import load_preset
 
 SEVEN, HALF = "shape:llava-1.5-7b", "shape:llava-onevision-0.5b"
 NANO, ORIN = ("--device", "orin_nano_8gb"), ("--device", "agx_orin_64gb")
@@ -135,7 +135,7 @@ def test_a_model_that_is_too_large_says_what_its_weights_take() -> None:
 
 
 def test_a_method_without_a_known_cost_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lvlm_profiles.cost_reducers.REDUCERS", {})
+    monkeypatch.setattr("lvlm_profiles.cost.reducers.REDUCERS", {})
     notes = planned("--model", SEVEN, *ORIN, "--method", "fastv", "--ratio", "0.5")["notes"]
     assert notes[-1] == "The reducers of fastv are counted as a gather only."
 
@@ -153,7 +153,7 @@ def test_goals_of_decode_and_positions() -> None:
 
 
 def planned_path():  # type: ignore[no-untyped-def]
-    from lvlm_profiles.cost import TokenPath
+    from lvlm_profiles.cost.request import TokenPath
 
     # Merged inside the tower, an image still takes the positions of its 576 patches.
     return TokenPath("illava", 1, 1, 3000, 1000, 144, False, (Cut("vision", 5, 576, 144),))

@@ -10,12 +10,12 @@ import pytest
 from click.testing import Result
 
 from command_line import PICTURE, QUESTION, error_line, typed
+from loading import EXPORT, HEAVY, loaded
 from lvlm_profiles.report import load
-from lvlm_runtime import profile_store
-from lvlm_runtime.bundle import read_manifest
-from lvlm_runtime.profile_subject import fingerprint
+from lvlm_runtime.bundle.bundle import read_manifest
+from lvlm_runtime.profile import store as profile_store
+from lvlm_runtime.profile.subject import fingerprint
 from reports import MACHINE, TTFT, make_report
-from test_imports import EXPORT, HEAVY, loaded
 
 SHORT = ("--iterations", "5", "--warmup", "1", "--answer-tokens", "4")
 

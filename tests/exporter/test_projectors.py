@@ -15,14 +15,14 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 import tiny
 from command_line import error_line, typed
 from lvlm_export.families import load_family
-from lvlm_export.families.projectors import (
+from lvlm_export.families.shared.projectors import (
     QueccProjector,
     TokenPacker,
     projector_kind,
     projector_shape,
     shrink,
 )
-from lvlm_export.onnx_export import Signature, trace
+from lvlm_export.graphs.export import Signature, trace
 from lvlm_runtime.errors import LvlmError
 
 SIDE, WIDTH, LEVELS, TEXT = 24, 16, 4, 24

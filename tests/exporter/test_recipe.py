@@ -10,12 +10,12 @@ import click
 import pytest
 
 from command_line import error_line, typed
-from lvlm_export.commands import build as build_command
-from lvlm_export.commands.recipes import EXAMPLE
-from lvlm_export.plan import BuildOptions
-from lvlm_runtime.bundle import read_manifest
+from lvlm_export.cli.commands import build as build_command
+from lvlm_export.cli.recipes import EXAMPLE
+from lvlm_export.plan.plan import BuildOptions
+from lvlm_runtime.bundle.bundle import read_manifest
+from lvlm_runtime.bundle.placement import HandBudget, HandPlacement
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.placement import HandBudget, Placement
 
 
 class StoppedError(LvlmError):
@@ -31,7 +31,7 @@ def options(monkeypatch: pytest.MonkeyPatch) -> Any:
         seen.append(wanted)
         raise StoppedError("seen")
 
-    monkeypatch.setattr("lvlm_export.build.build", note)
+    monkeypatch.setattr("lvlm_export.bundle.build.build", note)
 
     def run(*words: str | Path) -> BuildOptions:
         result = typed("build", *words)
@@ -54,14 +54,16 @@ def test_the_example_is_in_the_help_and_says_what_it_says(options: Any) -> None:
     assert options("--recipe", EXAMPLE) == BuildOptions(
         ratios=(0.5, 0.33, 0.25),
         method="tome+fastv",
-        placement=Placement((), 0.75, (HandBudget(0.25, {"vision@4": 98.0, "decoder@3": 0.5}),)),
+        placement=HandPlacement(
+            (), 0.75, (HandBudget(0.25, {"vision@4": 98.0, "decoder@3": 0.5}),)
+        ),
     )
 
 
 def test_the_example_fits_the_demo_model(options: Any) -> None:
     from lvlm_export.checkpoint import Checkpoint
     from lvlm_export.demo import CHECKPOINT
-    from lvlm_export.plan import make_plan
+    from lvlm_export.plan.plan import make_plan
 
     plan = make_plan(Checkpoint.open(CHECKPOINT), options("--recipe", EXAMPLE))
     assert plan.method.name == "tome+fastv"
@@ -112,7 +114,7 @@ def test_every_flag_of_a_bundle_may_stand_in_a_recipe(tmp_path: Path, options: A
         seed=7,
         image_size=(480, 640),
         context_length=512,
-        placement=Placement(("features@12", "decoder@3")),
+        placement=HandPlacement(("features@12", "decoder@3")),
     )
 
 
@@ -129,8 +131,8 @@ def test_sites_and_a_composed_method_need_no_recipe(options: Any) -> None:
         "--ratio", "0.5", "--method", "fastv+visionzip", "--sites", "features@12, decoder@3"
     )
     assert wanted.method == "visionzip+fastv"
-    assert wanted.placement == Placement(("features@12", "decoder@3"))
-    assert options("--ratio", "0.5").placement == Placement()
+    assert wanted.placement == HandPlacement(("features@12", "decoder@3"))
+    assert options("--ratio", "0.5").placement == HandPlacement()
 
 
 @pytest.mark.parametrize(
@@ -254,13 +256,13 @@ def test_a_recipe_knows_every_flag_that_shapes_a_bundle() -> None:
 def test_inspect_says_what_was_placed_by_hand() -> None:
     from types import SimpleNamespace
 
-    from lvlm_export.commands.inspect import by_hand
+    from lvlm_export.cli.commands.inspect import by_hand
 
-    def said(placement: Placement) -> str:
+    def said(placement: HandPlacement) -> str:
         return by_hand(SimpleNamespace(placement=placement))  # type: ignore[arg-type]
 
-    assert said(Placement()) == ""
+    assert said(HandPlacement()) == ""
     counts = (HandBudget(0.25, {"decoder@3": 49.0}),)
-    assert said(Placement(("decoder@3",), 0.75, counts)) == (
+    assert said(HandPlacement(("decoder@3",), 0.75, counts)) == (
         ", by hand: sites, a share of 0.75, the counts of 0.25"
     )

@@ -8,11 +8,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
 from lvlm_export.checkpoint import Checkpoint
-from lvlm_export.plan import BuildOptions, make_plan
-from lvlm_export.reducer_graphs import make_reducer, reducer_inputs
+from lvlm_export.graphs.reducers import make_reducer, reducer_inputs
+from lvlm_export.plan.plan import BuildOptions, make_plan
 from lvlm_export.reduction import METHODS
-from lvlm_profiles.cost import Cut, TokenPath, prefill_works
-from lvlm_profiles.cost_reducers import ELSEWHERE, REDUCERS, is_known
+from lvlm_profiles.cost.reducers import ELSEWHERE, REDUCERS, is_known
+from lvlm_profiles.cost.request import Cut, TokenPath, prefill_works
 from lvlm_runtime.errors import UsageError
 
 IMAGES, TEXT = 2, 9

@@ -13,13 +13,13 @@ import torch
 
 import tiny
 from lvlm_export.checkpoint import Checkpoint
-from lvlm_export.onnx_export import Signature, export_graph
-from lvlm_export.plan import BuildOptions, Plan, make_plan
-from lvlm_export.reducer_graphs import Reducer, make_reducer, reducer_inputs
+from lvlm_export.graphs.export import Signature, export_graph
+from lvlm_export.graphs.reducers import Reducer, make_reducer, reducer_inputs
+from lvlm_export.plan.plan import BuildOptions, Plan, make_plan
 from lvlm_export.reduction import METHODS
 from lvlm_export.reduction.reducers import DecoderReducer
 from lvlm_runtime.errors import UsageError
-from lvlm_runtime.sequence import place
+from lvlm_runtime.prompt.sequence import place_tokens
 
 REDUCING = sorted(set(METHODS) - {"none"})
 FORBIDDEN = {"Loop", "If", "Scan", "NonZero", "Unique", "Compress"}
@@ -73,8 +73,8 @@ def feeds_for(reducer: Reducer, example: tuple[torch.Tensor, ...]) -> dict[str, 
         entered = {"text_embeds": (1, 9), "visual_embeds": (2, reducer.shape.tokens_in + 3)}
         for name in entered.keys() & feeds.keys():
             feeds[name] = torch.randn(*entered[name], feeds[name].shape[-1])
-        before = place(runs, text, 9, reducer.shape.tokens_in)
-        after = place(runs, before.text, len(before.order), reducer.shape.tokens_out)
+        before = place_tokens(runs, text, 9, reducer.shape.tokens_in)
+        after = place_tokens(runs, before.text, len(before.order), reducer.shape.tokens_out)
         feeds["position_ids"] = torch.arange(len(before.order))[None]
         feeds["visual_index"] = torch.from_numpy(before.visual)
         feeds["order"] = torch.from_numpy(after.order)

@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lvlm_export.reduction import METHODS, ReducerShape, Site, load_method
+from lvlm_export.reduction import METHODS, load_method
+from lvlm_export.reduction.method import ReducerShape, Site
 from lvlm_export.reduction.reducers import DecoderReducer, VisionReducer
 from lvlm_export.reduction.tensors import (
     last_row_attention,
@@ -16,7 +17,7 @@ from lvlm_export.reduction.tensors import (
     received_attention,
 )
 from lvlm_runtime.errors import UsageError
-from lvlm_runtime.sequence import place
+from lvlm_runtime.prompt.sequence import place_tokens
 
 SITE = Site("vision", 3)
 
@@ -160,8 +161,8 @@ def assert_raster(places: torch.Tensor, count: int, keep: int) -> None:
 @pytest.mark.parametrize("name", methods_in("decoder"))
 def test_decoder_reducers_keep_text_and_original_positions(name: str) -> None:
     runs, per_image, keep = [3, 2, 4], 9, 6
-    before = place(runs, np.arange(9), 9, per_image)
-    after = place(runs, before.text, len(before.order), keep)
+    before = place_tokens(runs, np.arange(9), 9, per_image)
+    after = place_tokens(runs, before.text, len(before.order), keep)
     shape = ReducerShape(per_image, keep, 0, 1.0, 0)
     reducer = DecoderReducer(shape, load_method(name).selector(Site("decoder", 2), shape))
     length = len(before.order)

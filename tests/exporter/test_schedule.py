@@ -9,11 +9,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from lvlm_export.reduction import Site, load_method
-from lvlm_export.reduction.illava import published_sites
-from lvlm_export.reduction.schedule import Geometry, parse_ratio, plan_budget, spread_evenly
-from lvlm_runtime import anyres
+from lvlm_export.reduction import load_method
+from lvlm_export.reduction.budget import Geometry
+from lvlm_export.reduction.method import Site
+from lvlm_export.reduction.methods.illava import published_sites
+from lvlm_export.reduction.schedule import parse_ratio, plan_budget, spread_evenly
 from lvlm_runtime.errors import UsageError
+from lvlm_runtime.image import anyres
 
 
 def llava(tokens: int = 729, vision: int = 26, text: int = 28) -> Geometry:

@@ -11,11 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import numpy_methods
-from lvlm_export.reduction import ReducerShape, Site, load_method
-from lvlm_export.reduction.schedule import Geometry, plan_budget
-from lvlm_export.reduction.selectors import Clues
-from lvlm_export.reduction.selectors.sparsevlm import cluster, rater_weights
-from lvlm_export.reduction.sparsevlm import (
+from lvlm_export.reduction import load_method
+from lvlm_export.reduction.budget import Geometry
+from lvlm_export.reduction.method import ReducerShape, Site
+from lvlm_export.reduction.methods.sparsevlm import (
     PUBLISHED,
     candidates,
     clusters,
@@ -23,7 +22,10 @@ from lvlm_export.reduction.sparsevlm import (
     split,
     with_clusters,
 )
-from lvlm_runtime import anyres
+from lvlm_export.reduction.schedule import plan_budget
+from lvlm_export.reduction.selectors import Clues
+from lvlm_export.reduction.selectors.sparsevlm import cluster, rater_weights
+from lvlm_runtime.image import anyres
 
 LLAVA = Geometry(23, 576, 32, (anyres.IMAGE_LAYOUT,), False, lambda _layout, kept: kept)
 

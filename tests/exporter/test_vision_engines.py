@@ -8,10 +8,10 @@ import pytest
 
 import tiny
 from helpers import build_tiny
-from lvlm_runtime.bundle import Bundle
-from lvlm_runtime.engine_limits import Limits
-from lvlm_runtime.engine_plan import EngineSpec, plan_engines
-from lvlm_runtime.op_gate import check_bundle
+from lvlm_runtime.bundle.bundle import Bundle
+from lvlm_runtime.engines.limits import Limits
+from lvlm_runtime.engines.plan import EngineSpec, plan_engines
+from lvlm_runtime.graphs.gate import check_bundle
 
 LIMITS = Limits(text_tokens=60, answer_tokens=20, images=2)
 GATES = {"rtx": ("rtx",), "trt": ("trt-10.3", "trt-10.13", "rtx")}

@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import numpy_methods
-from lvlm_export.reduction import ReducerShape, Site, load_method
+from lvlm_export.reduction import load_method
+from lvlm_export.reduction.budget import Geometry
+from lvlm_export.reduction.method import ReducerShape, Site
+from lvlm_export.reduction.methods.tome import steps
+from lvlm_export.reduction.methods.visprune import removals_per_step, split
 from lvlm_export.reduction.reducers import VisionReducer
-from lvlm_export.reduction.schedule import Geometry, plan_budget
+from lvlm_export.reduction.schedule import plan_budget
 from lvlm_export.reduction.selectors import Clues, Selector
 from lvlm_export.reduction.selectors.downsample import centre_places
-from lvlm_export.reduction.tome import steps
-from lvlm_export.reduction.visprune import removals, split
-from lvlm_runtime import anyres
 from lvlm_runtime.errors import UsageError
+from lvlm_runtime.image import anyres
 
 FEATURES = Site("features", 23)
 PIXELS = Site("pixels", 0)
@@ -58,8 +60,8 @@ def test_visprune_equals_the_numpy_statement(keep: int) -> None:
 
 def test_visprune_removes_eight_per_step() -> None:
     assert split(192) == (96, 96)
-    assert removals(480, 96) == (8,) * 48
-    assert removals(9, 1) == (5, 2, 1), "the first set alone can lose tokens"
+    assert removals_per_step(480, 96) == (8,) * 48
+    assert removals_per_step(9, 1) == (5, 2, 1), "the first set alone can lose tokens"
 
 
 @pytest.mark.parametrize("prefix", [0, 1])

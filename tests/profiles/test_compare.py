@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from lvlm_profiles.compare import (
+from lvlm_profiles.report import Report
+from lvlm_profiles.report.compare import (
     BETTER,
     NOISE,
     UNKNOWN,
@@ -19,7 +20,6 @@ from lvlm_profiles.compare import (
     other_changes,
     parse_limit,
 )
-from lvlm_profiles.report import Report
 from lvlm_profiles.report.figures import Accuracy
 from reports import MODEL, TTFT, make_report, metric
 

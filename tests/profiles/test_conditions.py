@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lvlm_profiles import conditions
+from lvlm_profiles.report import conditions
 from lvlm_profiles.statistics import summarize
 from trees import plant
 

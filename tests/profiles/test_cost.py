@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from lvlm_profiles.cost import (
+from lvlm_profiles.cost.reducers import REDUCERS, is_known
+from lvlm_profiles.cost.request import (
     Amount,
     Cut,
     ModelDims,
@@ -21,8 +22,7 @@ from lvlm_profiles.cost import (
     relative_flops,
     total,
 )
-from lvlm_profiles.cost_reducers import REDUCERS, is_known
-from lvlm_profiles.cost_units import PRECISIONS, precision_of
+from lvlm_profiles.cost.units import PRECISIONS, precision_of
 
 CLIP_L = VisionDims(layers=23, width=1024, mlp=4096, heads=16, patch=14, tokens=576, prefix=1)
 VICUNA_7B = TextDims(32, 4096, 11008, True, 32, 32, 128, 32064, False)

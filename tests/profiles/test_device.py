@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from lvlm_profiles.device import DIRECTORY, DeviceError, device_names, load_device, read_device
+from lvlm_profiles.devices.device import (
+    DIRECTORY,
+    DeviceError,
+    device_names,
+    load_device,
+    read_device,
+)
 
 WANTED = {
     *("orin_nano_8gb", "orin_nano_super_8gb", "orin_nx_16gb", "agx_orin_32gb", "agx_orin_64gb"),

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
+from lvlm_profiles.devices.nvml import Gpu, NoGpuError, open_gpu
 from lvlm_profiles.energy import PowerMeter, find_meter, ina3221, integrate, rapl, tegrastats
-from lvlm_profiles.nvml import Gpu, NoGpuError, open_gpu
 from trees import DATA, plant
 
 NO_GPU = "the graphs ran on the CPU"
 
 
-def line(name: str) -> tegrastats.Line:
+def line(name: str) -> tegrastats.TegrastatsLine:
     return tegrastats.parse((DATA / f"tegrastats_{name}.txt").read_text(encoding="utf-8"))
 
 
@@ -78,7 +78,7 @@ def test_lines_of_tegrastats() -> None:
     assert agx.watts["VIN_SYS_5V0"] == 4.0
     assert ina3221.module_rails(tuple(agx.watts)) == ("VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0")
     assert line("older").watts == nano.watts
-    assert tegrastats.parse("nothing of the kind") == tegrastats.Line({}, {}, None)
+    assert tegrastats.parse("nothing of the kind") == tegrastats.TegrastatsLine({}, {}, None)
 
 
 def test_tegrastats_is_the_other_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

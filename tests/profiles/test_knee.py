@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from lvlm_profiles.knee import envelope, knee, steps
+from lvlm_profiles.report.knee import envelope, knee, steps
 
 TOKENS = tuple(range(32, 513, 32))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lvlm_profiles import machine
+from lvlm_profiles.devices import machine
 from trees import plant
 
 

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from lvlm_profiles.device import load_device
-from lvlm_profiles.memory import DoesNotFitError, Need, check_fits, describe, free_bytes
+from lvlm_profiles.cost.memory import DoesNotFitError, Need, check_fits, describe, free_bytes
+from lvlm_profiles.devices.device import load_device
 
 NANO = load_device("orin_nano_8gb")
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lvlm_profiles.memory_probe import PolledProbe, ResidentProbe, open_probe, unified_bytes
+from lvlm_profiles.devices.memory_probe import PolledProbe, ResidentProbe, open_probe, unified_bytes
 from trees import plant
 
 MEGABYTES = 60

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from lvlm_profiles.calibration import CalibrationError, calibrate
-from lvlm_profiles.cost import (
+from lvlm_profiles.cost.request import (
     Amount,
     Cut,
     ModelDims,
@@ -21,8 +20,7 @@ from lvlm_profiles.cost import (
     prefill_works,
     total,
 )
-from lvlm_profiles.device import load_device
-from lvlm_profiles.roofline import (
+from lvlm_profiles.cost.roofline import (
     KINDS,
     PUBLISHED,
     Rates,
@@ -34,6 +32,8 @@ from lvlm_profiles.roofline import (
     rates_of,
     roofline_ms,
 )
+from lvlm_profiles.devices.device import load_device
+from lvlm_profiles.planner.calibration import CalibrationError, calibrate
 
 NANO, ORIN, CPU = map(load_device, ("orin_nano_8gb", "agx_orin_64gb", "x86_cpu"))
 DIMS = ModelDims(

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from lvlm_profiles.cost import Amount, Cut, TokenPath, by_graph, prefill_works
-from lvlm_profiles.presets import load_preset
-from lvlm_profiles.roofline import PUBLISHED, Rates, roofline_ms
-from lvlm_profiles.roofline_fit import FitError, Measured, best_seen, fit_shares
+from lvlm_profiles.cost.fit import FitError, Measured, best_seen, fit_shares
+from lvlm_profiles.cost.request import Amount, Cut, TokenPath, by_graph, prefill_works
+from lvlm_profiles.cost.roofline import PUBLISHED, Rates, roofline_ms
+from lvlm_profiles.shapes.presets import load_preset
 
 
 def test_the_fit_finds_the_shares_that_made_the_times() -> None:
@@ -60,7 +60,7 @@ def test_the_fit_finds_the_fixed_time_of_a_call() -> None:
 
 
 # Medians of four rounds on two CPU cores, fp32, ONNX Runtime 1.31, LLaVA-OneVision-0.5B's shapes,
-# a picture of two tiles and 52 text tokens (tests/benchmarks/first_token.py, 2026-11-21).
+# a picture of two tiles and 52 text tokens (benchmarks/first_token.py, 2026-11-21).
 ONEVISION = {
     1.0: {
         **{"vision.0": 1272.88, "vision.1": 241.55, "vision.2": 265.01, "vision.3": 257.48},

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lvlm_profiles.cost import text_weight_elements, weight_elements
-from lvlm_profiles.presets import DIRECTORY, PresetError, load_preset, preset_names, read_preset
-from lvlm_profiles.scaling import (
+from lvlm_profiles.cost.request import text_weight_elements, weight_elements
+from lvlm_profiles.cost.scaling import (
     ALPHA,
     BETA,
     Entry,
@@ -18,6 +17,13 @@ from lvlm_profiles.scaling import (
     error_ratio,
     relative_error,
     tokens_at_equal_cost,
+)
+from lvlm_profiles.shapes.presets import (
+    DIRECTORY,
+    PresetError,
+    load_preset,
+    preset_names,
+    read_preset,
 )
 
 SMALL, LARGE = Entry("small", 0.5, 729), Entry("large", 7.0, 36)

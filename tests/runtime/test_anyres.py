@@ -17,9 +17,9 @@ from transformers.models.llava_onevision.modeling_llava_onevision import (
 )
 from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
 
-from lvlm_runtime import anyres
-from lvlm_runtime.anyres import IMAGE_LAYOUT, MULTI_LAYOUT, TileLayout
 from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.image import anyres
+from lvlm_runtime.image.anyres import IMAGE_LAYOUT, MULTI_LAYOUT, TileLayout
 
 TILE = 384
 PINPOINTS = [[TILE * rows, TILE * cols] for rows in range(1, 7) for cols in range(1, 7)]

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from command_line import typed
-from lvlm_runtime import cuda_driver
-from lvlm_runtime.backend_choice import choose_backend, why_no_engines
-from lvlm_runtime.engine_record import RECORD, directory_of
+from lvlm_runtime.backends.choice import choose_backend, why_no_engines
+from lvlm_runtime.engines.record import RECORD, directory_of
 from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.tensorrt import cuda as cuda_driver
 
 
 @pytest.fixture

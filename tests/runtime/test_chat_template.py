@@ -10,8 +10,8 @@ import jinja2
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from lvlm_runtime.chat_template import compile_template, find_template, read_json
 from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.prompt.chat_template import compile_template, find_template, read_json
 
 MESSAGES = [{"role": "user", "content": [{"type": "text", "text": "<é> & 'two'"}]}]
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fake_cuda import FakeDriver
-from lvlm_runtime.cuda_driver import CudaDriver, OutOfMemoryError
-from lvlm_runtime.device_memory import Arena, DeviceArray, Scratch, Staging, new_array, rounded
+from lvlm_runtime.tensorrt.cuda import CudaDriver, OutOfMemoryError
+from lvlm_runtime.tensorrt.memory import Arena, DeviceArray, Scratch, Staging, new_array, rounded
 
 
 @pytest.fixture

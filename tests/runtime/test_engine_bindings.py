@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lvlm_runtime.engine_bindings import Binding, choose_profile, read_bindings
 from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.tensorrt.bindings import Binding, choose_profile, read_bindings
 
 FP16 = np.dtype(np.float16)
 # Two budgets and decoding, as engine_plan makes them: rows of the prompt, static caches.

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from command_line import typed
-from lvlm_profiles.device import load_device
-from lvlm_runtime.bundle import read_manifest
-from lvlm_runtime.engine_limits import Limits, capacities_of, check_limits, default_limits
-from lvlm_runtime.engine_memory import check_memory
-from lvlm_runtime.engine_plan import DECODE, DECODE_MAX, EngineSpec, plan_engines
+from lvlm_profiles.devices.device import load_device
+from lvlm_runtime.bundle.bundle import read_manifest
+from lvlm_runtime.engines.limits import Limits, capacities_of, check_limits, default_limits
+from lvlm_runtime.engines.memory import check_memory
+from lvlm_runtime.engines.plan import DECODE, DECODE_MAX, EngineSpec, plan_engines
 from lvlm_runtime.errors import LvlmError, UsageError
 
 LIMITS = Limits(text_tokens=100, answer_tokens=40, images=2)

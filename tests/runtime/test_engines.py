@@ -17,20 +17,20 @@ import tiny
 from command_line import typed
 from fake_cuda import FakeDriver
 from helpers import build_tiny
-from lvlm_export.commands.engines import compute_capabilities
-from lvlm_runtime import cuda_driver
+from lvlm_export.cli.commands.engines import compute_capabilities
 from lvlm_runtime.backends.tensorrt import TensorRtBackend
-from lvlm_runtime.bundle import Bundle, read_manifest
-from lvlm_runtime.cuda_driver import CudaDriver
-from lvlm_runtime.engine import build_engine
-from lvlm_runtime.engine_limits import Limits
-from lvlm_runtime.engine_plan import plan_engines
-from lvlm_runtime.engine_record import RECORD, check_record, directory_of, read_record
-from lvlm_runtime.engine_set import EngineSettings, build_engines
+from lvlm_runtime.bundle.bundle import Bundle, read_manifest
+from lvlm_runtime.engines.build import EngineSettings, build_engines
+from lvlm_runtime.engines.builder import build_engine
+from lvlm_runtime.engines.limits import Limits
+from lvlm_runtime.engines.plan import plan_engines
+from lvlm_runtime.engines.record import RECORD, check_record, directory_of, read_record
+from lvlm_runtime.engines.turing import multiply_in_half
 from lvlm_runtime.errors import LvlmError, UsageError
-from lvlm_runtime.op_gate import check_bundle
-from lvlm_runtime.tensorrt_library import RTX_COMPUTE_CAPABILITIES, open_library
-from lvlm_runtime.turing import multiply_in_half
+from lvlm_runtime.graphs.gate import check_bundle
+from lvlm_runtime.tensorrt import cuda as cuda_driver
+from lvlm_runtime.tensorrt.cuda import CudaDriver
+from lvlm_runtime.tensorrt.library import RTX_COMPUTE_CAPABILITIES, open_library
 
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: make setup brings it")
 

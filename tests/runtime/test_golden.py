@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from command_line import typed
-from lvlm_runtime.bundle import MANIFEST, Bundle, manifest_text
+from lvlm_runtime.bundle.bundle import MANIFEST, Bundle, manifest_text
 from lvlm_runtime.golden import FILE, compare_golden, read_golden
 from lvlm_runtime.session import Session
 

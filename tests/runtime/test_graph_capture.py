@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from lvlm_runtime.graph_capture import Action, Call, CapturePolicy
+from lvlm_runtime.tensorrt.graph_capture import Action, Call, CapturePolicy
 
 STEP = Call(1, (("hidden", 4096, (1, 1, 8)), ("logits", 8192, (1, 99))), 512)
 PROMPT = Call(0, (("hidden", 4096, (1, 7, 8)), ("logits", 8192, (1, 99))), 512)

@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 
 import pytest
 
-from lvlm_profiles.markdown import to_markdown
 from lvlm_profiles.report import Report
-from lvlm_runtime import charts
-from lvlm_runtime.chart_curves import LEFT, RIGHT, speedups, sweep_curve, trade_off
-from lvlm_runtime.html_report import to_html
+from lvlm_profiles.report.html import bars
+from lvlm_profiles.report.html.curves import LEFT, RIGHT, speedups, sweep_curve, trade_off
+from lvlm_profiles.report.html.page import to_html
+from lvlm_profiles.report.markdown import to_markdown
 from reports import MODEL, full_report, make_report
 
 VOID = {"meta", "link", "br", "hr", "img"}
@@ -95,7 +95,7 @@ def test_light_dark_and_paper_have_their_own_colours() -> None:
     html = to_html(make_report())
     assert "prefers-color-scheme: dark" in html
     assert "@media print" in html
-    for name in charts.GROUPS:
+    for name in bars.GROUPS:
         assert html.count(f"--{name}:") == 3
 
 
@@ -107,12 +107,12 @@ def test_a_model_with_markup_in_its_name_is_text() -> None:
 @pytest.mark.parametrize("make", [make_report, full_report])
 def test_bars_end_where_their_sum_does(make: object) -> None:
     report: Report = make()  # type: ignore[operator]
-    chart = charts.stage_bars(report, decode=False)
+    chart = bars.stage_bars(report, decode=False)
     slow, fast = chart.rows
-    assert isinstance(slow, charts.Bar)
-    assert isinstance(fast, charts.Bar)
+    assert isinstance(slow, bars.Bar)
+    assert isinstance(fast, bars.Bar)
     ends = [bar.pieces[-1].x + bar.pieces[-1].width for bar in (slow, fast)]
-    assert ends[0] == pytest.approx(100 / charts.ROOM)
+    assert ends[0] == pytest.approx(100 / bars.ROOM)
     assert ends[1] == pytest.approx(ends[0] * 600 / 1201)
     hints = [piece.hint for piece in slow.pieces]
     assert hints[1] == "vision encoder and projector: 110 ms"
@@ -133,12 +133,12 @@ def test_stages_fall_into_groups() -> None:
         "host": "host",
     }
     stage = make_report().budgets[0].stages[0]
-    assert {name: charts.group_of(replace(stage, name=name)) for name in names} == names
+    assert {name: bars.group_of(replace(stage, name=name)) for name in names} == names
 
 
 def test_strips_hold_every_sample_inside_the_chart() -> None:
-    for strip in charts.strips(make_report()).rows:
-        assert isinstance(strip, charts.Strip)
+    for strip in bars.strips(make_report()).rows:
+        assert isinstance(strip, bars.Strip)
         assert len(strip.dots) == 6
         assert 0 < strip.low <= strip.quartile <= strip.middle <= strip.upper <= strip.high < 100
 
@@ -176,7 +176,7 @@ def test_a_sweep_marks_its_knee_and_its_jumps() -> None:
     ],
 )
 def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
-    assert charts.ticks(low, high) == pytest.approx(expected)
+    assert bars.ticks(low, high) == pytest.approx(expected)
 
 
 def test_large_numbers_are_written_out() -> None:
@@ -191,7 +191,7 @@ def test_large_numbers_are_written_out() -> None:
     [(39252.5, "39,252"), (100.4, "100"), (47.52, "47.5"), (0.305, "0.305"), (0.0, "0")],
 )
 def test_numbers_have_as_few_digits_as_say_it(value: float, text: str) -> None:
-    assert charts.plain_number(value) == text
+    assert bars.plain_number(value) == text
 
 
 def test_markdown_has_the_table_the_stages_and_the_reasons() -> None:

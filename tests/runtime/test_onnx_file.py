@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from lvlm_runtime.onnx_file import fix_input_sizes, read_model
-from lvlm_runtime.protobuf import read_varint, varint
+from lvlm_runtime.graphs.protobuf import read_varint, varint
+from lvlm_runtime.graphs.reader import fix_input_sizes, read_model
 
 
 def test_a_bundles_graphs_read_as_onnx_reads_them(demo_bundle: Path) -> None:

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from command_line import typed
 from lvlm_runtime.errors import LvlmError, UsageError
-from lvlm_runtime.op_gate import Violation, check_graph
-from lvlm_runtime.operators import PARSERS
+from lvlm_runtime.graphs.gate import Violation, check_graph
+from lvlm_runtime.graphs.operators import PARSERS
 
 FLOAT, HALF, INT64, DOUBLE = (
     TensorProto.FLOAT,

@@ -13,7 +13,7 @@ from PIL import Image
 from transformers.image_utils import load_image as load_image_of_transformers
 
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.preprocess import load_image
+from lvlm_runtime.image.preprocess import load_image
 
 PHOTOS = Path(__file__).parent.parent / "data" / "photos"
 

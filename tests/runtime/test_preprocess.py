@@ -19,10 +19,10 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 )
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from lvlm_runtime import anyres
-from lvlm_runtime.anyres import IMAGE_LAYOUT, MULTI_LAYOUT, TileLayout
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.preprocess import (
+from lvlm_runtime.image import anyres
+from lvlm_runtime.image.anyres import IMAGE_LAYOUT, MULTI_LAYOUT, TileLayout
+from lvlm_runtime.image.preprocess import (
     PreprocessSpec,
     layout_fit,
     load_image,

@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lvlm_profiles.device import load_device
-from lvlm_profiles.nvml import NoGpuError
+from lvlm_profiles.devices.device import load_device
+from lvlm_profiles.devices.nvml import NoGpuError
 from lvlm_profiles.report.subject import Image, Request
-from lvlm_runtime import memory_run, predicted, profile_run, sweep, synthetic
-from lvlm_runtime.bundle import read_manifest
-from lvlm_runtime.profile_run import Watch, count_energy
-from lvlm_runtime.profile_subject import describe_model
-from lvlm_runtime.profiler import Plan
+from lvlm_runtime.bundle.bundle import read_manifest
+from lvlm_runtime.image import synthetic
+from lvlm_runtime.profile import memory_run, predicted, sweep
+from lvlm_runtime.profile import run as profile_run
+from lvlm_runtime.profile.rounds import ProfilePlan
+from lvlm_runtime.profile.run import Watch, count_energy
+from lvlm_runtime.profile.subject import describe_model
 from lvlm_runtime.session import Session
 from trees import plant
 
-PLAN = Plan("What?", (), (1.0,), 4, 5, None, 1)
+PLAN = ProfilePlan("What?", (), (1.0,), 4, 5, None, 1)
 REQUEST = Request("What?", 22, (Image("a.png", 8, 8, None),), "image", 1, 4)
 
 

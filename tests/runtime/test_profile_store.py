@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lvlm_runtime import profile_store
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.profile_store import Setup
-from lvlm_runtime.profile_subject import fingerprint
+from lvlm_runtime.profile import store as profile_store
+from lvlm_runtime.profile.store import Setup
+from lvlm_runtime.profile.subject import fingerprint
 from reports import MACHINE, MODEL, make_report
 
 BUNDLE = Path("bundle")

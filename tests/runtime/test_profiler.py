@@ -9,17 +9,17 @@ from statistics import median
 import pytest
 
 from command_line import PICTURE, QUESTION
-from lvlm_runtime import profiler
+from lvlm_runtime.backends.clock import HostClock, clock_of
+from lvlm_runtime.chain.recorder import Recorder, Span
 from lvlm_runtime.errors import UsageError
-from lvlm_runtime.generation import Generation
-from lvlm_runtime.measure import HostClock, Recorder, Span, clock_of
-from lvlm_runtime.profiler import Plan, Sample, measure, rotated, settled
-from lvlm_runtime.session import Session
+from lvlm_runtime.profile import rounds as profiler
+from lvlm_runtime.profile.rounds import ProfilePlan, TimedAnswer, measure, rotated, settled
+from lvlm_runtime.session import Generation, Session
 
 RATIOS = (0.33, 1.0)
 
 
-def plan(**changes: object) -> Plan:
+def plan(**changes: object) -> ProfilePlan:
     settings: dict[str, object] = {
         "prompt": QUESTION,
         "images": (PICTURE,),
@@ -29,7 +29,7 @@ def plan(**changes: object) -> Plan:
         "duration_s": None,
         "warmup": 1,
     }
-    return Plan(**{**settings, **changes})  # type: ignore[arg-type]
+    return ProfilePlan(**{**settings, **changes})  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_stages_of_known_spans() -> None:
         Span("decoder.0", "decode", 5.0, 1, 4),
     )
     answer = Generation("", (1, 2, 3), "length", 1.0, (), 5, 10.0, 200.0, 0.0, ())
-    sample = Sample(answer, spans, 25.0)
+    sample = TimedAnswer(answer, spans, 25.0)
     assert sample.end_to_end_ms == 20.0
     assert sample.stages() == {
         ("vision", "vision.0"): (196, 5.0),

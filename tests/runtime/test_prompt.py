@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from transformers import LlavaProcessor, PreTrainedTokenizerFast
 
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.prompt import PromptEncoder
+from lvlm_runtime.prompt.encoder import PromptEncoder
 from prompt_processors import PROCESSORS, save
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lvlm_runtime.html_report import to_html
+from lvlm_profiles.report.html.page import to_html
 from reports import full_report
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

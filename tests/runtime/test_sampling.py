@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from lvlm_runtime.errors import LvlmError, UsageError
-from lvlm_runtime.sampling import Sampler, SamplingOptions, process_logits
+from lvlm_runtime.prompt.sampling import Sampler, SamplingOptions, process_logits
 
 logits = hnp.arrays(
     np.float32, st.integers(2, 60), elements=st.integers(-400, 400).map(lambda i: i / 16)

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lvlm_runtime.sequence import Origins, place, position_ids, text_runs
+from lvlm_runtime.prompt.sequence import Origins, place_tokens, position_ids, text_runs
 
 
 @given(
@@ -15,7 +15,7 @@ from lvlm_runtime.sequence import Origins, place, position_ids, text_runs
 )
 def test_every_row_is_placed_once_and_in_prompt_order(runs: list[int], per_image: int) -> None:
     text = sum(runs)
-    placed = place(runs, np.arange(text), text, per_image)
+    placed = place_tokens(runs, np.arange(text), text, per_image)
     images = len(runs) - 1
     assert sorted(placed.order.tolist()) == list(range(text + images * per_image))
     assert placed.visual.shape == (images, per_image)
@@ -35,8 +35,8 @@ def test_reducing_moves_text_up_and_keeps_its_order(
     runs: list[int], per_image: int, keep: int
 ) -> None:
     text = sum(runs)
-    before = place(runs, np.arange(text), text, per_image)
-    after = place(runs, before.text, len(before.order), keep)
+    before = place_tokens(runs, np.arange(text), text, per_image)
+    after = place_tokens(runs, before.text, len(before.order), keep)
     assert len(after.order) == text + (len(runs) - 1) * keep
     assert after.order[after.text].tolist() == before.text.tolist()
 

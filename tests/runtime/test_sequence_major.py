@@ -11,16 +11,16 @@ import torch
 import tiny
 from helpers import build_tiny
 from lvlm_runtime.backends import open_backend
-from lvlm_runtime.bundle import Bundle
-from lvlm_runtime.chain import Chain
-from lvlm_runtime.engine import build_engine
-from lvlm_runtime.engine_limits import Limits, capacities_of
-from lvlm_runtime.engine_plan import DECODE, DECODE_MAX, NO_PAST, plan_engines
-from lvlm_runtime.engine_set import EngineSettings, build_engines
-from lvlm_runtime.kv_cache import SequenceMajorGroup
-from lvlm_runtime.measure import Recorder
-from lvlm_runtime.op_gate import CACHE_INPUTS
-from lvlm_runtime.tensorrt_library import RTX_COMPUTE_CAPABILITIES, open_library
+from lvlm_runtime.bundle.bundle import Bundle
+from lvlm_runtime.chain.chain import Chain
+from lvlm_runtime.chain.kv_cache import SequenceMajorGroup
+from lvlm_runtime.chain.recorder import Recorder
+from lvlm_runtime.engines.build import EngineSettings, build_engines
+from lvlm_runtime.engines.builder import build_engine
+from lvlm_runtime.engines.limits import Limits, capacities_of
+from lvlm_runtime.engines.plan import DECODE, DECODE_MAX, NO_PAST, plan_engines
+from lvlm_runtime.graphs.gate import CACHE_INPUTS
+from lvlm_runtime.tensorrt.library import RTX_COMPUTE_CAPABILITIES, open_library
 
 RATIOS = (0.6, 0.5, 0.33)
 LIMITS = Limits(text_tokens=64, answer_tokens=32, images=1)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from lvlm_export.demo import PICTURES
 from lvlm_runtime import LvlmError, SamplingOptions, Session, UsageError
-from lvlm_runtime.measure import Recorder
+from lvlm_runtime.chain.recorder import Recorder
 
 PICTURE = sorted(PICTURES.glob("*.png"))[0]
 QUESTION = "How many shapes are there?"

@@ -17,19 +17,20 @@ import tiny
 from fake_cuda import FakeDriver
 from fake_tensorrt import FakeConfig, FakeContext, library, write_engines
 from helpers import build_tiny
+from lvlm_runtime.backends.clock import clock_of
 from lvlm_runtime.backends.tensorrt import TensorRtBackend
-from lvlm_runtime.bundle import Bundle
-from lvlm_runtime.chain import Chain
-from lvlm_runtime.cuda_driver import CudaDriver
-from lvlm_runtime.engine_limits import Limits
-from lvlm_runtime.engine_record import directory_of, read_record, write_record
+from lvlm_runtime.bundle.bundle import Bundle
+from lvlm_runtime.bundle.manifest import HEAD_MAJOR
+from lvlm_runtime.chain.chain import Chain
+from lvlm_runtime.chain.kv_cache import HeadMajorGroup
+from lvlm_runtime.chain.recorder import Recorder
+from lvlm_runtime.engines.limits import Limits
+from lvlm_runtime.engines.record import directory_of, read_record, write_record
 from lvlm_runtime.errors import LvlmError, UsageError
-from lvlm_runtime.kernel_cache import FILE, KernelCache
-from lvlm_runtime.kv_cache import HeadMajorGroup
-from lvlm_runtime.measure import Recorder, clock_of
-from lvlm_runtime.onnx_file import read_model
+from lvlm_runtime.graphs.reader import read_model
 from lvlm_runtime.session import Session
-from lvlm_runtime.spec import HEAD_MAJOR
+from lvlm_runtime.tensorrt.cuda import CudaDriver
+from lvlm_runtime.tensorrt.kernel_cache import FILE, KernelCache
 
 LIMITS = Limits(48, 24, 2)
 

@@ -17,16 +17,24 @@ import pytest
 
 from fake_cuda import FakeDriver
 from fake_tensorrt import FakeContext, FakeEngine
-from lvlm_runtime import (
-    cuda_driver,
-    engine_bindings,
-    engine_runner,
-    kernel_cache,
-    tensorrt_library,
-)
 from lvlm_runtime.backends import tensorrt
-from lvlm_runtime.cuda_driver import open_driver
 from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.tensorrt import (
+    bindings as engine_bindings,
+)
+from lvlm_runtime.tensorrt import (
+    cuda as cuda_driver,
+)
+from lvlm_runtime.tensorrt import (
+    kernel_cache,
+)
+from lvlm_runtime.tensorrt import (
+    library as tensorrt_library,
+)
+from lvlm_runtime.tensorrt import (
+    runner as engine_runner,
+)
+from lvlm_runtime.tensorrt.cuda import open_driver
 
 # Attributes and methods of TensorRT's objects, by the variable that holds them in this code.
 HOLDERS = {

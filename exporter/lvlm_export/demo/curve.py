@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lvlm_export.demo.evaluate import Accuracy, score
-from lvlm_export.demo.questions import Sample
+from lvlm_export.demo.evaluate import AnswerCounts, score
+from lvlm_export.demo.questions import MosaicSample
 from lvlm_runtime import Session
 
 # The longest answer of the task ("bottom middle") is a few tokens; a stop token ends it.
@@ -15,7 +15,7 @@ ANSWER_TOKENS = 16
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """One budget's result.
 
     Attributes:
@@ -27,17 +27,17 @@ class Point:
 
     ratio: float
     stages: tuple[tuple[str, int], ...]
-    accuracy: dict[str, Accuracy]
+    accuracy: dict[str, AnswerCounts]
     first_token_ms: float
 
 
 def measure(
     session: Session,
     ratios: Sequence[float],
-    samples: Iterable[Sample],
-) -> list[Point]:
+    samples: Iterable[MosaicSample],
+) -> list[CurvePoint]:
     """Ask every question at every ratio, the ratios in turn so that noise hits all alike."""
-    asked: list[Sample] = []
+    asked: list[MosaicSample] = []
     answers: dict[float, list[str]] = {ratio: [] for ratio in ratios}
     first: dict[float, list[float]] = {ratio: [] for ratio in ratios}
     stages: dict[float, tuple[tuple[str, int], ...]] = {}
@@ -51,7 +51,9 @@ def measure(
             first[ratio].append(result.time_to_first_token_ms)
             stages[ratio] = result.visual_tokens
     return [
-        Point(ratio, stages[ratio], score(asked, answers[ratio]), statistics.median(first[ratio]))
+        CurvePoint(
+            ratio, stages[ratio], score(asked, answers[ratio]), statistics.median(first[ratio])
+        )
         for ratio in ratios
     ]
 

@@ -1,7 +1,7 @@
 """Exact-match accuracy on questions about mosaics of unseen tiles; needs neither torch nor ONNX.
 
 Whatever can answer a question about a picture can be measured: the Hugging Face checkpoint
-(`python -m lvlm_export.demo.evaluate_checkpoint`), an exported bundle, a person.
+(`python -m lvlm_export.demo.train.evaluate_checkpoint`), an exported bundle, a person.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from lvlm_export.demo.questions import KINDS, Sample, evaluation_set
+from lvlm_export.demo.questions import KINDS, MosaicSample, evaluation_set
 
 AnswerFn = Callable[[Image.Image, str], str]
 """Takes a picture [112, 112] RGB and a question, returns the answer's text."""
@@ -21,7 +21,7 @@ DEFAULT_QUESTIONS = 2500
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class AnswerCounts:
     """How many of a number of questions were answered right."""
 
     right: int
@@ -35,7 +35,7 @@ class Accuracy:
 
 def exact_match(
     answer_fn: AnswerFn, n: int = DEFAULT_QUESTIONS, seed: int = 0
-) -> dict[str, Accuracy]:
+) -> dict[str, AnswerCounts]:
     """Asks n questions one by one and counts exactly right answers.
 
     Args:
@@ -50,7 +50,7 @@ def exact_match(
     return score(samples, [answer_fn(sample.image, sample.question) for sample in samples])
 
 
-def score(samples: Sequence[Sample], answers: Sequence[str]) -> dict[str, Accuracy]:
+def score(samples: Sequence[MosaicSample], answers: Sequence[str]) -> dict[str, AnswerCounts]:
     """Accuracy of given answers per kind and, last, "all"; outer white space does not count."""
     right = [
         answer.strip() == sample.answer for sample, answer in zip(samples, answers, strict=True)
@@ -58,11 +58,11 @@ def score(samples: Sequence[Sample], answers: Sequence[str]) -> dict[str, Accura
     table = {}
     for kind in KINDS:
         of_kind = [hit for hit, sample in zip(right, samples, strict=True) if sample.kind == kind]
-        table[kind] = Accuracy(sum(of_kind), len(of_kind))
-    return {**table, "all": Accuracy(sum(right), len(right))}
+        table[kind] = AnswerCounts(sum(of_kind), len(of_kind))
+    return {**table, "all": AnswerCounts(sum(right), len(right))}
 
 
-def format_table(table: dict[str, Accuracy]) -> str:
+def format_table(table: dict[str, AnswerCounts]) -> str:
     """The table in Markdown."""
     rows = [
         f"| {kind} | {accuracy.right} | {accuracy.total} | {accuracy.share:.1%} |"

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from lvlm_export.demo.tiles import COLORS, SHAPES, TILE_SIZE, Split, Tiles, load_tiles
+from lvlm_export.demo.tiles import COLORS, SHAPES, TILE_SIZE, Split, TileSet, load_tiles
 
 IMAGE_SIZE = 112
 """Width and height of a mosaic in pixels."""
@@ -93,7 +93,7 @@ def make_mosaic(seed: int, split: Split, *, flip: bool = False) -> Mosaic:
     return Mosaic(pixels, tuple(cells))
 
 
-def _cell(tiles: Tiles, index: int) -> Cell:
+def _cell(tiles: TileSet, index: int) -> Cell:
     return Cell(
         shape=SHAPES[tiles.shapes[index]],
         color=COLORS[tiles.colors[index]],
@@ -110,7 +110,7 @@ def _cell_slices(place: int) -> tuple[slice, slice]:
 
 
 def _crop(
-    tiles: Tiles, index: int, height: int, width: int, rng: np.random.Generator
+    tiles: TileSet, index: int, height: int, width: int, rng: np.random.Generator
 ) -> np.ndarray:
     """A random window [height, width, 3] of the tile that holds its whole shape."""
     top, left, bottom, right = tiles.boxes[index]

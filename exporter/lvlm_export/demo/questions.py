@@ -22,7 +22,7 @@ _EVALUATION_SEED_STRIDE = 1_000_000
 
 
 @dataclass(frozen=True)
-class Question:
+class MosaicQuestion:
     """One question in words, its answer, and its kind (one of KINDS)."""
 
     text: str
@@ -31,7 +31,7 @@ class Question:
 
 
 @dataclass(frozen=True, eq=False)
-class Sample:
+class MosaicSample:
     """One evaluation item: a picture [112, 112] RGB, a question about it and the answer."""
 
     image: Image.Image
@@ -40,7 +40,7 @@ class Sample:
     kind: str
 
 
-def questions_about(mosaic: Mosaic) -> dict[str, list[list[Question]]]:
+def questions_about(mosaic: Mosaic) -> dict[str, list[list[MosaicQuestion]]]:
     """Everything that can be asked about a mosaic.
 
     Returns:
@@ -65,7 +65,7 @@ def questions_about(mosaic: Mosaic) -> dict[str, list[list[Question]]]:
     }
 
 
-def training_questions_about(mosaic: Mosaic) -> dict[str, list[list[Question]]]:
+def training_questions_about(mosaic: Mosaic) -> dict[str, list[list[MosaicQuestion]]]:
     """As `questions_about`, and two easier ways of asking for a place, which only training sees.
 
     "Where is the blue triangle?" takes colour and shape at once. A model that was only asked that
@@ -79,15 +79,15 @@ def training_questions_about(mosaic: Mosaic) -> dict[str, list[list[Question]]]:
     }
 
 
-def listing(mosaic: Mosaic) -> Question:
+def listing(mosaic: Mosaic) -> MosaicQuestion:
     """Asks for everything at once, cell by cell; only in training, where it is a dense lesson."""
     cells = ["no shape" if cell is None else f"{cell.color} {cell.shape}" for cell in mosaic.cells]
-    return Question("What shapes are there?", ", ".join(cells), "listing")
+    return MosaicQuestion("What shapes are there?", ", ".join(cells), "listing")
 
 
 def draw_question(
-    groups: dict[str, list[list[Question]]], kind: str, rng: np.random.Generator
-) -> Question | None:
+    groups: dict[str, list[list[MosaicQuestion]]], kind: str, rng: np.random.Generator
+) -> MosaicQuestion | None:
     """Draws one question of a kind, or None when the mosaic allows none of that kind."""
     askable = [group for group in groups[kind] if group]
     if not askable:
@@ -96,7 +96,7 @@ def draw_question(
     return group[rng.integers(len(group))]
 
 
-def evaluation_set(n: int, seed: int = 0) -> list[Sample]:
+def evaluation_set(n: int, seed: int = 0) -> list[MosaicSample]:
     """Makes n samples about mosaics of test tiles: five per picture, one of each kind.
 
     Args:
@@ -108,7 +108,7 @@ def evaluation_set(n: int, seed: int = 0) -> list[Sample]:
     """
     if n <= 0 or n % len(KINDS):
         raise ValueError(f"n={n}: give a positive multiple of {len(KINDS)} (one of each kind)")
-    samples: list[Sample] = []
+    samples: list[MosaicSample] = []
     picture_seed = (seed + 1) * _EVALUATION_SEED_STRIDE
     while len(samples) < n:
         mosaic = make_mosaic(picture_seed, "test")
@@ -117,12 +117,12 @@ def evaluation_set(n: int, seed: int = 0) -> list[Sample]:
     return samples
 
 
-def _one_of_each_kind(mosaic: Mosaic, rng: np.random.Generator) -> list[Sample]:
+def _one_of_each_kind(mosaic: Mosaic, rng: np.random.Generator) -> list[MosaicSample]:
     """One sample per kind, or none at all where some kind cannot be asked."""
     groups = questions_about(mosaic)
     drawn = [draw_question(groups, kind, rng) for kind in KINDS]
     return [
-        Sample(mosaic.image, question.text, question.answer, question.kind)
+        MosaicSample(mosaic.image, question.text, question.answer, question.kind)
         for question in drawn
         if question is not None and None not in drawn
     ]
@@ -147,60 +147,60 @@ def _at(place: str) -> str:
     return f"in the {place}"
 
 
-def _color_by_place(mosaic: Mosaic) -> Iterator[Question]:
+def _color_by_place(mosaic: Mosaic) -> Iterator[MosaicQuestion]:
     for place, cell in _filled_places(mosaic):
-        yield Question(f"What color is the shape {_at(place)}?", cell.color, "color")
+        yield MosaicQuestion(f"What color is the shape {_at(place)}?", cell.color, "color")
 
 
-def _color_by_shape(mosaic: Mosaic) -> Iterator[Question]:
+def _color_by_shape(mosaic: Mosaic) -> Iterator[MosaicQuestion]:
     for cell in mosaic.filled:
         if len(_having(mosaic, shape=cell.shape)) == 1:
-            yield Question(f"What color is the {cell.shape}?", cell.color, "color")
+            yield MosaicQuestion(f"What color is the {cell.shape}?", cell.color, "color")
 
 
-def _shape_by_place(mosaic: Mosaic) -> Iterator[Question]:
+def _shape_by_place(mosaic: Mosaic) -> Iterator[MosaicQuestion]:
     for place, cell in _filled_places(mosaic):
-        yield Question(f"What shape is {_at(place)}?", cell.shape, "shape")
+        yield MosaicQuestion(f"What shape is {_at(place)}?", cell.shape, "shape")
 
 
-def _shape_by_color(mosaic: Mosaic) -> Iterator[Question]:
+def _shape_by_color(mosaic: Mosaic) -> Iterator[MosaicQuestion]:
     for cell in mosaic.filled:
         if len(_having(mosaic, color=cell.color)) == 1:
-            yield Question(f"What is the {cell.color} shape?", cell.shape, "shape")
+            yield MosaicQuestion(f"What is the {cell.color} shape?", cell.shape, "shape")
 
 
-def _count(mosaic: Mosaic, what: str, cells: list[Cell] | tuple[Cell, ...]) -> Question:
-    return Question(f"How many {what} are there?", str(len(cells)), "count")
+def _count(mosaic: Mosaic, what: str, cells: list[Cell] | tuple[Cell, ...]) -> MosaicQuestion:
+    return MosaicQuestion(f"How many {what} are there?", str(len(cells)), "count")
 
 
-def _place_of_object(mosaic: Mosaic) -> Iterator[Question]:
+def _place_of_object(mosaic: Mosaic) -> Iterator[MosaicQuestion]:
     for place, cell in _filled_places(mosaic):
         if len(_having(mosaic, color=cell.color, shape=cell.shape)) == 1:
-            yield Question(f"Where is the {cell.color} {cell.shape}?", place, "place")
+            yield MosaicQuestion(f"Where is the {cell.color} {cell.shape}?", place, "place")
 
 
-def _place_of_color(mosaic: Mosaic) -> Iterator[Question]:
+def _place_of_color(mosaic: Mosaic) -> Iterator[MosaicQuestion]:
     for place, cell in _filled_places(mosaic):
         if len(_having(mosaic, color=cell.color)) == 1:
-            yield Question(f"Where is the {cell.color} shape?", place, "place")
+            yield MosaicQuestion(f"Where is the {cell.color} shape?", place, "place")
 
 
-def _place_of_shape(mosaic: Mosaic) -> Iterator[Question]:
+def _place_of_shape(mosaic: Mosaic) -> Iterator[MosaicQuestion]:
     for place, cell in _filled_places(mosaic):
         if len(_having(mosaic, shape=cell.shape)) == 1:
-            yield Question(f"Where is the {cell.shape}?", place, "place")
+            yield MosaicQuestion(f"Where is the {cell.shape}?", place, "place")
 
 
-def _is_there_object(mosaic: Mosaic) -> Iterator[Question]:
+def _is_there_object(mosaic: Mosaic) -> Iterator[MosaicQuestion]:
     """Asks only about colours that are in the picture: an absent one would be too easy a no."""
     present = [color for color in COLORS if _having(mosaic, color=color)]
     for color in present:
         for shape in SHAPES:
             answer = "yes" if _having(mosaic, color=color, shape=shape) else "no"
-            yield Question(f"Is there a {color} {shape}?", answer, "yes_no")
+            yield MosaicQuestion(f"Is there a {color} {shape}?", answer, "yes_no")
 
 
-def _is_cell_filled(mosaic: Mosaic) -> Iterator[Question]:
+def _is_cell_filled(mosaic: Mosaic) -> Iterator[MosaicQuestion]:
     for place, cell in zip(PLACES, mosaic.cells, strict=True):
         answer = "no" if cell is None else "yes"
-        yield Question(f"Is there a shape {_at(place)}?", answer, "yes_no")
+        yield MosaicQuestion(f"Is there a shape {_at(place)}?", answer, "yes_no")

@@ -19,7 +19,7 @@ from rich.progress import track
 from rich.table import Table
 
 from lvlm_export.demo import PICTURES
-from lvlm_export.demo.curve import Point, measure, stage_text
+from lvlm_export.demo.curve import CurvePoint, measure, stage_text
 from lvlm_export.demo.questions import evaluation_set
 from lvlm_runtime import Session
 
@@ -65,7 +65,7 @@ def _short(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def draw(points: Sequence[Point], questions: int) -> Table:
+def draw(points: Sequence[CurvePoint], questions: int) -> Table:
     """The table at the end."""
     table = Table(title=f"demo model, {questions} questions about pictures it never saw")
     for column in ("ratio kept", "visual tokens", "first token", "accuracy"):

@@ -31,7 +31,7 @@ _SHAPE_CONTRAST = 24
 
 
 @dataclass(frozen=True)
-class Tiles:
+class TileSet:
     """All labelled tiles of one split.
 
     Attributes:
@@ -52,7 +52,7 @@ class Tiles:
 
 
 @lru_cache(maxsize=2)
-def load_tiles(split: Split) -> Tiles:
+def load_tiles(split: Split) -> TileSet:
     """Decodes the tiles of one split of the zip; a split never sees the other one's files."""
     with zipfile.ZipFile(TILES_ZIP) as archive:
         labels = _labels(json.loads(archive.read(f"{split}/questions.json")))
@@ -61,7 +61,7 @@ def load_tiles(split: Split) -> Tiles:
             [_decode(archive.read(f"{split}/images/{number}.png")) for number in numbers]
         )
     backgrounds = np.median(pixels.reshape(len(pixels), -1, 3), axis=1).astype(np.uint8)
-    return Tiles(
+    return TileSet(
         numbers=np.array(numbers),
         pixels=pixels,
         shapes=np.array([SHAPES.index(labels[number][0]) for number in numbers]),

@@ -10,16 +10,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from lvlm_export.registry import resolve
+from lvlm_profiles.registry import resolve
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PretrainedConfig
 
-    from lvlm_export.families.projectors import ProjectorShape
-    from lvlm_profiles.dims import ModelDims
-    from lvlm_runtime.anyres import TileLayout
-    from lvlm_runtime.preprocess import PreprocessSpec
+    from lvlm_profiles.shapes.dims import ModelDims
+    from lvlm_runtime.image.anyres import TileLayout
+    from lvlm_runtime.image.preprocess import PreprocessSpec
 
 FAMILIES: dict[str, str] = {
     "llava": "lvlm_export.families.llava:FAMILY",
@@ -109,7 +108,6 @@ class Parts:
         rotary: ``(hidden, position_ids) -> (cos, sin)``.
         norm: Final norm.
         lm_head: Output projection.
-        embed_tokens: Parameter name of the token table.
         levels: Vision layers that ran before each of the features that are selected side by side;
             empty for the last one's alone.
         projector: ``(features [B, N, L*C], query [1, 1, D]) -> [B, K, D]``, or None.
@@ -122,7 +120,6 @@ class Parts:
     rotary: nn.Module
     norm: nn.Module
     lm_head: nn.Module
-    embed_tokens: str
     levels: tuple[int, ...] = ()
     projector: nn.Module | None = None
 
@@ -134,10 +131,12 @@ class Family(Protocol):
         summary: One line for ``lvlm-export list families``.
         renames: ``(pattern, replacement)`` that take older checkpoints' tensor names to the
             names of the current HF module tree, applied in order.
+        embed_tokens: Parameter name of the token table.
     """
 
     summary: str
     renames: tuple[tuple[str, str], ...]
+    embed_tokens: str
 
     def shape(
         self,
@@ -192,3 +191,27 @@ class Family(Protocol):
 def load_family(model_type: str) -> Family:
     """The family of a ``model_type``; UsageError that lists the known ones if there is none."""
     return cast("Family", resolve(FAMILIES, model_type, "model_type"))
+
+
+@dataclass(frozen=True)
+class ProjectorShape:
+    """A trained projector, from the configuration alone.
+
+    Attributes:
+        kind: ``quecc`` or ``tokenpacker``.
+        tokens: Visual tokens that it gives per picture.
+        cell: Patches along the edge of the cell that a token stands for.
+        levels: Tower layers that ran before each of the features it takes, ascending.
+        reads_text: It takes the question's last hidden state.
+    """
+
+    kind: str
+    tokens: int
+    cell: int
+    levels: tuple[int, ...]
+    reads_text: bool
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what its graph takes."""
+        return ("features", "query") if self.reads_text else ("features",)

@@ -11,18 +11,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lvlm_export.families import ModelShape, Parts
-from lvlm_export.families.projectors import (
-    ProjectorShape,
-    patch_maps,
-    projector_kind,
-    projector_shape,
+from lvlm_export.families import ModelShape, Parts, ProjectorShape
+from lvlm_export.families.shared.image_config import preprocess_spec
+from lvlm_export.families.shared.projectors import patch_maps, projector_kind, projector_shape
+from lvlm_export.families.shared.towers import (
+    EMBED_TOKENS,
+    RENAMES,
+    llava_parts,
+    model_dims,
+    text_shape,
+    vision_shape,
 )
-from lvlm_export.families.towers import RENAMES, llava_parts, model_dims, text_shape, vision_shape
-from lvlm_export.image_config import preprocess_spec
-from lvlm_profiles.dims import ModelDims
-from lvlm_runtime.anyres import IMAGE_LAYOUT, TileLayout
+from lvlm_profiles.shapes.dims import ModelDims
 from lvlm_runtime.errors import UsageError
+from lvlm_runtime.image.anyres import IMAGE_LAYOUT, TileLayout
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,6 +38,7 @@ class Llava:
         "LLaVA-1.5 layout: CLIP or SigLIP, MLP, QueCC or TokenPacker, Llama/Vicuna/Mistral/Qwen2"
     )
     renames = RENAMES
+    embed_tokens = EMBED_TOKENS
 
     def shape(
         self,
@@ -64,7 +67,7 @@ class Llava:
             from transformers import LlavaForConditionalGeneration
 
             return LlavaForConditionalGeneration
-        from lvlm_export.families.projected_llava import ProjectedLlava
+        from lvlm_export.families.shared.projected_llava import ProjectedLlava
 
         return ProjectedLlava
 

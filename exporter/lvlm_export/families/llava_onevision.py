@@ -17,12 +17,19 @@ import torch
 from torch import Tensor, nn
 
 from lvlm_export.families import ModelShape, Parts
-from lvlm_export.families.projectors import projector_kind
-from lvlm_export.families.towers import RENAMES, llava_parts, model_dims, text_shape, vision_shape
-from lvlm_export.image_config import preprocess_spec
-from lvlm_runtime import anyres
-from lvlm_runtime.anyres import TileLayout
+from lvlm_export.families.shared.image_config import preprocess_spec
+from lvlm_export.families.shared.projectors import projector_kind
+from lvlm_export.families.shared.towers import (
+    EMBED_TOKENS,
+    RENAMES,
+    llava_parts,
+    model_dims,
+    text_shape,
+    vision_shape,
+)
 from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.image import anyres
+from lvlm_runtime.image.anyres import TileLayout
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -77,6 +84,7 @@ class LlavaOnevision:
 
     summary = "LLaVA-OneVision: SigLIP + Qwen2, anyres tiles, several images"
     renames = RENAMES
+    embed_tokens = EMBED_TOKENS
 
     def shape(
         self,

@@ -7,153 +7,38 @@ sites and shares are ints and floats, no torch); only its ``selector`` factory b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, cast
 
-from lvlm_export.registry import resolve
+from lvlm_export.reduction.method import Method
+from lvlm_profiles.registry import resolve
 
 if TYPE_CHECKING:
-    from lvlm_export.reduction.selectors import Selector
-    from lvlm_runtime.placement import Placement
+    from lvlm_runtime.bundle.placement import HandPlacement
 
-Stage = Literal["pixels", "vision", "features", "projected", "decoder"]
-# In the order tokens pass them.
-STAGES: tuple[Stage, ...] = get_args(Stage)
 
 METHODS: dict[str, str] = {
-    "cdpruner": "lvlm_export.reduction.cdpruner:METHOD",
-    "dart": "lvlm_export.reduction.dart:METHOD",
-    "divprune": "lvlm_export.reduction.divprune:METHOD",
-    "downsample": "lvlm_export.reduction.downsample:METHOD",
-    "fastv": "lvlm_export.reduction.fastv:METHOD",
-    "illava": "lvlm_export.reduction.illava:METHOD",
-    "image_text": "lvlm_export.reduction.image_text:METHOD",
-    "none": "lvlm_export.reduction.none:METHOD",
-    "prumerge": "lvlm_export.reduction.prumerge:METHOD",
-    "prumerge_plus": "lvlm_export.reduction.prumerge_plus:METHOD",
-    "pyramiddrop": "lvlm_export.reduction.pyramiddrop:METHOD",
-    "random": "lvlm_export.reduction.random:METHOD",
-    "sparsevlm": "lvlm_export.reduction.sparsevlm:METHOD",
-    "tome": "lvlm_export.reduction.tome:METHOD",
-    "uniform": "lvlm_export.reduction.uniform:METHOD",
-    "visionzip": "lvlm_export.reduction.visionzip:METHOD",
-    "visprune": "lvlm_export.reduction.visprune:METHOD",
-    "vtw": "lvlm_export.reduction.vtw:METHOD",
+    "cdpruner": "lvlm_export.reduction.methods.cdpruner:METHOD",
+    "dart": "lvlm_export.reduction.methods.dart:METHOD",
+    "divprune": "lvlm_export.reduction.methods.divprune:METHOD",
+    "downsample": "lvlm_export.reduction.methods.downsample:METHOD",
+    "fastv": "lvlm_export.reduction.methods.fastv:METHOD",
+    "illava": "lvlm_export.reduction.methods.illava:METHOD",
+    "image_text": "lvlm_export.reduction.methods.image_text:METHOD",
+    "none": "lvlm_export.reduction.methods.none:METHOD",
+    "prumerge": "lvlm_export.reduction.methods.prumerge:METHOD",
+    "prumerge_plus": "lvlm_export.reduction.methods.prumerge_plus:METHOD",
+    "pyramiddrop": "lvlm_export.reduction.methods.pyramiddrop:METHOD",
+    "random": "lvlm_export.reduction.methods.random:METHOD",
+    "sparsevlm": "lvlm_export.reduction.methods.sparsevlm:METHOD",
+    "tome": "lvlm_export.reduction.methods.tome:METHOD",
+    "uniform": "lvlm_export.reduction.methods.uniform:METHOD",
+    "visionzip": "lvlm_export.reduction.methods.visionzip:METHOD",
+    "visprune": "lvlm_export.reduction.methods.visprune:METHOD",
+    "vtw": "lvlm_export.reduction.methods.vtw:METHOD",
 }
 
 
-@dataclass(frozen=True, order=True)
-class Site:
-    """A place where tokens are reduced.
-
-    Attributes:
-        stage: ``"pixels"``: before the vision tower, on the picture itself;
-            ``"vision"``: between the attention residual and the MLP of a vision layer;
-            ``"features"``: after the last vision layer, before the projector;
-            ``"projected"``: an image's tokens as they would enter the decoder;
-            ``"decoder"``: at the input of a decoder layer.
-        layer: 0-based layer index; for ``features`` the number of vision layers that ran, for
-            ``pixels`` and ``projected`` 0.
-    """
-
-    stage: Stage
-    layer: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.stage}@{self.layer}"
-
-    @property
-    def per_tile(self) -> bool:
-        """It stands before the projector, where tokens are counted per tile."""
-        return self.stage in ("pixels", "vision", "features")
-
-
-@dataclass(frozen=True)
-class ReducerShape:
-    """What a reducer graph is built for.
-
-    Attributes:
-        tokens_in: Visual tokens before the site (patches only, no CLS).
-        tokens_out: Visual tokens after it, the constant K.
-        prefix: Leading tokens that are never touched (1 for a CLS token), vision sites only.
-        scale: Factor on query-key products (``head_dim ** -0.5`` unless the model says else).
-        seed: For methods that draw numbers; the same seed gives the same graph.
-    """
-
-    tokens_in: int
-    tokens_out: int
-    prefix: int
-    scale: float
-    seed: int
-
-
-class Method(Protocol):
-    """A way to reduce visual tokens at a fixed ratio.
-
-    Attributes:
-        name: Key in ``METHODS``, or two of them with a plus between.
-        summary: One line for ``lvlm-export list methods``.
-        paper: Source of the algorithm.
-        cost: What a reducer computes, in one line.
-        acts_in: Where it acts, for people.
-        needs_cls: It cannot work without a CLS token in the vision tower.
-        appends: It adds a token that is no patch, which has no place in a grid of tiles.
-        needs_rank: Every token it keeps adds a direction to those before: past as many as the model is
-            wide there is none, and its choice would be left to rounding.
-        merges: What leaves is merged into what stays; else it is dropped.
-        withdraws: Every visual token leaves at its site; the ratio says where that is.
-        tracks_size: How many patches a token stands for travels along the vision encoder, whose
-            attention adds its logarithm to a key's logits.
-        keeps_square: What stays of a tile is a square grid, on every model.
-        vision_share: Share of the total log-ratio that the sites before the decoder carry, in
-            [0, 1]; counts only where there are sites in both.
-    """
-
-    name: str
-    summary: str
-    paper: str
-    cost: str
-    acts_in: str
-    needs_cls: bool = False
-    appends: bool = False
-    needs_rank: bool = False
-    merges: bool = False
-    withdraws: bool = False
-    tracks_size: bool = False
-    keeps_square: bool = False
-    vision_share: float = 0.0
-
-    def sites(self, vision_layers: int, text_layers: int, ratio: float) -> tuple[Site, ...]:
-        """Sites for a model of these depths, in the order tokens pass them."""
-        ...
-
-    def selector(self, site: Site, shape: ReducerShape) -> Selector:
-        """The graph of the method for one site: tokens and scores in, K tokens out."""
-        ...
-
-    def log_shares(self, ratio: float, sites: int) -> tuple[float, ...]:
-        """Part of the decoder's log-ratio that is reached at each of its sites; the last is 1."""
-        return tuple(index / sites for index in range(1, sites + 1))
-
-    def vision_counts(self, tokens: int, kept: int, sites: int) -> tuple[int, ...] | None:
-        """Tokens of a tile after each site up to the projector; None for equal removals."""
-        return None
-
-    def merges_at(self, site: Site) -> bool:
-        """Whether what leaves at a site is merged into what stays."""
-        return self.merges
-
-    def by_hand(self, ratio: float) -> Mapping[Site, float] | None:
-        """What stays at every site of a ratio that a user counted out; None for the schedule's.
-
-        A count from 1 up, or below 1 a share of the tokens that enter the site.
-        """
-        return None
-
-
-def load_method(name: str, placement: Placement | None = None) -> Method:
+def load_method(name: str, placement: HandPlacement | None = None) -> Method:
     """The method of a name, ``fastv`` or ``visionzip+fastv``, at the sites a user gave if any.
 
     Raises:
@@ -161,10 +46,10 @@ def load_method(name: str, placement: Placement | None = None) -> Method:
     """
     if "+" not in name and placement is None:
         return method_entry(name)
-    from lvlm_export.reduction.compose import compose, place
+    from lvlm_export.reduction.compose import compose, placed_by_hand
 
     method = compose(name) if "+" in name else method_entry(name)
-    return method if placement is None else place(method, placement)
+    return method if placement is None else placed_by_hand(method, placement)
 
 
 def method_entry(name: str) -> Method:

@@ -5,14 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from lvlm_export.reduction import Site
-from lvlm_export.reduction.schedule import (
-    BudgetPlan,
-    Geometry,
-    SiteCount,
-    finished,
-    full_count,
-)
+from lvlm_export.reduction.budget import BudgetPlan, Geometry, SiteCount, full_count, layout_plan
+from lvlm_export.reduction.method import Site
 from lvlm_runtime.errors import UsageError
 
 # How far a ratio may be from the counts that a user gave for it.
@@ -48,7 +42,7 @@ def plan_by_hand(
         full, entering = full_count(layout, geometry), geometry.visual_tokens(layout, kept)
         counts = _count_by_hand(entering, later, keep)
         left = counts[-1].tokens_out if counts else entering
-        layouts.append(finished(layout, full, entering, counts, left / full))
+        layouts.append(layout_plan(layout, full, entering, counts, left / full))
     achieved = layouts[0].achieved
     if abs(ratio - achieved) > NEAR:
         raise UsageError(

@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from lvlm_export.reduction import STAGES, Method, Site, method_entry
-from lvlm_export.reduction.illava import AtPublishedSites
+from lvlm_export.reduction import method_entry
+from lvlm_export.reduction.method import STAGES, Method, Site
+from lvlm_export.reduction.methods.illava import AtPublishedSites
+from lvlm_runtime.bundle.placement import AS_PUBLISHED, HandPlacement
 from lvlm_runtime.errors import UsageError
-from lvlm_runtime.placement import AS_PUBLISHED, Placement
 
 if TYPE_CHECKING:
-    from lvlm_export.reduction import ReducerShape
+    from lvlm_export.reduction.method import ReducerShape
     from lvlm_export.reduction.selectors import Selector
 
 # Depths at which methods are asked where they act; which stages these are does not depend on them.
@@ -84,7 +85,7 @@ class Composed(Method):
         return self.part_at(site).selector(site, shape)
 
 
-class Placed(Method):
+class PlacedMethod(Method):
     """A method at sites, with a share or counts that were given by hand.
 
     Args:
@@ -95,7 +96,7 @@ class Placed(Method):
         UsageError: A site that is none, or where the method does not act.
     """
 
-    def __init__(self, method: Method, placement: Placement) -> None:
+    def __init__(self, method: Method, placement: HandPlacement) -> None:
         self.inner = method
         self.name, self.summary, self.paper = method.name, method.summary, method.paper
         self.cost, self.acts_in = method.cost, method.acts_in
@@ -165,9 +166,9 @@ def compose(name: str) -> Composed:
     return Composed(first, second)
 
 
-def place(method: Method, placement: Placement) -> Method:
+def placed_by_hand(method: Method, placement: HandPlacement) -> Method:
     """The method as a user placed it; itself where nothing was given."""
-    return method if placement == AS_PUBLISHED else Placed(method, placement)
+    return method if placement == AS_PUBLISHED else PlacedMethod(method, placement)
 
 
 def parse_site(text: str) -> Site:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from lvlm_export.reduction import ReducerShape
+from lvlm_export.reduction.method import ReducerShape
 from lvlm_export.reduction.selectors import Clues, Selector
 from lvlm_export.reduction.tensors import (
     fuse_heads,

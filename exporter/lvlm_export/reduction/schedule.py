@@ -8,85 +8,18 @@ so its published point, 729 -> 361 -> 253, comes out of ``--ratio 0.347`` exactl
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
 
-from lvlm_export.reduction import Method, Site
-from lvlm_runtime.anyres import TileLayout
+from lvlm_export.reduction.budget import (
+    BudgetPlan,
+    Geometry,
+    LayoutPlan,
+    SiteCount,
+    full_count,
+    layout_plan,
+)
+from lvlm_export.reduction.method import Method, Site
 from lvlm_runtime.errors import UsageError
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """What the schedule needs to know of a model.
-
-    Attributes:
-        vision_layers: Vision layers that run (up to ``vision_feature_layer``).
-        vision_tokens: Patch tokens of one tile (no CLS).
-        text_layers: Decoder layers.
-        layouts: The tile layouts of the bundle.
-        square_tiles: Kept tokens of a tile must form a square grid (anyres packing).
-        visual_tokens: ``(layout, kept per tile) -> tokens the decoder sees per image``.
-        projector: Name of a projector that needs every patch of a tile, or None.
-    """
-
-    vision_layers: int
-    vision_tokens: int
-    text_layers: int
-    layouts: tuple[TileLayout, ...]
-    square_tiles: bool
-    visual_tokens: Callable[[TileLayout, int], int]
-    projector: str | None = None
-
-
-@dataclass(frozen=True)
-class SiteCount:
-    """Visual tokens before and after one site."""
-
-    site: Site
-    tokens_in: int
-    tokens_out: int
-
-
-@dataclass(frozen=True)
-class LayoutPlan:
-    """Decoder side of a budget, for one tile layout.
-
-    Attributes:
-        layout: Name of the layout.
-        tokens_full: Visual tokens per image at ratio 1.0.
-        tokens_in: Visual tokens per image that reach the decoder.
-        projected: Count at the site before the decoder, where there is one.
-        decoder: Counts at the decoder's sites.
-        achieved: Share of visual tokens kept, after rounding: in the decoder's last layer, or the
-            mean over its layers where the method withdraws them all.
-    """
-
-    layout: str
-    tokens_full: int
-    tokens_in: int
-    projected: SiteCount | None
-    decoder: tuple[SiteCount, ...]
-    achieved: float
-
-    @property
-    def counts(self) -> tuple[SiteCount, ...]:
-        """Counts at all sites after the projector, in order."""
-        return self.decoder if self.projected is None else (self.projected, *self.decoder)
-
-    @property
-    def tokens_out(self) -> int:
-        """Visual tokens per image in the decoder's last layer."""
-        return self.decoder[-1].tokens_out if self.decoder else self.tokens_in
-
-
-@dataclass(frozen=True)
-class BudgetPlan:
-    """One ratio turned into integers; empty counts mean that nothing is reduced there."""
-
-    ratio: float
-    vision: tuple[SiteCount, ...]
-    layouts: tuple[LayoutPlan, ...]
+from lvlm_runtime.image.anyres import TileLayout
 
 
 def parse_ratio(text: str | float) -> float:
@@ -181,11 +114,6 @@ def _kept_per_tile(
     return side * side
 
 
-def full_count(layout: TileLayout, geometry: Geometry) -> int:
-    """Visual tokens per image at ratio 1.0."""
-    return geometry.visual_tokens(layout, geometry.vision_tokens)
-
-
 def _layout_plan(
     method: Method,
     ratio: float,
@@ -207,7 +135,7 @@ def _layout_plan(
     achieved = left / full
     if method.withdraws and sites:
         achieved = sites[-1].layer / geometry.text_layers
-    return finished(layout, full, entering, counts, achieved)
+    return layout_plan(layout, full, entering, counts, achieved)
 
 
 def _steps(method: Method, ratio: float, sites: tuple[Site, ...], whole: bool) -> list[float]:
@@ -224,21 +152,6 @@ def _steps(method: Method, ratio: float, sites: tuple[Site, ...], whole: bool) -
     return [first * (index + 1) / before for index in range(before)] + [
         first + (1 - first) * done for done in inside
     ]
-
-
-def finished(
-    layout: TileLayout, full: int, entering: int, counts: list[SiteCount], achieved: float
-) -> LayoutPlan:
-    """A layout's plan from the counts at all sites after the projector."""
-    projected = next((count for count in counts if count.site.stage == "projected"), None)
-    return LayoutPlan(
-        layout.name,
-        full,
-        entering if projected is None else projected.tokens_out,
-        projected,
-        tuple(count for count in counts if count.site.stage == "decoder"),
-        achieved,
-    )
 
 
 def _check_whole(method: Method, sites: tuple[Site, ...], geometry: Geometry) -> None:

@@ -14,8 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Protocol, cast
 
-from lvlm_profiles import machine
-from lvlm_profiles.nvml import Gpu
+from lvlm_profiles.devices import machine
+from lvlm_profiles.devices.nvml import Gpu
 
 # For graphs on the GPU and on the CPU; on a Jetson both share the rails.
 METERS: dict[str, str] = {

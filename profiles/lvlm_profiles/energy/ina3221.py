@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lvlm_profiles import machine
+from lvlm_profiles.devices import machine
+from lvlm_profiles.devices.nvml import Gpu
 from lvlm_profiles.energy import PowerMeter
-from lvlm_profiles.nvml import Gpu
 
 CHANNELS = (1, 2, 3)
 # Rails that together are the module, best first: its input where there is one sensor for it

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lvlm_profiles.devices.nvml import Gpu, NoGpuError
 from lvlm_profiles.energy import CounterMeter, PowerMeter
-from lvlm_profiles.nvml import Gpu, NoGpuError
 
 SCOPE = "the GPU board; processor and memory of the host are not in it"
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lvlm_profiles import machine
+from lvlm_profiles.devices import machine
+from lvlm_profiles.devices.nvml import Gpu
 from lvlm_profiles.energy import CounterMeter
-from lvlm_profiles.nvml import Gpu
 
 UNREADABLE = (
     "the RAPL counters are readable by root alone (sudo chmod a+r"

@@ -12,9 +12,9 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from lvlm_profiles.devices.nvml import Gpu
 from lvlm_profiles.energy import PowerMeter
 from lvlm_profiles.energy.ina3221 import module_rails
-from lvlm_profiles.nvml import Gpu
 
 INTERVAL_MS = 100
 TIMEOUT_S = 5
@@ -24,7 +24,7 @@ _RAM = re.compile(r"\bRAM (\d+)/(\d+)MB")
 
 
 @dataclass(frozen=True)
-class Line:
+class TegrastatsLine:
     """What a line says.
 
     Attributes:
@@ -38,11 +38,11 @@ class Line:
     ram_bytes: int | None
 
 
-def parse(line: str) -> Line:
+def parse(line: str) -> TegrastatsLine:
     """Read a line; what is not there stays empty."""
     ram = _RAM.search(line)
     sensors = {name: float(value) for name, value in _SENSOR.findall(line)}
-    return Line(
+    return TegrastatsLine(
         watts={name: int(value) / 1e3 for name, value in _RAIL.findall(line)},
         # A sensor of a part that is powered down reads -256.
         temperatures_c={name: value for name, value in sensors.items() if value > -200},
@@ -50,7 +50,7 @@ def parse(line: str) -> Line:
     )
 
 
-class Stream:
+class RunningTegrastats:
     """A running ``tegrastats``, the last line of which is the reading.
 
     Args:
@@ -59,9 +59,9 @@ class Stream:
 
     def __init__(self, command: list[str]) -> None:
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        self._last = Line({}, {}, None)
+        self._last = TegrastatsLine({}, {}, None)
 
-    def read(self) -> Line:
+    def read(self) -> TegrastatsLine:
         """Wait for the next line."""
         stdout = self._process.stdout
         line = "" if stdout is None else stdout.readline()
@@ -80,7 +80,7 @@ def open_meter(root: Path, gpu: Gpu | str) -> PowerMeter | str:
     program = shutil.which("tegrastats")
     if program is None:
         return "tegrastats is not installed"
-    stream = Stream([program, "--interval", str(INTERVAL_MS)])
+    stream = RunningTegrastats([program, "--interval", str(INTERVAL_MS)])
     first = stream.read()
     chosen = module_rails(tuple(first.watts))
     if chosen is None:

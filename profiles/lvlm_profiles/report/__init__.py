@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lvlm_profiles.records import RecordError, read
-from lvlm_profiles.report.figures import Budget, Sweep
+from lvlm_profiles.report.figures import BudgetFigures, Sweep
 from lvlm_profiles.report.subject import Machine, Model, Protocol, Request, Startup
 
 SCHEMA = 1
@@ -48,12 +48,12 @@ class Report:
     protocol: Protocol
     startup: Startup
     reference: float
-    budgets: tuple[Budget, ...]
+    budgets: tuple[BudgetFigures, ...]
     sweeps: tuple[Sweep, ...]
     warnings: tuple[Caution, ...]
     not_measured: dict[str, str]
 
-    def budget(self, ratio: float) -> Budget | None:
+    def budget(self, ratio: float) -> BudgetFigures | None:
         """The budget of a ratio, or None."""
         return next((each for each in self.budgets if abs(each.ratio - ratio) < 1e-9), None)
 

@@ -53,7 +53,7 @@ class WallCheck:
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryFigures:
     """Memory at its highest, in a process of its own that asks one request at one budget.
 
     Attributes:
@@ -143,7 +143,7 @@ class StageTokens:
 
 
 @dataclass(frozen=True)
-class Budget:
+class BudgetFigures:
     """What one budget costs.
 
     Attributes:
@@ -172,7 +172,7 @@ class Budget:
     end_to_end_ms: Metric
     stages: tuple[StageTime, ...]
     wall_check: WallCheck
-    memory: Memory | None
+    memory: MemoryFigures | None
     energy: Energy | None
     accuracy: Accuracy | None
     predicted: Predicted | None

@@ -13,7 +13,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from lvlm_runtime.errors import LvlmError, UsageError
-from lvlm_runtime.onnx_file import read_model
+from lvlm_runtime.graphs.reader import read_model
 
 Value = Any  # an ort.OrtValue, or a View of one
 

@@ -15,22 +15,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lvlm_runtime.bundle import read_manifest
-from lvlm_runtime.cuda_driver import CudaDriver, open_driver
-from lvlm_runtime.device_memory import Arena, DeviceArray, Scratch, Staging, new_array
-from lvlm_runtime.engine_record import (
+from lvlm_runtime.backends.clock import Clock
+from lvlm_runtime.bundle.bundle import read_manifest
+from lvlm_runtime.engines.record import (
     EngineRecord,
     check_record,
     directory_of,
     engine_targets,
     read_record,
 )
-from lvlm_runtime.engine_runner import Device, EngineRunner
 from lvlm_runtime.errors import LvlmError, UsageError
-from lvlm_runtime.kernel_cache import FILE as CACHE_FILE
-from lvlm_runtime.kernel_cache import KernelCache
-from lvlm_runtime.measure import Clock
-from lvlm_runtime.tensorrt_library import Library, open_library
+from lvlm_runtime.tensorrt.cuda import CudaDriver, open_driver
+from lvlm_runtime.tensorrt.kernel_cache import FILE as CACHE_FILE
+from lvlm_runtime.tensorrt.kernel_cache import KernelCache
+from lvlm_runtime.tensorrt.library import Library, open_library
+from lvlm_runtime.tensorrt.memory import Arena, DeviceArray, Scratch, Staging, new_array
+from lvlm_runtime.tensorrt.runner import EngineContext, EngineRunner
 
 NO_ENGINES = "{bundle} has no engines; build them: lvlm-export engines {bundle}"
 
@@ -82,7 +82,7 @@ class TensorRtBackend:
         if self._opened is None:
             self._opened = _open_engines(path.parent, self._target, self._cuda)
         opened = self._opened
-        device = Device(
+        device = EngineContext(
             opened.library,
             self._cuda,
             self.arena,

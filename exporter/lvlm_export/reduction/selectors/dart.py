@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from lvlm_export.reduction.dart import PIVOTS, quotas
 from lvlm_export.reduction.selectors import Clue, Clues, Selector
 from lvlm_export.reduction.tensors import ascending, cosine, gather_rows, marked
 
@@ -13,13 +14,19 @@ TAKEN = 4.0  # above every cosine
 
 
 class LeastDuplicated(Selector):
-    """Pivots by the L1 norm of their keys, then in turn the tokens least like each."""
+    """Pivots by the L1 norm of their keys, then in turn the tokens least like each.
+
+    Args:
+        keep: K, the pivots among them.
+        pivots: Visual pivots, and as many of the text.
+        quotas: Tokens that each pivot keeps, the visual pivots first.
+    """
 
     needs: frozenset[Clue] = frozenset({"keys", "text", "text_keys"})
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, keep: int, pivots: int, quotas: Sequence[int]) -> None:
         super().__init__()
-        self.keep = keep
+        self.keep, self.pivots, self.quotas = keep, pivots, tuple(quotas)
 
     def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
         assert clues.keys is not None
@@ -27,13 +34,13 @@ class LeastDuplicated(Selector):
         assert clues.text_keys is not None
         count = tokens.shape[1]
         norms = clues.keys.float().abs().sum(dim=-1)
-        visual = norms.topk(min(PIVOTS, self.keep), dim=-1, sorted=True).indices
-        words = clues.text_keys.float().abs().sum(dim=-1).topk(PIVOTS, sorted=True).indices
+        visual = norms.topk(min(self.pivots, self.keep), dim=-1, sorted=True).indices
+        words = clues.text_keys.float().abs().sum(dim=-1).topk(self.pivots, sorted=True).indices
         spoken = clues.text.index_select(0, words).unsqueeze(0).expand(tokens.shape[0], -1, -1)
         pivots = torch.cat((gather_rows(tokens, visual), spoken), dim=1)
         similar = cosine(pivots, tokens)
         kept, taken = [visual], marked(visual, count)
-        for pivot, quota in enumerate(quotas(self.keep)):
+        for pivot, quota in enumerate(self.quotas):
             if quota:
                 left = similar[:, pivot] + taken * TAKEN
                 index = left.topk(quota, dim=-1, largest=False, sorted=True).indices

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from lvlm_export.reduction import ReducerShape
+from lvlm_export.reduction.method import ReducerShape
 from lvlm_export.reduction.selectors import Clues, Selector
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from lvlm_export.reduction import ReducerShape
-from lvlm_export.reduction.prumerge import NEIGHBOURS
 from lvlm_export.reduction.selectors import Attention, Clue, Clues, Selector
 from lvlm_export.reduction.tensors import ascending, cosine, gather_rows, marked
 
@@ -14,17 +14,24 @@ FAR = 4.0  # below every cosine, subtracted
 
 
 class PruneAndMerge(Selector):
-    """Salient and given places with their neighbours, and one token for the rest."""
+    """Salient and given places with their neighbours, and one token for the rest.
+
+    Args:
+        salient: Places taken by their score.
+        neighbours: Tokens that a place takes in, itself not counted.
+        spaced: Places that are given.
+    """
 
     attention: Attention | None = "fused"
     needs: frozenset[Clue] = frozenset({"keys"})
     spaced: Tensor
 
-    def __init__(self, shape: ReducerShape, spaced: list[int]) -> None:
+    def __init__(self, salient: int, neighbours: int, spaced: Sequence[int] = ()) -> None:
         super().__init__()
-        self.salient = shape.tokens_out - 1 - len(spaced)
-        self.neighbours = min(NEIGHBOURS, shape.tokens_in - 1)
-        self.register_buffer("spaced", torch.tensor(spaced, dtype=torch.int64), persistent=False)
+        self.salient, self.neighbours = salient, neighbours
+        self.register_buffer(
+            "spaced", torch.tensor(list(spaced), dtype=torch.int64), persistent=False
+        )
         self.has_spaced = bool(spaced)
 
     def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lvlm_export.reduction import ReducerShape
 from lvlm_export.reduction.selectors import Clue, Clues, Selector
-from lvlm_export.reduction.sparsevlm import candidates, split
 from lvlm_export.reduction.tensors import ascending, gather_rows
 
 TIE = 1e-6
@@ -15,14 +13,19 @@ LEAST = torch.finfo(torch.float32).min
 
 
 class RatedAndRecycled(Selector):
-    """Tokens that the raters attend most as they are, and clusters of the better of the rest."""
+    """Tokens that the raters attend most as they are, and clusters of the better of the rest.
+
+    Args:
+        kept: Tokens that stay as they are.
+        clusters: Tokens that stand for the recycled ones.
+        recycled: Tokens that the clusters are made of.
+    """
 
     needs: frozenset[Clue] = frozenset({"text_attention", "decoder_input"})
 
-    def __init__(self, shape: ReducerShape) -> None:
+    def __init__(self, kept: int, clusters: int, recycled: int) -> None:
         super().__init__()
-        self.kept, self.clusters = split(shape.tokens_in, shape.tokens_out)
-        self.recycled = max(candidates(shape.tokens_in - self.kept), self.clusters)
+        self.kept, self.clusters, self.recycled = kept, clusters, recycled
 
     def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
         assert clues.text_attention is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lvlm_export.reduction import ReducerShape
+from lvlm_export.reduction.method import ReducerShape
 from lvlm_export.reduction.selectors import Clue, Clues, Selector
 from lvlm_export.reduction.tensors import cosine, gather_rows
 

@@ -5,24 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lvlm_export.reduction import ReducerShape
 from lvlm_export.reduction.selectors import Attention, Clues, Selector
 from lvlm_export.reduction.tensors import ascending, cosine, gather_rows
-from lvlm_export.reduction.visionzip import split
 
 
 class DominantAndContextual(Selector):
-    """Most salient tokens as they are, and targets with the mean of what is most like them."""
+    """Most salient tokens as they are, and targets with the mean of what is most like them.
+
+    Args:
+        tokens: N, patches that enter.
+        dominant: Tokens that stay as they are, a CLS token among them.
+        contextual: Targets that the rest joins.
+        has_cls: The tower has a CLS token.
+    """
 
     attention: Attention | None = "salience"
 
-    def __init__(self, shape: ReducerShape) -> None:
+    def __init__(self, tokens: int, dominant: int, contextual: int, has_cls: bool) -> None:
         super().__init__()
-        dominant, self.contextual = split(shape.tokens_out)
-        self.has_cls = bool(shape.prefix)
+        self.contextual, self.has_cls = contextual, has_cls
         # A CLS token is one of the dominant ones, and is always in.
-        self.patches = dominant - self.has_cls
-        self.rest = shape.tokens_in - self.patches
+        self.patches = dominant - has_cls
+        self.rest = tokens - self.patches
         self.needs = frozenset({"mean_keys", "cls"} if self.has_cls else {"mean_keys"})
 
     def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:

@@ -2,39 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from lvlm_export.reduction import ReducerShape
 from lvlm_export.reduction.selectors import Attention, Clues, Selector
 from lvlm_export.reduction.tensors import ascending, cosine, gather_rows
-from lvlm_export.reduction.visprune import removals, split
 
 
 class ImportantAndDiverse(Selector):
-    """Most salient tokens, and of the rest what has no twin."""
+    """Most salient tokens, and of the rest what has no twin.
+
+    Args:
+        important: Tokens taken by their score.
+        removals: Duplicates that leave the rest in every step.
+    """
 
     attention: Attention | None = "salience"
 
-    def __init__(self, shape: ReducerShape) -> None:
+    def __init__(self, important: int, removals: Sequence[int]) -> None:
         super().__init__()
-        self.important, self.diverse = split(shape.tokens_out)
+        self.important, self.removals = important, tuple(removals)
 
     def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
         assert clues.scores is not None
         count = tokens.shape[1]
         order = clues.scores.topk(count, dim=-1, sorted=True).indices
         kept = order.narrow(1, 0, self.important)
-        if self.diverse:
+        diverse = count - self.important - sum(self.removals)
+        if diverse:
             rest = ascending(order.narrow(1, self.important, count - self.important))
-            kept = torch.cat((kept, distinct(rest, cosine(tokens, tokens), self.diverse)), dim=1)
+            kept = torch.cat((kept, distinct(rest, cosine(tokens, tokens), self.removals)), dim=1)
         kept = ascending(kept)
         return gather_rows(tokens, kept), kept
 
 
-def distinct(rest: Tensor, similar: Tensor, keep: int) -> Tensor:
-    """Places ``[B, keep]`` of ``rest [B, R]`` after duplicates left, by ``similar [B, N, N]``."""
-    for removed in removals(rest.shape[1], keep):
+def distinct(rest: Tensor, similar: Tensor, removals: Sequence[int]) -> Tensor:
+    """Places of ``rest [B, R]`` after duplicates left step by step, by ``similar [B, N, N]``."""
+    for removed in removals:
         first, second = rest[:, ::2], rest[:, 1::2]
         columns = second.unsqueeze(1).expand(-1, first.shape[1], -1)
         twin = gather_rows(similar, first).gather(2, columns).amax(dim=-1)

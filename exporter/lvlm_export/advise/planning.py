@@ -1,0 +1,187 @@
+"""From methods, ratios and precisions to the planner's candidates, and what became of them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lvlm_export.advise.subject import Subject
+from lvlm_export.plan.fit import check_fit, check_rank
+from lvlm_export.reduction import load_method
+from lvlm_export.reduction.budget import BudgetPlan
+from lvlm_export.reduction.schedule import plan_budget
+from lvlm_profiles.cost.reducers import is_known
+from lvlm_profiles.planner.judge import Candidate, Goal, Speed, Verdict, judge
+from lvlm_profiles.shapes.dims import Cut, TokenPath
+from lvlm_runtime.errors import UsageError
+
+UNREDUCED = "none"
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What to try.
+
+    Attributes:
+        methods: Reduction methods.
+        ratios: Shares of visual tokens kept.
+        search: Find the largest ratio that fits too, for each method.
+        precisions: Element types.
+        text_tokens: Text of the prompt.
+        answer_tokens: Answer, its first token included.
+    """
+
+    methods: tuple[str, ...]
+    ratios: tuple[float, ...]
+    search: bool
+    precisions: tuple[str, ...]
+    text_tokens: int
+    answer_tokens: int
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A method and ratio that this model cannot have."""
+
+    method: str
+    precision: str
+    ratio: float
+    reason: str
+
+
+Row = Verdict | Refused
+
+
+def judge_all(subject: Subject, choices: Choices, goal: Goal, speed: Speed) -> tuple[Row, ...]:
+    """Every combination, the unreduced model first."""
+
+    def judged(method: str, ratio: float, precision: str) -> Row:
+        try:
+            candidate = make_candidate(subject, choices, method, ratio, precision)
+        except UsageError as error:
+            return Refused(method, precision, ratio, str(error).split(";")[0])
+        return judge(subject.dims, candidate, goal, speed)
+
+    rows: list[Row] = []
+    for precision in choices.precisions:
+        # Ratio 1 is the same model whatever the method.
+        whole = judged(UNREDUCED, 1.0, precision)
+        rows.append(whole)
+        for method in choices.methods:
+            tried = {
+                ratio: judged(method, ratio, precision) for ratio in choices.ratios if ratio < 1
+            }
+            if choices.search and not fits(whole):
+                steps = (judged(method, step / 100, precision) for step in range(99, 0, -1))
+                largest = next((row for row in steps if fits(row)), None)
+                if isinstance(largest, Verdict):
+                    tried[largest.candidate.ratio] = largest
+            rows += [tried[ratio] for ratio in sorted(tried, reverse=True)]
+    return tuple(rows)
+
+
+def fits(row: Row) -> bool:
+    """It is possible and meets everything."""
+    return isinstance(row, Verdict) and row.fits
+
+
+def make_candidate(
+    subject: Subject, choices: Choices, method: str, ratio: float, precision: str
+) -> Candidate:
+    """Count the tokens of one picture; UsageError where the model cannot have it."""
+    loaded = load_method(method)
+    if ratio < 1:
+        check_fit(loaded, subject.geometry, subject.dims.vision.prefix, subject.packed)
+    budget = plan_budget(ratio, loaded, subject.geometry)
+    check_rank(loaded, budget, subject.dims.text.width)
+    layout = subject.geometry.layouts[0]
+    part = budget.layouts[0]
+    kept = budget.vision[-1].tokens_out if budget.vision else subject.geometry.vision_tokens
+    path = TokenPath(
+        method=method,
+        images=1,
+        tiles=layout.tiles,
+        text_tokens=choices.text_tokens,
+        answer_tokens=choices.answer_tokens,
+        image_tokens=subject.geometry.visual_tokens(layout, kept),
+        packed=subject.packed,
+        cuts=_cuts(budget),
+        condensed=subject.condensed,
+        query_tokens=choices.text_tokens if subject.reads_text else 0,
+    )
+    return Candidate(method, precision, ratio, part.achieved, path)
+
+
+def unknown_costs(methods: Sequence[str]) -> list[str]:
+    """Methods whose reducers the cost model counts as a gather."""
+    return [method for method in methods if not is_known(method)]
+
+
+def build_command(
+    subject: Subject, candidate: Candidate, device: str, model: str, image_size: str | None
+) -> str:
+    """What to type to build a candidate."""
+    words = ["lvlm-export", "build", "--model", model, "--ratio", f"{candidate.ratio:g}"]
+    if candidate.method != UNREDUCED:
+        words += ["--method", candidate.method]
+    words += ["--target", device, "--precision", candidate.precision]
+    if image_size is not None:
+        words += ["--image-size", image_size]
+    return shlex.join(words)
+
+
+def vision_tokens(subject: Subject, path: TokenPath) -> list[int]:
+    """Patch tokens of a tile, from the first vision layer to the projector."""
+    return [
+        subject.dims.vision.tokens,
+        *(cut.tokens_out for cut in path.at("pixels", "vision", "features")),
+    ]
+
+
+def decoder_tokens(path: TokenPath) -> list[int]:
+    """Visual tokens of an image, from the projector to the decoder's last layer."""
+    return [path.image_tokens, *(cut.tokens_out for cut in path.at("projected", "decoder"))]
+
+
+def row_record(subject: Subject, row: Row) -> dict[str, Any]:
+    """A row as plain JSON types."""
+    if isinstance(row, Refused):
+        return {
+            "method": row.method,
+            "precision": row.precision,
+            "ratio": row.ratio,
+            "fits": False,
+            "reasons": [row.reason],
+        }
+    candidate, need, times = row.candidate, row.need, row.estimate
+    return {
+        "method": candidate.method,
+        "precision": candidate.precision,
+        "ratio": candidate.ratio,
+        "achieved_ratio": candidate.achieved,
+        "vision_tokens_per_tile": vision_tokens(subject, candidate.path),
+        "visual_tokens_per_image": decoder_tokens(candidate.path),
+        "estimated_ttft_ms": None if times is None else times.ttft_ms,
+        "estimated_vision_ms": None if times is None else times.phase_ms("vision"),
+        "estimated_prefill_ms": None if times is None else times.phase_ms("prefill"),
+        "estimated_tpot_ms": None if times is None else times.tpot_ms,
+        "memory_bytes": {
+            "weights": need.weights,
+            "kernels": need.kernels,
+            "kv_cache": need.kv_cache,
+            "activations": need.activations,
+            "total": need.total,
+        },
+        "fits": row.fits,
+        "reasons": list(row.reasons),
+    }
+
+
+def _cuts(budget: BudgetPlan) -> tuple[Cut, ...]:
+    counts = (*budget.vision, *budget.layouts[0].counts)
+    return tuple(
+        Cut(count.site.stage, count.site.layer, count.tokens_in, count.tokens_out)
+        for count in counts
+    )

@@ -1,0 +1,102 @@
+"""What a plan is made for: a model's shapes, from a checkpoint's JSON files or a preset. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lvlm_export.plan.fit import geometry_of
+from lvlm_export.reduction.budget import Geometry
+from lvlm_profiles.shapes.dims import ModelDims
+from lvlm_profiles.shapes.presets import Preset, Tiles
+from lvlm_runtime.errors import UsageError
+from lvlm_runtime.image import anyres
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model as the planner sees it.
+
+    Attributes:
+        name: As the user gave it.
+        dims: What it computes with.
+        geometry: How its tokens are counted.
+        packed: Projected tiles go through a packer before they are an image's tokens.
+        context_length: Positions for prompt and answer.
+        condensed: It has a trained projector with a token count of its own.
+        reads_text: That projector takes the question.
+    """
+
+    name: str
+    dims: ModelDims
+    geometry: Geometry
+    packed: bool
+    context_length: int
+    condensed: bool = False
+    reads_text: bool = False
+
+
+def subject_of_checkpoint(
+    name: str, directory: Path, image_size: tuple[int, int] | None
+) -> Subject:
+    """From a checkpoint's JSON files; transformers and with it torch are loaded to read them.
+
+    Raises:
+        UsageError: An image size that does not fit the family.
+        LvlmError: A checkpoint that is not supported.
+    """
+    from lvlm_export.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint.open(directory)
+    shape = checkpoint.family.shape(checkpoint.config, checkpoint.preprocessor, image_size)
+    projector = shape.projector
+    return Subject(
+        name=name,
+        dims=shape.dims,
+        geometry=geometry_of(shape),
+        packed=shape.packed,
+        context_length=shape.text.context_length,
+        condensed=projector is not None,
+        reads_text=projector is not None and projector.reads_text,
+    )
+
+
+def subject_of_preset(preset: Preset, image_size: tuple[int, int] | None) -> Subject:
+    """From a preset, without torch; UsageError for an image size where pictures are one view."""
+    dims = preset.dims
+    layouts: tuple[anyres.TileLayout, ...] = (anyres.IMAGE_LAYOUT,)
+    if preset.tiles is not None:
+        layouts = (_single_layout(preset.tiles, image_size), anyres.MULTI_LAYOUT)
+    elif image_size is not None:
+        raise UsageError(
+            f"--image-size is for families with tiles; {preset.title} resizes every picture"
+        )
+    geometry = Geometry(
+        vision_layers=dims.vision.layers,
+        vision_tokens=dims.vision.tokens,
+        text_layers=dims.text.layers,
+        layouts=layouts,
+        square_tiles=preset.tiles is not None,
+        visual_tokens=_counter(preset.tiles),
+    )
+    name = f"shape:{preset.name}"
+    return Subject(name, dims, geometry, preset.tiles is not None, preset.context_length)
+
+
+def _single_layout(tiles: Tiles, image_size: tuple[int, int] | None) -> anyres.TileLayout:
+    edges = [tiles.edge * count for count in range(1, tiles.largest_grid + 1)]
+    pinpoints = [(height, width) for height in edges for width in edges]
+    return anyres.layout_for(*(image_size or (tiles.edge, tiles.edge)), pinpoints, tiles.edge)
+
+
+def _counter(tiles: Tiles | None) -> Callable[[anyres.TileLayout, int], int]:
+    if tiles is None:
+        return lambda _layout, kept: kept
+    patches = tiles.max_patches
+    return lambda layout, kept: anyres.visual_tokens(layout, math.isqrt(kept), patches)

@@ -1,0 +1,1 @@
+"""A bundle is written: weights once, graphs, the manifest, and one rename."""

@@ -1,0 +1,215 @@
+"""``lvlm-export build``: checkpoint to bundle, resumable, published in one rename."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from lvlm_export.bundle.manifest import write_manifest
+from lvlm_export.bundle.weights import WeightStore
+from lvlm_export.bundle.workspace import Workspace, existing_bundle, file_ref, open_workspace
+from lvlm_export.checkpoint import TOKENIZER_FILES, Checkpoint
+from lvlm_export.graphs.attention import NAME as ATTENTION
+from lvlm_export.graphs.export import export_graph, parameter_names
+from lvlm_export.graphs.jobs import DTYPES, graph_jobs
+from lvlm_export.graphs.passes import lowering
+from lvlm_export.graphs.weight_use import WeightUse
+from lvlm_export.plan.plan import BuildOptions, Plan, make_plan
+from lvlm_export.plan.targets import TARGETS
+from lvlm_runtime.bundle.bundle import TOKENIZER, Bundle, check_files
+from lvlm_runtime.bundle.manifest import Manifest, TensorRef
+from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.golden import FILE as GOLDEN
+from lvlm_runtime.golden import Golden, make_golden, write_golden
+from lvlm_runtime.graphs.gate import check_graph, find_parser
+from lvlm_runtime.progress import Progress
+from lvlm_runtime.session import Session
+
+# Answer tokens that the parity gate compares per sample.
+GATE_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class BuildResult:
+    """What a build left behind.
+
+    Attributes:
+        directory: The bundle.
+        manifest: What it holds.
+        reused: The bundle was complete already and nothing was done.
+    """
+
+    directory: Path
+    manifest: Manifest
+    reused: bool
+
+
+def build(
+    checkpoint: Checkpoint,
+    model_name: str,
+    options: BuildOptions,
+    output: Path,
+    progress: Progress,
+    verify_samples: int = 1,
+    force: bool = False,
+) -> BuildResult:
+    """Export a checkpoint into a bundle directory, and publish it if it agrees with PyTorch.
+
+    Args:
+        checkpoint: The model.
+        model_name: What to call it in the manifest.
+        options: Ratios, method, target.
+        output: Where the bundle goes.
+        progress: Told about every graph.
+        verify_samples: Synthetic samples per tile layout for the parity gate; 0 leaves it out.
+        force: Replace a bundle that was built from something else.
+
+    Raises:
+        LvlmError: The checkpoint is not supported, ``output`` holds something else, or the
+            exported chain does not agree with PyTorch.
+    """
+    output = output.absolute()
+    present = existing_bundle(output)
+    plan = make_plan(checkpoint, options)
+    if present is not None and present.content_key == plan.key and _intact(output, present):
+        return BuildResult(output, present, True)
+    if present is not None and present.content_key != plan.key and not force:
+        raise LvlmError(
+            f"{output} holds a bundle of other options or another checkpoint; give --force to"
+            " replace it, or another --output"
+        )
+    with open_workspace(output, plan.key) as workspace:
+        copy_tokenizer(checkpoint, workspace)
+        embed_tokens = export_graphs(checkpoint, plan, workspace, progress)
+        manifest = write_manifest(checkpoint, model_name, plan, workspace, embed_tokens, progress)
+        if verify_samples:
+            built = Bundle(workspace.directory, manifest)
+            with runnable(checkpoint, plan, built, progress) as tested:
+                golden = check_parity(checkpoint, plan, tested, verify_samples, progress)
+            write_golden(workspace.directory, golden)
+            files = {**manifest.files, GOLDEN: file_ref(workspace.path(GOLDEN))}
+            manifest = replace(manifest, files=files)
+        workspace.publish(manifest)
+    return BuildResult(output, manifest, False)
+
+
+def _intact(directory: Path, manifest: Manifest) -> bool:
+    """Every file is what the manifest says; a damaged bundle is built again."""
+    try:
+        check_files(directory, manifest.files)
+    except LvlmError:
+        return False
+    return True
+
+
+def export_graphs(
+    checkpoint: Checkpoint, plan: Plan, workspace: Workspace, progress: Progress
+) -> TensorRef:
+    """Export every graph that an earlier run did not; returns where the token table lies."""
+    dtype = DTYPES[plan.options.effective_precision]
+    model = checkpoint.skeleton(dtype, ATTENTION)
+    names = parameter_names(model)
+    store = WeightStore(workspace.directory, checkpoint, workspace.tensors)
+    jobs = list(graph_jobs(plan, checkpoint.family, model))
+    with progress.stage("exporting graphs", len(jobs) + 1) as advance:
+        for job in jobs:
+            if not workspace.is_done(job.file):
+                export_graph(
+                    job.module,
+                    job.arguments,
+                    job.signature,
+                    workspace.path(job.file),
+                    names,
+                    store if job.weighted else None,
+                    lowering.rewrites(
+                        plan.options.target, plan.options.effective_dialect, job.reads_cache
+                    ),
+                )
+                check_operators(workspace.path(job.file), plan.options.target)
+                workspace.finish(job.file, store.refs)
+            advance(job.file)
+        table = store.place(WeightUse(checkpoint.family.embed_tokens, dtype))
+        workspace.note_weights(store.refs)
+        advance("token table")
+    return table
+
+
+def check_operators(path: Path, target: str) -> None:
+    """The operator gate: LvlmError for the first node that the target's parser does not take."""
+    gate = TARGETS[target].gate
+    if gate is None:
+        return
+    for violation in check_graph(path, gate)[:1]:
+        raise LvlmError(
+            f"{find_parser(gate).title} does not take {violation}; choose another --target,"
+            " --dialect, --precision or --method"
+        )
+
+
+@contextmanager
+def runnable(
+    checkpoint: Checkpoint, plan: Plan, bundle: Bundle, progress: Progress
+) -> Iterator[Bundle]:
+    """The bundle that the parity gate runs: the one that was built, or a stand-in for it.
+
+    ONNX Runtime has no bfloat16 kernels on a CPU, so for such a bundle the same graphs are
+    exported again in float32, beside it and for as long as the gate takes. What the gate then says
+    holds for the graphs and their order, not for the rounding of bfloat16.
+    """
+    if plan.options.effective_precision != "bf16":
+        yield bundle
+        return
+    # cuda has no operator gate and no rewrites of its own, so the dialect alone shapes the graphs.
+    dialect = plan.options.effective_dialect
+    options = replace(plan.options, target="cuda", precision="fp32", dialect=dialect)
+    twin = make_plan(checkpoint, options)
+    place = bundle.directory.with_name(f"{bundle.directory.name}.float32")
+    with open_workspace(place, twin.key) as workspace:
+        try:
+            copy_tokenizer(checkpoint, workspace)
+            table = export_graphs(checkpoint, twin, workspace, progress)
+            name = bundle.manifest.model
+            manifest = write_manifest(checkpoint, name, twin, workspace, table, progress)
+            yield Bundle(workspace.directory, manifest)
+        finally:
+            shutil.rmtree(workspace.directory, ignore_errors=True)
+
+
+def check_parity(
+    checkpoint: Checkpoint, plan: Plan, bundle: Bundle, samples: int, progress: Progress
+) -> Golden:
+    """The gate: LvlmError when the chain and PyTorch differ, else the answers they agree on."""
+    from lvlm_export.check.parity import REFERENCE, synthetic_samples, verify
+
+    requests = synthetic_samples(plan.shape.layouts, samples)
+    session = Session.load(bundle, device="cpu")
+    with progress.stage("checking against PyTorch", len(plan.budgets) * len(requests)) as advance:
+        report = verify(session, checkpoint, plan, requests, GATE_TOKENS, advance)
+    if not report.passed:
+        raise LvlmError(
+            f"the exported chain is not the model: {report.failure()}; nothing was published"
+        )
+    answers = {
+        row.ratio: row.expected
+        for row in report.answers
+        if row.sample == 0 and row.source == REFERENCE
+    }
+    return make_golden(requests[0].question, requests[0].images, GATE_TOKENS, answers)
+
+
+def copy_tokenizer(checkpoint: Checkpoint, workspace: Workspace) -> None:
+    """Take the tokenizer and chat template along, as they are."""
+    if not (checkpoint.directory / "tokenizer.json").exists():
+        raise LvlmError(
+            f"{checkpoint.directory} has no tokenizer.json; save its fast tokenizer there"
+            " (AutoTokenizer.from_pretrained(…).save_pretrained(…))"
+        )
+    target = workspace.path(TOKENIZER)
+    target.mkdir(exist_ok=True)
+    for name in TOKENIZER_FILES:
+        source = checkpoint.directory / name
+        if source.exists():
+            shutil.copyfile(source, target / name)

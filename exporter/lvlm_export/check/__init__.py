@@ -1,0 +1,1 @@
+"""The chain against PyTorch: the gate that every bundle passes."""

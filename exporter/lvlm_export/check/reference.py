@@ -1,0 +1,297 @@
+"""The PyTorch reference: the Hugging Face model with the same reducers inside it.
+
+It runs the model's own modules with eager attention, takes scores from the attention weights that
+they return (the exported graphs compute them from query and key), and keeps a ``DynamicCache``.
+At ratio 1.0 the reference is ``transformers``' own ``generate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from lvlm_export.check.clues import decoder_clues, vision_clues, watch_projections
+from lvlm_export.check.reference_io import DecoderEntry, ReferenceRequest, Trace, load_eager
+from lvlm_export.families import Family, Parts
+from lvlm_export.graphs.reducers import make_reducer
+from lvlm_export.graphs.subgraphs import feed_forward
+from lvlm_export.plan.plan import Plan
+from lvlm_export.reduction.budget import BudgetPlan, LayoutPlan, SiteCount
+from lvlm_export.reduction.method import Site
+from lvlm_export.reduction.reducers import DecoderReducer, VisionReducer, with_decoder_input
+from lvlm_runtime.image.anyres import TileLayout
+from lvlm_runtime.prompt.sequence import Origins, Placed, place_tokens, position_ids
+
+
+class Reference:
+    """A loaded HF model that can be run at any budget of a plan.
+
+    Args:
+        directory: The checkpoint.
+        family: Its family.
+        plan: Sites, budgets and shapes.
+    """
+
+    def __init__(self, directory: Path, family: Family, plan: Plan) -> None:
+        self.model = load_eager(directory, family)
+        self.family = family
+        self.plan = plan
+        self.parts: Parts = family.parts(self.model)
+
+    @torch.no_grad()
+    def generate_unreduced(
+        self, request: ReferenceRequest, stop_ids: Sequence[int], max_new_tokens: int
+    ) -> tuple[int, ...]:
+        """Greedy answer of ``transformers.generate``."""
+        per_image = self.plan.shape.visual_tokens(request.layout, self.plan.shape.vision.tokens)
+        image = [self.plan.shape.image_token_id] * per_image
+        ids = list(request.runs[0])
+        for run in request.runs[1:]:
+            ids += [*image, *run]
+        input_ids = torch.tensor([ids])
+        pixels = torch.from_numpy(request.pixel_values)
+        out = self.model.generate(
+            input_ids=input_ids,
+            attention_mask=torch.ones_like(input_ids),
+            **self.family.generate_inputs(
+                pixels, request.layout, request.image_sizes, self._question(request)
+            ),
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=list(stop_ids),
+            pad_token_id=stop_ids[0],
+        )
+        return tuple(out[0, len(ids) :].tolist())
+
+    @torch.no_grad()
+    def generate(
+        self,
+        request: ReferenceRequest,
+        budget: BudgetPlan,
+        stop_ids: Sequence[int],
+        max_new_tokens: int,
+    ) -> tuple[tuple[int, ...], Trace]:
+        """Greedy answer at a budget, and the hidden states on the way."""
+        trace = Trace()
+        entry = self.enter(request, budget, trace)
+        hidden, cache = self._prefill(entry, trace)
+        position = entry.next_position
+        answer: list[int] = []
+        while True:
+            logits = self.parts.lm_head(self.parts.norm(hidden[:, -1]))
+            if not answer:
+                trace.note("lm_head", logits)
+            answer.append(int(logits[0].argmax()))
+            if answer[-1] in stop_ids or len(answer) == max_new_tokens:
+                return tuple(answer), trace
+            embedded = self.model.get_input_embeddings()(torch.tensor([[answer[-1]]]))
+            layers = range(len(self.parts.text_layers))
+            hidden = self.layers(embedded, torch.tensor([[position]]), cache, layers, None)
+            position += 1
+
+    def enter(self, request: ReferenceRequest, budget: BudgetPlan, trace: Trace) -> DecoderEntry:
+        """A request's pictures through the encoder, and its sequence as the decoder takes it."""
+        part = next(part for part in budget.layouts if part.layout == request.layout.name)
+        pixels, asked = torch.from_numpy(request.pixel_values), self._question(request)
+        visual, origins = self.encode(pixels, budget, request.layout, trace, asked)
+        return self._assemble(request.runs, visual, origins, part, trace)
+
+    def encode(
+        self,
+        pixel_values: Tensor,
+        budget: BudgetPlan,
+        layout: TileLayout,
+        trace: Trace,
+        query_ids: Tensor | None,
+    ) -> tuple[Tensor, Origins]:
+        """Visual tokens ``[n, V, C]`` of pixels ``[tiles, 3, H, W]``, and where they stood."""
+        counts = {count.site: count for count in budget.vision}
+        cuts = {cut.site: cut for cut in self.plan.vision}
+        hidden, origins = self._embed(pixel_values, counts.get(Site("pixels", 0)), trace)
+        sizes = torch.ones(hidden.shape[:2])
+        levels: dict[int, Tensor] = {}
+
+        def reduce_at(site: Site) -> None:
+            nonlocal hidden, origins, sizes
+            if site in cuts:
+                trace.note(cuts[site].name, hidden)
+            if site in counts:
+                reducer = make_reducer(self.plan, counts[site])
+                assert isinstance(reducer, VisionReducer)
+                heads = self.plan.shape.vision.heads
+                clues = vision_clues(reducer, hidden, weights, projections, heads, sizes)
+                if clues.scores is not None:
+                    trace.scores[site.name] = clues.scores.numpy()
+                hidden, places, *new_sizes = reducer.reduce(hidden, clues)
+                sizes = new_sizes[0] if new_sizes else sizes
+                origins = origins.keep(places.numpy())
+                trace.note(site.name, hidden)
+
+        for index, layer in enumerate(self.parts.vision_layers):
+            bias = sizes.log()[:, None, None] if self.plan.method.tracks_size else None
+            with watch_projections(layer.self_attn) as projections:
+                attended, weights = layer.self_attn(
+                    hidden_states=layer.layer_norm1(hidden), attention_mask=bias
+                )
+            hidden = hidden + attended
+            reduce_at(Site("vision", index))
+            hidden = feed_forward(layer, hidden)
+            if index + 1 in self.parts.levels:
+                levels[index + 1] = hidden
+        reduce_at(Site("features", len(self.parts.vision_layers)))
+        if self.parts.levels:
+            hidden = torch.cat([levels[level] for level in self.parts.levels], dim=-1)
+        features: Tensor = self.parts.project(hidden)
+        trace.note(self.plan.vision[-1].name, features)
+        if self.parts.projector is not None:
+            features = self.parts.projector(features, self._query(query_ids, trace))
+            trace.note("projector", features)
+            origins = Origins.whole(*features.shape[:2])
+        kept = budget.vision[-1].tokens_out if budget.vision else self.plan.shape.vision.tokens
+        packer = self.family.packer(self.model, layout, kept)
+        if packer is not None:
+            features = packer(features)
+            trace.note("packer", features)
+            origins = Origins.whole(*features.shape[:2])
+        return features, origins
+
+    def _embed(
+        self, pixel_values: Tensor, smaller: SiteCount | None, trace: Trace
+    ) -> tuple[Tensor, Origins]:
+        """Patch embeddings ``[tiles, P+N, C]``, of pictures that were made smaller if asked."""
+        embed: Any = self.parts.vision_embed
+        whole = self.plan.shape.vision.tokens
+        origins = Origins.whole(len(pixel_values), whole)
+        if smaller is None:
+            return embed(pixel_values), origins
+        pixel_values, places = make_reducer(self.plan, smaller)(pixel_values)
+        trace.note(smaller.site.name, pixel_values)
+        hidden = embed.embeddings(pixel_values, interpolate_pos_encoding=True)
+        return embed.pre_layrnorm(hidden), origins.keep(places.numpy())
+
+    def _question(self, request: ReferenceRequest) -> Tensor | None:
+        """The question alone ``[1, Q]``, where the projector reads it."""
+        projector = self.plan.shape.projector
+        reads = projector is not None and projector.reads_text
+        return torch.tensor([request.query_ids]) if reads else None
+
+    def _query(self, query_ids: Tensor | None, trace: Trace) -> Tensor | None:
+        """The language model's last hidden state ``[1, 1, C]`` on a question."""
+        if query_ids is None:
+            return None
+        positions = torch.arange(query_ids.shape[1])[None]
+        embedded = self.model.get_input_embeddings()(query_ids)
+        layers = range(len(self.parts.text_layers))
+        last = self.layers(embedded, positions, DynamicCache(), layers, None)[:, -1:]
+        trace.note("query", last)
+        query: Tensor = self.parts.norm(last)
+        return query
+
+    def _assemble(
+        self,
+        runs: Sequence[Sequence[int]],
+        visual: Tensor,
+        origins: Origins,
+        part: LayoutPlan,
+        trace: Trace,
+    ) -> DecoderEntry:
+        """Text and visual tokens in the order of the prompt, with their positions."""
+        text = torch.tensor([token for run in runs for token in run])
+        embedded = self.model.get_input_embeddings()(text)
+        if part.projected is not None:
+            reducer = make_reducer(self.plan, part.projected)
+            visual, places = reducer(visual, embedded[None])
+            origins = origins.keep(places.numpy())
+            trace.note(part.projected.site.name, visual)
+        lengths = [len(run) for run in runs]
+        placed = place_tokens(
+            lengths, np.arange(len(text), dtype=np.int64), len(text), part.tokens_in
+        )
+        rows = torch.cat((embedded, visual.reshape(-1, embedded.shape[-1])))
+        hidden = rows[torch.from_numpy(placed.order)][None]
+        trace.note("assemble", hidden)
+        ids, next_position = position_ids(lengths, origins)
+        positions = torch.from_numpy(ids)[None]
+        return DecoderEntry(
+            hidden, positions, placed, next_position, (embedded, visual), lengths, part.decoder
+        )
+
+    def _prefill(self, entry: DecoderEntry, trace: Trace) -> tuple[Tensor, DynamicCache]:
+        hidden, positions, placed = entry.hidden, entry.positions, entry.placed
+        cache = DynamicCache()
+        counts = {count.site.layer: count for count in entry.counts}
+        for cut in self.plan.decoder:
+            weights: list[Tensor] = []
+            hidden = self.layers(hidden, positions, cache, range(cut.first, cut.last), weights)
+            trace.note(cut.name, hidden)
+            if cut.last in counts:
+                count = counts[cut.last]
+                attention = weights[-1], cache.layers[cut.last - 1].keys
+                placed, hidden, positions = self._reduce(
+                    count, entry.lengths, placed, hidden, attention, positions, entry.parts
+                )
+                trace.note(count.site.name, hidden)
+        return hidden, cache
+
+    def _reduce(
+        self,
+        count: SiteCount,
+        lengths: Sequence[int],
+        placed: Placed,
+        hidden: Tensor,
+        attention: tuple[Tensor, Tensor],
+        positions: Tensor,
+        entered: tuple[Tensor, Tensor],
+    ) -> tuple[Placed, Tensor, Tensor]:
+        """Reduce with the layer before's weights ``[1, H, S, S]`` and keys ``[1, Hkv, S, D]``.
+
+        ``entered``: text ``[T, C]`` and visual tokens ``[n, V, C]`` at the decoder's input.
+        """
+        after = place_tokens(lengths, placed.text, hidden.shape[1], count.tokens_out)
+        reducer = make_reducer(self.plan, count)
+        assert isinstance(reducer, DecoderReducer)
+        order, visual = torch.from_numpy(after.order), torch.from_numpy(placed.visual)
+        text = torch.from_numpy(placed.text)
+        clues = decoder_clues(reducer, hidden, *attention, visual, text)
+        if "decoder_input" in reducer.selector.needs:
+            clues = with_decoder_input(clues, visual, text, *entered)
+        hidden, positions, *_ = reducer.reduce(hidden, clues, positions, visual, order)
+        return after, hidden, positions
+
+    def layers(
+        self,
+        hidden: Tensor,
+        positions: Tensor,
+        cache: DynamicCache,
+        layers: range,
+        weights: list[Tensor] | None,
+    ) -> Tensor:
+        """Run decoder layers; ``weights`` collects the last one's attention ``[1, H, S, S]``."""
+        length = hidden.shape[1]
+        mask = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)[None, None]
+        rotary = self.parts.rotary(hidden, positions)
+        for index in layers:
+            layer = self.parts.text_layers[index]
+            handle = None
+            if weights is not None and index == layers[-1]:
+                handle = layer.self_attn.register_forward_hook(
+                    lambda _module, _inputs, output: weights.append(output[1])
+                )
+            hidden = layer(
+                hidden,
+                attention_mask=mask if length > 1 else None,
+                position_ids=positions,
+                past_key_values=cache,
+                position_embeddings=rotary,
+            )
+            if handle is not None:
+                handle.remove()
+        return hidden

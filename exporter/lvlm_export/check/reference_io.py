@@ -1,0 +1,95 @@
+"""What the PyTorch reference is loaded from, what goes into it and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoConfig
+from transformers.utils import logging as transformers_logging
+
+from lvlm_export.families import Family
+from lvlm_export.reduction.budget import SiteCount
+from lvlm_runtime.image.anyres import TileLayout
+from lvlm_runtime.prompt.sequence import Placed
+
+
+@dataclass
+class Trace:
+    """Hidden states at every cut, by the name of the stage or site that made them.
+
+    Attributes:
+        hidden: The states.
+        scores: ``[B, N]`` of the patches at sites in or behind the tower, where a method scores them.
+    """
+
+    hidden: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    scores: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    def note(self, name: str, value: Tensor) -> None:
+        """Keep a copy of a hidden state."""
+        self.hidden[name] = value.float().numpy().copy()
+
+
+@dataclass(frozen=True)
+class ReferenceRequest:
+    """A sample as both sides take it: text runs, pixels, tile layout, the question alone."""
+
+    runs: list[list[int]]
+    pixel_values: NDArray[np.float32]
+    layout: TileLayout
+    image_sizes: list[tuple[int, int]]
+    query_ids: list[int]
+
+
+@dataclass(frozen=True)
+class DecoderEntry:
+    """What goes into the decoder.
+
+    Attributes:
+        hidden: ``[1, S, C]``.
+        positions: ``[1, S]``.
+        placed: Where text and visual tokens stand.
+        next_position: Of the answer's first token.
+        parts: Text ``[T, C]`` and visual tokens ``[n, V, C]`` that it is made of.
+        lengths: Of the runs of text.
+        counts: Tokens at the decoder's sites.
+    """
+
+    hidden: Tensor
+    positions: Tensor
+    placed: Placed
+    next_position: int
+    parts: tuple[Tensor, Tensor]
+    lengths: list[int]
+    counts: tuple[SiteCount, ...]
+
+
+def load_eager(directory: Path, family: Family) -> Any:
+    """The checkpoint's model in float32, whose attention returns its weights."""
+    with quiet_transformers():
+        config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
+        model = family.model_class(config).from_pretrained(
+            directory, dtype=torch.float32, attn_implementation="eager", use_safetensors=True
+        )
+    return model.eval()
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep the loader's progress bar and notes off the screen; errors still raise."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        transformers_logging.enable_progress_bar()

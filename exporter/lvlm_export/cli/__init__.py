@@ -1,0 +1,161 @@
+"""``lvlm-export``: the command line. Each command is one module, imported when it is called.
+
+Everything a user can do wrong ends here as one line on stderr: exit 2 for usage, 1 for the rest,
+130 for Ctrl-C. ``LVLM_EXPORT_DEBUG=1`` shows the traceback behind the line.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import click
+
+from lvlm_export import __version__
+from lvlm_runtime.errors import LvlmError, UsageError
+
+COMMANDS: dict[str, str] = {
+    "plan": "lvlm_export.cli.commands.plan:plan",
+    "choose": "lvlm_export.cli.commands.choose:choose",
+    "build": "lvlm_export.cli.commands.build:build",
+    "run": "lvlm_export.cli.commands.run:run",
+    "verify": "lvlm_export.cli.commands.verify:verify",
+    "inspect": "lvlm_export.cli.commands.inspect:inspect",
+    "eval": "lvlm_export.cli.commands.eval:eval_",
+    "profile": "lvlm_export.cli.commands.profile:profile",
+    "compare": "lvlm_export.cli.commands.compare:compare",
+    "visualize": "lvlm_export.cli.commands.visualize:visualize",
+    "check": "lvlm_export.cli.commands.check:check",
+    "engines": "lvlm_export.cli.commands.engines:engines",
+    "list": "lvlm_export.cli.commands.list:list_",
+}
+DEBUG = "LVLM_EXPORT_DEBUG"
+INTERRUPTED = 130
+# What the extra `export` brings; a device that only runs bundles does without.
+EXPORT_PACKAGES = {
+    "torch",
+    "transformers",
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+    "safetensors",
+    "huggingface_hub",
+}
+HINTS = {
+    errno.ENOSPC: "the disk is full; free some space and type the same command again, a build goes"
+    " on where it stopped",
+    errno.EDQUOT: "the disk quota is used up; free some space and type the same command again, a"
+    " build goes on where it stopped",
+    errno.EACCES: "permission denied; change its rights or name another path",
+    errno.EPERM: "not permitted; change its rights or name another path",
+    errno.EROFS: "the file system is read-only; name another path",
+}
+
+
+class Cli(click.Group):
+    """The group of all commands, and the one place where errors become lines."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order a user meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command's module."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:  # type: ignore[override]
+        """Run a command line and exit with its status."""
+        kwargs["standalone_mode"] = False
+        # A terminal that cannot show a character gets a replacement, not a crash.
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")
+        interrupts: list[int] = []
+        try:
+            with noting_interrupts(interrupts):
+                status = super().main(*args, **kwargs)
+        except Exception as error:
+            # A library that is interrupted while it loads may turn that into an error of its own.
+            line, status = explain(click.Abort() if interrupts else error)
+            if line is None:
+                raise
+            if os.environ.get(DEBUG):
+                import traceback
+
+                traceback.print_exc()
+            click.echo(line, err=True)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+@contextmanager
+def noting_interrupts(seen: list[int]) -> Iterator[None]:
+    """Inside, Ctrl-C raises KeyboardInterrupt as ever, and is noted in ``seen``."""
+
+    def note(number: int, _frame: object) -> None:
+        seen.append(number)
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def explain(error: Exception) -> tuple[str | None, int]:
+    """The line for an error and the exit status; None for what is a bug of ours."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return error.format_message(), 2
+    if isinstance(error, click.ClickException):
+        context = getattr(error, "ctx", None)
+        hint = f"; see {context.command_path} --help" if context is not None else ""
+        return f"error: {one_line(error.format_message()).rstrip('.')}{hint}", error.exit_code
+    if isinstance(error, click.Abort):
+        return "interrupted; type the same command to go on", INTERRUPTED
+    if isinstance(error, LvlmError):
+        return f"error: {one_line(str(error))}", 2 if isinstance(error, UsageError) else 1
+    if isinstance(error, ModuleNotFoundError) and error.name in EXPORT_PACKAGES:
+        return (
+            f"error: this command needs {error.name}, which is not installed here; build and verify"
+            " on a machine with `pip install lvlm-export[export]` and copy the bundle",
+            1,
+        )
+    if isinstance(error, OSError):
+        reason = (error.strerror or str(error)).lower()
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return f"error: {where}{HINTS.get(error.errno or 0, reason)}", 1
+    if isinstance(error, MemoryError):
+        return "error: out of memory; close other programs, or use a smaller model", 1
+    return None, 1
+
+
+def one_line(text: str) -> str:
+    """A message without line breaks."""
+    return " ".join(text.split())
+
+
+@click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lvlm-export", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Take a LLaVA-like model to a device: fewer visual tokens, no PyTorch.
+
+    A ratio is the share of visual tokens KEPT: --ratio 0.33 keeps a third.
+    """
+
+
+def main() -> None:
+    """Entry point of the ``lvlm-export`` script."""
+    cli.main(prog_name="lvlm-export")

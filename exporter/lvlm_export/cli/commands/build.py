@@ -1,0 +1,223 @@
+"""``lvlm-export build``: checkpoint to bundle."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lvlm_export.cli.options import (
+    DEMO,
+    BuildTarget,
+    MethodName,
+    Ratio,
+    SiteNames,
+    checkpoint_directory,
+    image_size_option,
+)
+from lvlm_export.cli.recipes import HELP, placement, recipe_option
+from lvlm_export.plan.targets import DIALECTS, PRECISIONS, TARGETS
+
+if TYPE_CHECKING:
+    from lvlm_export.bundle.build import BuildResult
+    from lvlm_runtime.bundle.manifest import Manifest
+
+BUNDLES = Path("bundles")
+
+
+@click.command(short_help="Export a checkpoint into a bundle.", epilog=HELP)
+@click.option(
+    "--model",
+    metavar="PATH_OR_HUB_ID",
+    help="Hugging Face directory or hub id [the shipped demo model].",
+)
+@click.option(
+    "--ratio",
+    "ratios",
+    type=Ratio(),
+    multiple=True,
+    help="Share of visual tokens KEPT, in (0, 1]; repeatable, the first is the bundle's default.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Directory of the bundle [bundles/<model name>].",
+)
+@click.option(
+    "--method",
+    type=MethodName(),
+    metavar="NAME[+NAME]",
+    default="illava",
+    show_default=True,
+    help="How tokens are chosen and merged, by `lvlm-export list methods`; one before the decoder"
+    " and one in it go together, visionzip+fastv.",
+)
+@click.option(
+    "--sites",
+    type=SiteNames(),
+    metavar="SITE,…",
+    help="Where the method acts, vision@5,decoder@8 [where it was published].",
+)
+@recipe_option
+@click.option(
+    "--target",
+    type=BuildTarget(),
+    default="cpu",
+    show_default=True,
+    help=f"Where the bundle is to run: {', '.join(TARGETS)}, or a device of"
+    " `lvlm-export list targets`.",
+)
+@click.option(
+    "--dialect",
+    type=click.Choice(list(DIALECTS)),
+    help=f"Operators of the graphs: {'; '.join(f'{k}, {v}' for k, v in DIALECTS.items())} [the"
+    " target's own].",
+)
+@click.option(
+    "--lm-head-splits",
+    type=click.IntRange(1),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Split the LM head along the vocabulary into N graphs, for devices that cannot allocate"
+    " it whole.",
+)
+@click.option("--precision", type=click.Choice(PRECISIONS), help="Element type [the target's own].")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="For methods that draw numbers.",
+)
+@image_size_option
+@click.option(
+    "--context-length",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Positions for prompt and answer [the model's own].",
+)
+@click.option(
+    "--baseline/--no-baseline",
+    default=True,
+    show_default=True,
+    help="Include ratio 1.0, the unreduced model.",
+)
+@click.option(
+    "--verify/--no-verify",
+    "check",
+    default=True,
+    show_default=True,
+    help="Publish only if the chain agrees with PyTorch.",
+)
+@click.option(
+    "--force", is_flag=True, help="Replace a bundle of other options or another checkpoint."
+)
+def build(model: str | None, output: Path | None, check: bool, force: bool, **options: Any) -> None:
+    """Export a checkpoint into a bundle: subgraphs, shared weights, one budget per ratio.
+
+    Without --model the small demo model is used that comes with this package. A build that was
+    interrupted goes on where it stopped when the same command is typed again.
+    """
+    from lvlm_export.cli.console import open_progress, quiet_libraries
+
+    placement(options)
+    quiet_libraries()
+    if options["target"] == "rtx":
+        # What is missing shows now and not after minutes of exporting.
+        from lvlm_runtime.tensorrt.library import open_library
+
+        open_library("rtx")
+    click.echo("loading PyTorch and reading the checkpoint", err=True)
+    from lvlm_export.bundle.build import build as run_build
+    from lvlm_export.checkpoint import Checkpoint
+    from lvlm_export.plan.plan import BuildOptions
+
+    directory = checkpoint_directory(DEMO if model is None else model)
+    name = model_name(model)
+    target = BUNDLES / Path(name).name if output is None else output
+    try:
+        result = run_build(
+            Checkpoint.open(directory),
+            name,
+            BuildOptions(**options),
+            target,
+            open_progress(),
+            verify_samples=int(check),
+            force=force,
+        )
+    except OSError as error:
+        # A failed write does not say which file; the place is what the user can act on.
+        error.filename = error.filename or str(target)
+        raise
+    if options["target"] == "rtx":
+        from lvlm_export.cli.commands.engines import build_beside
+
+        build_beside(target)
+    report(result, target, name == DEMO)
+
+
+def model_name(model: str | None) -> str:
+    """What the manifest calls a model: ``demo``, a hub id, or a directory wherever one stands."""
+    if model is None or model == DEMO:
+        return DEMO
+    path = Path(model).expanduser()
+    return str(path.resolve()) if path.is_dir() else model
+
+
+def report(result: BuildResult, target: Path, is_demo: bool) -> None:
+    """What was built and what to type next."""
+    from lvlm_export.cli.console import show_table, size
+    from lvlm_export.cli.summary import budget_bytes, graph_bytes, total_bytes, weight_bytes
+
+    manifest = result.manifest
+    if result.reused:
+        click.echo(f"Already built, nothing to do: {target}")
+    else:
+        show_table(budget_table(manifest))
+        reducers = budget_bytes(manifest, *manifest.budgets)
+        click.echo(
+            f"weights {size(weight_bytes(manifest))}, stored once for all ratios;"
+            f" graphs {size(graph_bytes(manifest))}; reducers of all ratios {size(reducers)}"
+        )
+        click.echo(f"bundle  {target} ({size(total_bytes(manifest))})")
+        if manifest.precision == "bfloat16":
+            click.echo(
+                "parity  of the same graphs in float32: ONNX Runtime has no bfloat16 on a CPU, so"
+                " its rounding is unchecked until TensorRT runs it"
+            )
+    click.echo(f"next    {next_command(target, is_demo)}")
+
+
+def budget_table(manifest: Manifest) -> Any:
+    """Ratio asked for, visual tokens at each stage and the ratio achieved, per tile layout."""
+    from lvlm_export.cli.console import new_table
+    from lvlm_export.cli.summary import arrows
+
+    table = new_table(
+        "ratio", "layout", "vision, per tile", "decoder, per image", "kept", right=("ratio",)
+    )
+    for budget in manifest.budgets:
+        for part in budget.layouts:
+            kept = f"{part.tokens_out} of {part.tokens_full} = {part.achieved:.3f}"
+            if part.tokens_out == 0:
+                kept = f"none after {part.decoder[-1].site}; mean over layers {part.achieved:.3f}"
+            table.add_row(f"{budget.ratio:g}", part.layout, *arrows(manifest, budget, part), kept)
+    return table
+
+
+def next_command(target: Path, is_demo: bool) -> str:
+    """The command that asks the new bundle its first question."""
+    image, question = "picture.jpg", "What is in the picture?"
+    if is_demo:
+        import json
+
+        from lvlm_export.demo import PICTURES
+
+        entry = json.loads((PICTURES / "questions.json").read_text(encoding="utf-8"))[0]
+        image, question = str(PICTURES / entry["image"]), entry["question"]
+    return shlex.join(["lvlm-export", "run", str(target), "--image", image, question])

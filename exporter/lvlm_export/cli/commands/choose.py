@@ -1,0 +1,156 @@
+"""``lvlm-export choose``: the ratio that a method's own search finds for a model and pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lvlm_export.cli.options import (
+    DEMO,
+    checkpoint_directory,
+    image_size_option,
+    images_option,
+    json_option,
+)
+
+if TYPE_CHECKING:
+    from lvlm_export.check.parity import ParitySample
+    from lvlm_export.checkpoint import Checkpoint
+
+SAMPLES = 20
+
+
+@click.command(short_help="The ratio that a method's own search finds.")
+@click.option(
+    "--model",
+    metavar="PATH_OR_HUB_ID",
+    default=DEMO,
+    help="Hugging Face directory or hub id [the shipped demo model].",
+)
+@click.option(
+    "--method",
+    type=click.Choice(("vtw", "prumerge")),
+    required=True,
+    help="vtw looks for the first decoder layer at which visual tokens may leave, prumerge for the"
+    " share of patches that stand out.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Questions about pictures of the kind that will be asked, as `eval` reads them; answers are"
+    " not looked at.",
+)
+@images_option
+@click.option(
+    "--limit",
+    type=click.IntRange(1),
+    metavar="N",
+    default=SAMPLES,
+    show_default=True,
+    help="Only the first N questions.",
+)
+@click.option(
+    "--divergence",
+    type=click.FloatRange(0, min_open=True),
+    metavar="NATS",
+    default=0.003,
+    show_default=True,
+    help="Largest mean divergence of the first answer token that passes, for vtw. Published: 0.003"
+    " for LLaVA-1.5-7B, 0.0005 for 13B, 0.0001 for LLaVA-1.6-7B.",
+)
+@image_size_option
+@json_option
+def choose(
+    model: str,
+    method: str,
+    data: Path,
+    images: Path | None,
+    limit: int,
+    divergence: float,
+    image_size: tuple[int, int] | None,
+    as_json: bool,
+) -> None:
+    """Run a method's search for its place or count on sample questions, in PyTorch.
+
+    VTW and PruMerge were published with a rule instead of a ratio. The rule is applied here once;
+    what it finds is the --ratio to build with.
+    """
+    from lvlm_export.check.parity import ParitySample
+    from lvlm_export.cli.console import quiet_libraries
+    from lvlm_export.study.evaluation import read_questions
+    from lvlm_runtime.image.picture import load_image
+
+    quiet_libraries()
+    from lvlm_export.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint.open(checkpoint_directory(model))
+    samples = [
+        ParitySample((load_image(question.image),), question.question)
+        for question in read_questions(data, images)[:limit]
+    ]
+    search = withdraw if method == "vtw" else outliers
+    search(checkpoint, samples, image_size, divergence, as_json)
+
+
+def withdraw(
+    checkpoint: Checkpoint,
+    samples: list[ParitySample],
+    image_size: tuple[int, int] | None,
+    divergence: float,
+    as_json: bool,
+) -> None:
+    """VTW: a table of all layers and the first that passes."""
+    from lvlm_export.cli.console import echo_json, new_table, open_progress, show_table
+    from lvlm_export.reduction.methods.vtw import choose_layer
+    from lvlm_export.study.choosing import withdrawals
+
+    with open_progress().stage("withdrawing visual tokens", len(samples)) as advance:
+        rows = withdrawals(checkpoint, samples, image_size, advance)
+    layer = choose_layer({row.layer: row.divergence for row in rows}, divergence)
+    chosen = next(row for row in rows if row.layer == layer)
+    if as_json:
+        echo_json(
+            {
+                "method": "vtw",
+                "samples": len(samples),
+                "limit": divergence,
+                "ratio": chosen.ratio,
+                "layers": [dataclasses.asdict(row) for row in rows],
+            }
+        )
+        return
+    table = new_table("layer", "ratio", "divergence", "", right=("layer", "ratio", "divergence"))
+    for row in rows:
+        mark = "first that passes" if row is chosen else ""
+        table.add_row(str(row.layer), f"{row.ratio:.4g}", f"{row.divergence:.2g}", mark)
+    show_table(table)
+    click.echo(f"--method vtw --ratio {chosen.ratio:.4g}")
+
+
+def outliers(
+    checkpoint: Checkpoint,
+    samples: list[ParitySample],
+    image_size: tuple[int, int] | None,
+    divergence: float,
+    as_json: bool,
+) -> None:
+    """PruMerge: the mean share that its rule keeps, and how far pictures differ."""
+    from lvlm_export.cli.console import echo_json, open_progress
+    from lvlm_export.study.choosing import outlier_shares
+
+    with open_progress().stage("scoring patches", len(samples)) as advance:
+        shares = outlier_shares(checkpoint, samples, image_size, advance)
+    ratio, least, most = statistics.fmean(shares), min(shares), max(shares)
+    if as_json:
+        echo_json({"method": "prumerge", "samples": len(samples), "ratio": ratio, "shares": shares})
+        return
+    click.echo(
+        f"the rule keeps {ratio:.1%} of a picture's tokens in the mean, from {least:.1%} to"
+        f" {most:.1%} over {len(shares)} pictures"
+    )
+    click.echo(f"--method prumerge --ratio {ratio:.4g}")

@@ -1,0 +1,269 @@
+"""``lvlm-export plan``: which reductions a device can take, before anything is built.
+
+A preset needs no torch; a checkpoint's configuration is read by transformers, which loads it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lvlm_export.cli.options import DEMO, Milliseconds, Ratio, image_size_option, json_option
+from lvlm_export.plan.targets import PRECISIONS
+from lvlm_runtime.errors import LvlmError, UsageError
+
+if TYPE_CHECKING:
+    from lvlm_export.advise.planning import Choices, Row
+    from lvlm_export.advise.subject import Subject
+    from lvlm_profiles.devices.device import Device
+    from lvlm_profiles.planner.calibration import Calibration
+    from lvlm_profiles.planner.judge import Goal, Speed
+
+METHODS_TRIED = ("illava", "visionzip", "fastv")
+RATIOS_TRIED = (0.75, 0.5, 0.33, 0.2, 0.1)
+ALL = "all"
+SHAPE = "shape:"
+
+
+@click.command(short_help="Say which ratios meet a latency and fit a device, before building.")
+@click.argument("models", nargs=-1, metavar="[MODEL@TOKENS]...")
+@click.option(
+    "--model",
+    metavar="MODEL",
+    default=DEMO,
+    show_default=True,
+    help="Hugging Face directory or hub id, demo, or shape:NAME for the shapes of a published"
+    " model, which needs no download (shape:llava-1.5-7b).",
+)
+@click.option(
+    "--device", metavar="NAME", help="Device profile (lvlm-export list targets shows them)."
+)
+@click.option("--ttft", type=Milliseconds(), help="Longest time to first token, 300ms.")
+@click.option("--tpot", type=Milliseconds(), help="Longest time per further token, 50ms.")
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    help=f"How tokens are chosen; repeatable, all for every method [{', '.join(METHODS_TRIED)}].",
+)
+@click.option(
+    "--ratio",
+    "ratios",
+    type=Ratio(),
+    multiple=True,
+    help="Share of visual tokens KEPT, in (0, 1]; repeatable"
+    f" [{', '.join(f'{ratio:g}' for ratio in RATIOS_TRIED)} and the largest that fits].",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice(PRECISIONS),
+    multiple=True,
+    help="Element type; repeatable [the device's own].",
+)
+@click.option(
+    "--prompt-tokens",
+    type=click.IntRange(1),
+    metavar="N",
+    default=64,
+    show_default=True,
+    help="Text tokens of the prompt, template and question.",
+)
+@click.option(
+    "--answer-tokens",
+    type=click.IntRange(1),
+    metavar="N",
+    default=128,
+    show_default=True,
+    help="Tokens of the answer.",
+)
+@image_size_option
+@click.option(
+    "--calibrate",
+    type=click.Path(path_type=Path),
+    metavar="REPORT",
+    help="Fit the estimates to a report of lvlm-export profile.",
+)
+@click.option(
+    "--compare-models",
+    is_flag=True,
+    help="Compare models at numbers of visual tokens by the published scaling law:"
+    " shape:llava-onevision-0.5b@729 shape:llava-1.5-7b@36.",
+)
+@json_option
+def plan(
+    models: tuple[str, ...],
+    model: str,
+    device: str | None,
+    calibrate: Path | None,
+    compare_models: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Say which methods, ratios and precisions fit a device's memory and meet a latency.
+
+    Everything is computed from the model's shapes and the device profile: times are estimates.
+    """
+    if compare_models:
+        from lvlm_export.cli.compare_models import compare
+
+        compare(
+            models, options["prompt_tokens"], lambda name: find_subject(name, None).dims, as_json
+        )
+        return
+    if models:
+        raise UsageError(f"{models[0]!r} goes with --compare-models; name one model with --model")
+    if device is None:
+        raise UsageError("--device is missing; lvlm-export list targets shows the device profiles")
+    profile = find_device(device)
+    subject = find_subject(model, options["image_size"])
+    fitted = None if calibrate is None else find_calibration(calibrate, subject, profile)
+    advise(subject, profile, fitted, options, build_name(model), as_json)
+
+
+def advise(
+    subject: Subject,
+    profile: Device,
+    fitted: Calibration | None,
+    options: dict[str, Any],
+    build_model: str,
+    as_json: bool,
+) -> None:
+    """Judge every combination, show them, and name the best; LvlmError where none does."""
+    from lvlm_export.advise.planning import Refused, build_command, judge_all
+    from lvlm_export.cli.console import echo_json
+    from lvlm_export.cli.plan_table import plan_record, recommendation_line, why_none
+    from lvlm_profiles.cost.roofline import PUBLISHED
+    from lvlm_profiles.planner.judge import Goal, Speed, best
+
+    choices = make_choices(profile, options)
+    goal = Goal(profile, options["ttft"], options["tpot"], subject.context_length)
+    speed = Speed(PUBLISHED) if fitted is None else fitted.speed
+    check_known(goal, choices, speed)
+    rows = judge_all(subject, choices, goal, speed)
+    verdicts = [row for row in rows if not isinstance(row, Refused)]
+    found, command = best(verdicts), None
+    if found is not None:
+        size = options["image_size"]
+        words = None if size is None else f"{size[1]}x{size[0]}"
+        command = build_command(subject, found.candidate, profile.name, build_model, words)
+    if as_json:
+        echo_json(plan_record(subject, goal, choices, speed, fitted, rows, found, command))
+    else:
+        show(subject, goal, choices, speed, fitted, rows)
+    if found is None:
+        raise LvlmError(why_none(rows, verdicts, profile))
+    if not as_json:
+        click.echo(f"best    {recommendation_line(found, verdicts)}")
+        click.echo(f"next    {command}")
+
+
+def make_choices(profile: Device, options: dict[str, Any]) -> Choices:
+    """What to try, with this command's defaults."""
+    from lvlm_export.advise.planning import UNREDUCED, Choices
+    from lvlm_export.reduction import METHODS, load_method
+
+    methods = list(options["methods"] or METHODS_TRIED)
+    if ALL in methods:
+        methods += [name for name in METHODS if name != UNREDUCED]
+    names = tuple(dict.fromkeys(load_method(name).name for name in methods if name != ALL))
+    return Choices(
+        methods=names,
+        ratios=tuple(sorted(set(options["ratios"] or RATIOS_TRIED), reverse=True)),
+        search=not options["ratios"],
+        precisions=options["precisions"] or (profile.defaults.precision,),
+        text_tokens=options["prompt_tokens"],
+        answer_tokens=options["answer_tokens"],
+    )
+
+
+def find_device(name: str) -> Device:
+    """A device profile; UsageError lists the known ones for any other."""
+    from lvlm_profiles.devices.device import DeviceError, load_device
+
+    try:
+        return load_device(name)
+    except DeviceError as error:
+        raise UsageError(str(error)) from None
+
+
+def find_subject(model: str, image_size: tuple[int, int] | None) -> Subject:
+    """The shapes of a preset or a checkpoint."""
+    from lvlm_export.advise.subject import subject_of_checkpoint, subject_of_preset
+    from lvlm_profiles.shapes.presets import PresetError, load_preset
+
+    if model.startswith(SHAPE):
+        try:
+            return subject_of_preset(load_preset(model.removeprefix(SHAPE)), image_size)
+        except PresetError as error:
+            raise UsageError(str(error)) from None
+    from lvlm_export.cli.console import quiet_libraries
+    from lvlm_export.cli.options import checkpoint_directory
+
+    quiet_libraries()
+    directory = checkpoint_directory(model)
+    click.echo("loading PyTorch and reading the checkpoint's configuration", err=True)
+    return subject_of_checkpoint(model, directory, image_size)
+
+
+def build_name(model: str) -> str:
+    """What ``build --model`` takes: a preset's checkpoint on the hub, or the model itself."""
+    if not model.startswith(SHAPE):
+        return model
+    from lvlm_profiles.shapes.presets import load_preset
+
+    return load_preset(model.removeprefix(SHAPE)).checkpoint
+
+
+def find_calibration(path: Path, subject: Subject, profile: Device) -> Calibration:
+    """A report's fit; LvlmError where it is of another model or kind of device."""
+    from lvlm_profiles.cost.fit import FitError
+    from lvlm_profiles.planner.calibration import CalibrationError, calibrate
+    from lvlm_profiles.report import ReportError, load
+
+    try:
+        return calibrate(load(path), subject.dims, profile)
+    except (ReportError, CalibrationError, FitError) as error:
+        raise LvlmError(f"--calibrate {path}: {error}") from None
+
+
+def show(
+    subject: Subject,
+    goal: Goal,
+    choices: Choices,
+    speed: Speed,
+    fitted: Calibration | None,
+    rows: tuple[Row, ...],
+) -> None:
+    """The table, what it stands on above and what it leaves out below."""
+    from lvlm_export.cli.console import show_table
+    from lvlm_export.cli.plan_table import basis_lines, notes, table
+
+    for line in basis_lines(subject, goal, choices, speed, fitted):
+        click.echo(line)
+    show_table(table(subject, rows))
+    for line in notes(choices):
+        click.echo(line)
+
+
+def check_known(goal: Goal, choices: Choices, speed: Speed) -> None:
+    """Refuse a question that the device profile cannot answer; UsageError says what would help."""
+    from lvlm_profiles.cost.memory import free_bytes
+    from lvlm_profiles.cost.roofline import RatesError
+
+    try:
+        for precision in choices.precisions:
+            speed.at(goal.device, precision)
+    except RatesError as error:
+        if goal.ttft_ms is not None or goal.tpot_ms is not None:
+            raise UsageError(
+                f"{error}, so its times cannot be estimated; give --calibrate a report of lvlm-export"
+                " profile from there, or leave --ttft and --tpot out to judge memory alone"
+            ) from None
+        if free_bytes(goal.device) is None:
+            raise UsageError(
+                f"{error}, nor its memory, so there is nothing to plan with; give --calibrate a"
+                " report of lvlm-export profile from there"
+            ) from None

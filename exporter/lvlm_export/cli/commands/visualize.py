@@ -1,0 +1,128 @@
+"""``lvlm-export visualize``: which patches stay at each site. Never imports torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lvlm_export.cli.options import Ratio, bundle_argument, device_options
+from lvlm_runtime.errors import LvlmError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from lvlm_export.study.pictures import Panel
+    from lvlm_runtime.image.preprocess import PreprocessSpec
+    from lvlm_runtime.session import Session
+
+SUFFIXES = (".png", ".html")
+
+
+@click.command(short_help="Draw which patches of a picture stay at each site.")
+@bundle_argument
+@click.option("--image", type=click.Path(path_type=Path), required=True, help="Picture file.")
+@click.option(
+    "--ratio", type=Ratio(), help="Share of visual tokens KEPT, one of the bundle's [its first]."
+)
+@click.option(
+    "--prompt",
+    default="What is in the picture?",
+    show_default=True,
+    help="The question; sites in the decoder and some methods depend on it.",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    required=True,
+    help="File to write, .png (all sites side by side) or .html (a slider); repeatable.",
+)
+@device_options
+def visualize(
+    bundle: Path,
+    image: Path,
+    ratio: float | None,
+    prompt: str,
+    output: tuple[Path, ...],
+    backend: str,
+    device: str,
+    threads: int | None,
+) -> None:
+    """Draw which patches stay, are merged or are dropped at each site, over what the model sees."""
+    for path in output:
+        if path.suffix.lower() not in SUFFIXES:
+            raise UsageError(f"{path} is neither .png nor .html; give one of them to --output")
+    from lvlm_export.study.pictures import draw_page, draw_sheet
+    from lvlm_runtime.session import Session
+
+    session = Session.open(bundle, backend, device, threads)
+    picture, sites = look(session, image, prompt, ratio)
+    manifest = session.bundle.manifest
+    kept = session.bundle.budget(ratio).ratio
+    heading = f"{manifest.method} at ratio {kept:g}: {image.name}"
+    for path in output:
+        if path.suffix.lower() == ".html":
+            path.write_text(draw_page(picture, sites, heading), encoding="utf-8")
+        else:
+            draw_sheet(picture, sites, heading).save(path, "PNG")
+        click.echo(f"wrote {path}")
+    for panel in sites:
+        click.echo(f"{panel.title}: {panel.caption}")
+
+
+def look(
+    session: Session, image: Path, prompt: str, ratio: float | None
+) -> tuple[Image.Image, list[Panel]]:
+    """What the model sees of a picture, and its sites at a ratio.
+
+    Raises:
+        UsageError: Nothing is reduced at this ratio.
+        LvlmError: The model packs several tiles, whose places are not those of one grid.
+    """
+    from lvlm_export.study.pictures import panels
+    from lvlm_runtime.chain.recorder import Recorder
+    from lvlm_runtime.image.picture import load_image
+    from lvlm_runtime.image.preprocess import preprocess
+
+    manifest, budget = session.bundle.manifest, session.bundle.budget(ratio)
+    layout = manifest.layouts[0]
+    part = budget.layout(layout.name)
+    if part.packer is not None:
+        raise LvlmError(
+            f"{manifest.family} packs several tiles into one sequence, which is not drawn yet;"
+            " visualize takes bundles of models with one tile per picture"
+        )
+    before = () if part.projected is None else (part.projected,)
+    reductions = (*budget.vision, *before, *part.decoder)
+    if not reductions:
+        raise UsageError(f"nothing is reduced at ratio {budget.ratio:g}; give a smaller --ratio")
+    opened = load_image(image)
+    places: dict[str, NDArray[np.int64]] = {}
+
+    def keep(site: str, value: Any) -> None:
+        places[site] = session.chain.backend.fetch(value)[0].copy()
+
+    recorder = Recorder(on_places=keep)
+    session.generate(prompt, [opened], budget.ratio, max_new_tokens=1, recorder=recorder)
+    pixels = preprocess([opened], manifest.preprocess, layout).pixel_values[0]
+    return as_seen(pixels, manifest.preprocess), panels(manifest.vision_tokens, reductions, places)
+
+
+def as_seen(pixels: NDArray[np.float32], spec: PreprocessSpec) -> Image.Image:
+    """The picture behind ``pixels [3, H, W]``."""
+    import numpy as np
+    from PIL import Image
+
+    values = pixels.transpose(1, 2, 0)
+    if spec.std is not None:
+        values = values * np.array(spec.std, np.float32)
+    if spec.mean is not None:
+        values = values + np.array(spec.mean, np.float32)
+    if spec.rescale_factor is not None:
+        values = values / spec.rescale_factor
+    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))

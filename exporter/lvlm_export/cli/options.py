@@ -1,0 +1,183 @@
+"""Types and options that several commands take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lvlm_runtime.errors import UsageError
+
+DEMO = "demo"
+
+
+class Ratio(click.ParamType):  # type: ignore[type-arg]
+    """A share of visual tokens kept, in (0, 1]."""
+
+    name = "ratio"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Check and convert."""
+        from lvlm_export.reduction.schedule import parse_ratio
+
+        try:
+            return parse_ratio(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+class ImageSize(click.ParamType):  # type: ignore[type-arg]
+    """``WxH`` in pixels, as (height, width)."""
+
+    name = "WxH"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        """Check and convert."""
+        match = re.fullmatch(r"([1-9]\d{0,4})[xX]([1-9]\d{0,4})", str(value))
+        if match is None:
+            self.fail(f"{value!r} is not a size; write width x height, 640x480", param, ctx)
+        return int(match[2]), int(match[1])
+
+
+class Milliseconds(click.ParamType):  # type: ignore[type-arg]
+    """A time, ``300ms``, ``0.3s`` or ``300``, in milliseconds."""
+
+    name = "time"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Check and convert."""
+        match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s|)", str(value).strip())
+        found = 0.0 if match is None else float(match[1]) * (1e3 if match[2] == "s" else 1.0)
+        if not 0 < found < 1e9:
+            self.fail(f"{value!r} is not a time; write 300ms or 0.3s", param, ctx)
+        return found
+
+
+class MethodName(click.ParamType):  # type: ignore[type-arg]
+    """A reduction method, or one before the decoder and one in it with a plus between."""
+
+    name = "method"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check; parts come in the order tokens pass them."""
+        from lvlm_export.reduction import load_method
+
+        try:
+            return load_method(str(value)).name
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+class SiteNames(click.ParamType):  # type: ignore[type-arg]
+    """``vision@5,decoder@8`` as a tuple of names."""
+
+    name = "sites"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        """Check; whether a model has them is known when it is read."""
+        from lvlm_export.reduction.compose import parse_site
+
+        try:
+            return tuple(parse_site(name).name for name in str(value).split(","))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+class BuildTarget(click.ParamType):  # type: ignore[type-arg]
+    """A target, or a device profile, which names one."""
+
+    name = "target"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check, and turn a device's name into its target."""
+        from lvlm_export.plan.targets import TARGETS
+        from lvlm_profiles.devices.device import device_names, load_device
+
+        if value in TARGETS:
+            return str(value)
+        if value not in device_names():
+            known = ", ".join((*TARGETS, *device_names()))
+            self.fail(f"{value!r} is unknown; known: {known}", param, ctx)
+        return load_device(value).target
+
+
+class BackendName(click.ParamType):  # type: ignore[type-arg]
+    """A key of the backend table, which is read only when the option is used."""
+
+    name = "backend"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check."""
+        from lvlm_runtime.backends import BACKENDS
+
+        known = ("auto", *sorted(BACKENDS))
+        if value not in known:
+            self.fail(f"{value!r} is unknown; known: {', '.join(known)}", param, ctx)
+        return str(value)
+
+
+# Existence is checked where the bundle is opened: its message says more than click's.
+bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
+images_option = click.option(
+    "--images",
+    type=click.Path(path_type=Path),
+    help="Directory of the pictures [the data file's own].",
+)
+image_size_option = click.option(
+    "--image-size",
+    type=ImageSize(),
+    metavar="WxH",
+    help="Picture size in pixels that the tile layout is made for (families with tiles).",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+
+
+def device_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Where and with what the graphs run."""
+    for option in (
+        click.option(
+            "--threads",
+            type=click.IntRange(1, 1024),
+            metavar="N",
+            help="CPU threads [one per physical core].",
+        ),
+        click.option(
+            "--device",
+            type=click.Choice(["auto", "cpu", "cuda"]),
+            default="auto",
+            show_default=True,
+            help="auto takes a GPU where there is one.",
+        ),
+        click.option(
+            "--backend",
+            type=BackendName(),
+            default="auto",
+            show_default=True,
+            help="What runs the graphs; auto takes TensorRT where the bundle has engines and there"
+            " is a GPU, else ONNX Runtime.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def checkpoint_directory(model: str) -> Path:
+    """Where the checkpoint of a model name lies; ``demo`` is the one that is shipped."""
+    if model == DEMO:
+        from lvlm_export.demo import CHECKPOINT
+
+        return CHECKPOINT
+    from lvlm_export.checkpoint import locate
+
+    return locate(model)

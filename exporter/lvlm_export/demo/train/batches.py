@@ -1,0 +1,182 @@
+r"""Training batches: many questions about one picture packed into one sequence.
+
+Layout of a row, with token ids exactly as the chat template gives them:
+
+    <s> USER: <image> x 196 | \n question 1 ASSISTANT: answer 1 </s> | \n question 2 ... | padding
+
+Every question sees the head (BOS, "USER: ", the picture) and itself, never another question, and
+its positions continue from the head's end. So each one is trained as if it stood alone, and the
+visual tokens are computed once for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import LlavaProcessor
+
+from lvlm_export.demo.mosaic import Mosaic, make_mosaic
+from lvlm_export.demo.questions import (
+    MosaicQuestion,
+    draw_question,
+    listing,
+    training_questions_about,
+)
+from lvlm_export.demo.tiles import COLORS, SHAPES, Split
+from lvlm_export.demo.train.processor import EOS, PROMPT_HEAD, answer_text, prompt_tail
+
+QUESTIONS_PER_KIND: dict[str, int] = {"color": 2, "shape": 1, "count": 2, "place": 2, "yes_no": 2}
+"""How many questions of each kind are asked about one training picture, beside its listing."""
+
+_LENGTH_STEP = 16  # rows are padded to a multiple of this
+NO_LABEL = -100
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training batch of B pictures with rows of L tokens.
+
+    Attributes:
+        pixel_values: float32 [B, 3, S, S], as the checkpoint's processor gives it (S is 112).
+        input_ids: int64 [B, L].
+        position_ids: int64 [B, L].
+        attention_mask: bool [B, 1, L, L], True where a row's token may look.
+        labels: int64 [B, L], the next token where it belongs to an answer, otherwise -100.
+        question_index: int64 [B, L], number of the question in its row, -1 for head and padding.
+        cell_shapes, cell_colors: int64 [B, 9], index into SHAPES / COLORS; the last class is blank.
+    """
+
+    pixel_values: Tensor
+    input_ids: Tensor
+    position_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor
+    question_index: Tensor
+    cell_shapes: Tensor
+    cell_colors: Tensor
+
+
+class Packer:
+    """Turns mosaics and questions into batches with one processor's tokens."""
+
+    def __init__(self, processor: LlavaProcessor, image_tokens: int) -> None:
+        self._image_processor = processor.image_processor
+        self._pad_id: int = processor.tokenizer.pad_token_id
+        self._head = prompt_head(processor, image_tokens)
+        self._tail = cache(partial(question_tokens, processor.tokenizer))
+
+    def batch(
+        self,
+        first_seed: int,
+        size: int,
+        split: Split = "train",
+        *,
+        flip: bool,
+        per_kind: Mapping[str, int] = QUESTIONS_PER_KIND,
+    ) -> Batch:
+        """Makes the batch of the pictures with seeds first_seed ... first_seed + size - 1."""
+        seeds = range(first_seed, first_seed + size)
+        mosaics = [make_mosaic(seed, split, flip=flip) for seed in seeds]
+        rows = [
+            self._row(mosaic, seed, per_kind) for mosaic, seed in zip(mosaics, seeds, strict=True)
+        ]
+        longest = max(len(row[0]) for row in rows)
+        length = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
+        fills = (self._pad_id, 0, NO_LABEL, -1)
+        ids, positions, labels, question_index = (
+            _padded([row[field] for row in rows], length, fill) for field, fill in enumerate(fills)
+        )
+        shapes, colors = _cell_labels(mosaics)
+        return Batch(
+            pixel_values=pixel_values(mosaics, self._image_processor),
+            input_ids=ids,
+            position_ids=positions,
+            attention_mask=self._mask(question_index, ids),
+            labels=labels,
+            question_index=question_index,
+            cell_shapes=shapes,
+            cell_colors=colors,
+        )
+
+    def _row(
+        self, mosaic: Mosaic, seed: int, per_kind: Mapping[str, int]
+    ) -> tuple[list[int], list[int], list[int], list[int]]:
+        """Token ids, positions, labels and question numbers of one picture's row."""
+        ids, positions = list(self._head), list(range(len(self._head)))
+        labels, question_index = [NO_LABEL] * len(ids), [-1] * len(ids)
+        questions = [listing(mosaic), *drawn_questions(mosaic, seed, per_kind)]
+        for number, question in enumerate(questions):
+            tokens, asked = self._tail(question)
+            ids += tokens
+            positions += range(len(self._head), len(self._head) + len(tokens))
+            # The token before an answer token predicts it; EOS predicts nothing.
+            labels += [NO_LABEL] * (asked - 1) + tokens[asked:] + [NO_LABEL]
+            question_index += [number] * len(tokens)
+        return ids, positions, labels, question_index
+
+    def _mask(self, question_index: Tensor, ids: Tensor) -> Tensor:
+        length = ids.shape[1]
+        is_head = torch.arange(length) < len(self._head)
+        same = question_index[:, :, None] == question_index[:, None, :]
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        # Padding shares its index with the head, so it always sees something and gives no NaN.
+        return ((same | is_head) & causal)[:, None]
+
+
+def prompt_head(processor: LlavaProcessor, image_tokens: int) -> list[int]:
+    """Token ids that every prompt begins with: BOS, "USER: " and the picture's placeholders."""
+    head: list[int] = processor.tokenizer(PROMPT_HEAD)["input_ids"]
+    return head + [processor.image_token_id] * (image_tokens - 1)
+
+
+def question_tokens(tokenizer: Any, question: MosaicQuestion) -> tuple[list[int], int]:
+    """Token ids of question and answer, and how many of them are the question's.
+
+    Raises:
+        ValueError: The question's tokens change when its answer follows.
+    """
+    text = prompt_tail(question.text)
+    asked = tokenizer(text, add_special_tokens=False)["input_ids"]
+    both = tokenizer(text + answer_text(question.answer), add_special_tokens=False)["input_ids"]
+    if both[: len(asked)] != asked:
+        raise ValueError(f"tokens of {text!r} change when an answer follows ({EOS})")
+    return both, len(asked)
+
+
+def drawn_questions(mosaic: Mosaic, seed: int, per_kind: Mapping[str, int]) -> list[MosaicQuestion]:
+    """As many questions of each kind as `per_kind` says, where the mosaic allows any."""
+    rng = np.random.default_rng([seed, len(mosaic.filled)])
+    groups = training_questions_about(mosaic)
+    kinds = [kind for kind, count in per_kind.items() for _ in range(count)]
+    drawn = [draw_question(groups, kind, rng) for kind in kinds]
+    return [question for question in drawn if question is not None]
+
+
+def pixel_values(mosaics: list[Mosaic], image_processor: Any) -> Tensor:
+    """Normalized pixels, float32 [B, 3, S, S] in -1..1, S as the checkpoint's processor has it."""
+    pictures = [Image.fromarray(mosaic.pixels) for mosaic in mosaics]
+    pixels: Tensor = image_processor(pictures, return_tensors="pt")["pixel_values"]
+    return pixels
+
+
+def _padded(rows: list[list[int]], length: int, fill: int) -> Tensor:
+    return torch.tensor([row + [fill] * (length - len(row)) for row in rows])
+
+
+def _cell_labels(mosaics: list[Mosaic]) -> tuple[Tensor, Tensor]:
+    shapes = [
+        [len(SHAPES) if cell is None else SHAPES.index(cell.shape) for cell in mosaic.cells]
+        for mosaic in mosaics
+    ]
+    colors = [
+        [len(COLORS) if cell is None else COLORS.index(cell.color) for cell in mosaic.cells]
+        for mosaic in mosaics
+    ]
+    return torch.tensor(shapes), torch.tensor(colors)

@@ -1,0 +1,137 @@
+"""What is minimized in training: cell labels for the vision tower, answers for the whole model."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import LlavaForConditionalGeneration
+
+from lvlm_export.demo.mosaic import CELL_EDGES, IMAGE_SIZE, PLACES
+from lvlm_export.demo.tiles import COLORS, SHAPES
+from lvlm_export.demo.train.batches import Batch
+from lvlm_export.demo.train.processor import PATCH_SIZE
+
+
+class CellHeads(nn.Module):
+    """Reads a cell's shape and colour from its patches together, and its place from each patch.
+
+    Only used to warm the vision tower up; the checkpoint does not contain it.
+
+    Args:
+        width: of the features, C.
+        side: patches along a picture's edge; P = side² below.
+    """
+
+    pooling: Tensor
+    patch_cells: Tensor
+
+    def __init__(self, width: int, side: int = IMAGE_SIZE // PATCH_SIZE) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.shape = nn.Linear(width, len(SHAPES) + 1)
+        self.color = nn.Linear(width, len(COLORS) + 1)
+        self.place = nn.Linear(width, len(PLACES))
+        self.register_buffer("pooling", _cell_pooling(side))
+        self.register_buffer("patch_cells", self.pooling.argmax(dim=0))
+
+    def cell_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Mean cross entropy and the share of cells with shape and colour right (both scalars).
+
+        Args:
+            features: vision features [B, P, width].
+            batch: where the labels are.
+        """
+        pooled = self.pooling @ self.norm(features.float())
+        shapes, colors = self.shape(pooled).float(), self.color(pooled).float()
+        loss = functional.cross_entropy(shapes.flatten(0, 1), batch.cell_shapes.flatten())
+        loss = loss + functional.cross_entropy(colors.flatten(0, 1), batch.cell_colors.flatten())
+        right = (shapes.argmax(-1) == batch.cell_shapes) & (colors.argmax(-1) == batch.cell_colors)
+        return loss, right.float().mean()
+
+    def place_loss(self, features: Tensor) -> Tensor:
+        """Mean cross entropy of each patch's cell, given features [B, P, width]."""
+        places = self.place(self.norm(features.float())).float()
+        return functional.cross_entropy(
+            places.flatten(0, 1), self.patch_cells.repeat(len(features))
+        )
+
+    def patch_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """As `cell_loss`, but every single patch names its cell's shape, colour and place."""
+        normed = self.norm(features.float())
+        shapes, colors = self.shape(normed).float(), self.color(normed).float()
+        right_shapes = batch.cell_shapes[:, self.patch_cells]
+        right_colors = batch.cell_colors[:, self.patch_cells]
+        loss = functional.cross_entropy(shapes.flatten(0, 1), right_shapes.flatten())
+        loss = loss + functional.cross_entropy(colors.flatten(0, 1), right_colors.flatten())
+        right = (shapes.argmax(-1) == right_shapes) & (colors.argmax(-1) == right_colors)
+        return loss + self.place_loss(features), right.float().mean()
+
+
+def _cell_pooling(side: int) -> Tensor:
+    """[9, side²]: each cell's mean over its patches, weighted by how much of a patch is inside."""
+    edges = torch.arange(side + 1) * (IMAGE_SIZE / side)
+    starts, ends = edges[:-1], edges[1:]
+    overlaps = torch.stack(
+        [ends.clamp(max=end) - starts.clamp(min=begin) for begin, end in pairwise(CELL_EDGES)]
+    ).clamp(min=0)
+    area = torch.einsum("ri,cj->rcij", overlaps, overlaps).flatten(2).flatten(0, 1).float()
+    return area / area.sum(dim=1, keepdim=True)
+
+
+def vision_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
+    """Output [B, 196, 96] of the last vision layer: what `vision_feature_layer=-1` selects."""
+    tower = model.model.vision_tower
+    features: Tensor = tower.encoder(inputs_embeds=tower.embeddings(pixels)).last_hidden_state
+    return features
+
+
+def answer_loss(
+    model: LlavaForConditionalGeneration, features: Tensor, batch: Batch, *, per_question: bool
+) -> tuple[Tensor, Tensor]:
+    """Cross entropy of the answers and the share of fully right answers (scalars).
+
+    An answer is right here when every token of it, EOS included, is the most likely one after the
+    right tokens before it, which is the same as greedy decoding giving that answer.
+
+    Args:
+        model: the whole model.
+        features: vision features [B, 196, 96].
+        batch: the packed questions.
+        per_question: every question counts the same, not every token. Listings are half of all
+            answer tokens; they lead at first and should not later.
+    """
+    answered = batch.labels >= 0
+    labels = batch.labels[answered]
+    logits = model.lm_head(_hidden_states(model, features, batch)[answered]).float()
+    question = _question_numbers(batch, answered)
+    losses = functional.cross_entropy(logits, labels, reduction="none")
+    wrong = torch.bincount(question, weights=(logits.argmax(-1) != labels).double())
+    tokens = torch.bincount(question)
+    asked = tokens > 0
+    if per_question:
+        losses = losses / tokens[question]
+    loss = losses.sum() / (asked.sum() if per_question else len(losses))
+    return loss, (wrong[asked] == 0).float().mean()
+
+
+def _hidden_states(model: LlavaForConditionalGeneration, features: Tensor, batch: Batch) -> Tensor:
+    """Last hidden states [B, L, 192] of packed rows."""
+    visual = model.model.multi_modal_projector(features)
+    embeddings = model.get_input_embeddings()(batch.input_ids)
+    is_image = (batch.input_ids == model.config.image_token_id).unsqueeze(-1)
+    hidden: Tensor = model.model.language_model(
+        inputs_embeds=embeddings.masked_scatter(is_image, visual.to(embeddings.dtype)),
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        use_cache=False,
+    ).last_hidden_state
+    return hidden
+
+
+def _question_numbers(batch: Batch, answered: Tensor) -> Tensor:
+    """For each answer token, int64 [answer tokens]: its question's number, unique in the batch."""
+    questions_per_row = int(batch.question_index.max()) + 1
+    return answered.nonzero()[:, 0] * questions_per_row + batch.question_index[answered]

@@ -1,0 +1,1 @@
+"""What families of LLaVA's kind have in common."""

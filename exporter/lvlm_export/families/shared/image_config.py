@@ -1,0 +1,229 @@
+"""Reads a checkpoint's image processor settings into the runtime's `PreprocessSpec`.
+
+Source: transformers 5.23, `image_processing_pil_*.py` of clip, siglip, llava and llava_onevision,
+and `BaseImageProcessor._standardize_kwargs`; files written by transformers 4.x have the same keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.image.preprocess import RESIZE_EXACT, RESIZE_SHORTEST_EDGE, PreprocessSpec
+
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+_COMMON: dict[str, Any] = {
+    "do_resize": True,
+    "resample": 3,
+    "do_center_crop": False,
+    "crop_size": None,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": _CLIP_MEAN,
+    "image_std": _CLIP_STD,
+    "do_pad": False,
+    "default_to_square": False,
+    "image_grid_pinpoints": None,
+}
+_CLIP = {
+    **_COMMON,
+    "size": {"shortest_edge": 224},
+    "do_center_crop": True,
+    "crop_size": {"height": 224, "width": 224},
+}
+_SIGLIP_HALF = (0.5, 0.5, 0.5)
+
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "CLIP": _CLIP,
+    "Siglip": {
+        **_COMMON,
+        "size": {"height": 224, "width": 224},
+        "image_mean": _SIGLIP_HALF,
+        "image_std": _SIGLIP_HALF,
+    },
+    "Llava": _CLIP,
+    "LlavaOnevision": {
+        **_COMMON,
+        "size": {"height": 384, "width": 384},
+        "do_pad": True,
+        "image_grid_pinpoints": [
+            [384 * rows, 384 * cols] for rows in range(1, 7) for cols in range(1, 7)
+        ],
+    },
+}
+"""What each of transformers' processors does where its file says nothing."""
+
+# They name the class, the container or the device, or hold for inputs other than RGB pictures.
+_WITHOUT_EFFECT = {
+    "image_processor_type",
+    "feature_extractor_type",
+    "processor_class",
+    "backend",
+    "data_format",
+    "input_data_format",
+    "device",
+    "disable_grouping",
+    "return_tensors",
+    "do_convert_rgb",
+    "image_seq_length",
+    "_valid_processor_keys",
+}
+
+
+def preprocess_spec(
+    preprocessor_config: Mapping[str, Any], feature_side: int | None = None
+) -> PreprocessSpec:
+    """The preprocessing that a checkpoint's image processor does.
+
+    Args:
+        preprocessor_config: content of `preprocessor_config.json`, or of `processor_config.json`
+            or its `image_processor` part.
+        feature_side: features per tile edge of the unreduced vision tower, as `PreprocessSpec`
+            has it; needed for a "single" layout alone.
+
+    Raises:
+        LvlmError: an unknown processor, an option that it does not have or a value it cannot take.
+    """
+    config = preprocessor_config.get("image_processor", preprocessor_config)
+    name = _processor_name(config)
+    defaults = _DEFAULTS[name]
+    for key in config:
+        if key not in defaults and key not in _WITHOUT_EFFECT and config[key] not in (None, False):
+            raise LvlmError(
+                f"The image processor {name} of this checkpoint sets {key} to {config[key]!r}, "
+                f"which may change pixels; known are {', '.join(sorted(defaults))}. Remove it "
+                "from the checkpoint's preprocessor_config.json if it has no effect."
+            )
+    # null is no default: it switches a step off, as it does in transformers
+    options = {key: config.get(key, default) for key, default in defaults.items()}
+    normalise, do_pad = bool(options["do_normalize"]), bool(options["do_pad"])
+    mean = _per_channel("image_mean", options["image_mean"]) if normalise or do_pad else None
+    size: dict[str, Any] = {}
+    if options["do_resize"]:
+        size = _resize(options["size"], bool(options["default_to_square"]))
+    pinpoints = _pinpoints(options, size) if name == "LlavaOnevision" else None
+    return PreprocessSpec(
+        pad_to_square=_square_colour(name, do_pad, options["image_mean"]),
+        **size,
+        resample=_resample(options["resample"]),
+        center_crop=_height_width(options["crop_size"]) if options["do_center_crop"] else None,
+        rescale_factor=_factor(options["rescale_factor"]) if options["do_rescale"] else None,
+        mean=mean if normalise else None,
+        std=_per_channel("image_std", options["image_std"]) if normalise else None,
+        grid_pinpoints=pinpoints,
+        feature_side=feature_side,
+    )
+
+
+def _processor_name(config: Mapping[str, Any]) -> str:
+    """The key in `_DEFAULTS` of the class that wrote the file."""
+    kind = config.get("image_processor_type") or config.get("feature_extractor_type")
+    stem = str(kind).removesuffix("Fast").removesuffix("Pil")
+    name = stem.removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
+    if name == stem or name not in _DEFAULTS:
+        raise LvlmError(
+            f"The image_processor_type of this checkpoint is {kind!r}; known are "
+            f"{', '.join(known + 'ImageProcessor' for known in _DEFAULTS)}. Check "
+            "preprocessor_config.json, or add the processor to image_config.py."
+        )
+    return name
+
+
+def _resize(size: Any, default_to_square: bool) -> dict[str, Any]:
+    """The fields of `PreprocessSpec` for a `size`: int, list or dict."""
+    if isinstance(size, int) and not default_to_square:
+        size = {"shortest_edge": size}
+    if isinstance(size, Mapping):
+        # transformers writes every key of its size class, null where unused
+        size = {key: value for key, value in size.items() if value is not None}
+        if set(size) == {"shortest_edge"} and _is_edge(size["shortest_edge"]):
+            return {"resize": RESIZE_SHORTEST_EDGE, "height": size["shortest_edge"]}
+    height, width = _height_width(size)
+    return {"resize": RESIZE_EXACT, "height": height, "width": width}
+
+
+def _height_width(size: Any) -> tuple[int, int]:
+    """(height, width) of an int, a list or a dict."""
+    if isinstance(size, int):
+        size = [size, size]
+    if isinstance(size, Mapping):
+        size = {key: value for key, value in size.items() if value is not None}
+        size = [size["height"], size["width"]] if set(size) == {"height", "width"} else size
+    if isinstance(size, list | tuple) and len(size) == 2 and all(_is_edge(edge) for edge in size):
+        return size[0], size[1]
+    raise LvlmError(
+        f"A size of {size!r} in this checkpoint's image processor is not supported; allowed are a "
+        'number, "height" and "width", or for size also "shortest_edge" alone, in whole pixels. '
+        "Correct preprocessor_config.json."
+    )
+
+
+def _is_edge(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _pinpoints(options: Mapping[str, Any], size: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
+    """The canvases of a LLaVA-OneVision processor, whose views must be square tiles."""
+    if options["do_center_crop"] or size.get("width", size.get("height")) != size.get("height", 0):
+        raise LvlmError(
+            "LLaVA-OneVision tiles are supported where do_resize is on, do_center_crop is off "
+            f"and size is square; given are do_center_crop {options['do_center_crop']!r} and size "
+            f"{options['size']!r}. Correct preprocessor_config.json."
+        )
+    canvases = tuple(_height_width(pair) for pair in options["image_grid_pinpoints"] or ())
+    if not canvases:
+        raise LvlmError("image_grid_pinpoints is empty, at least one [height, width] is needed.")
+    return canvases
+
+
+def _square_colour(name: str, do_pad: bool, mean: Any) -> tuple[int, int, int] | None:
+    """The border colour of pad_to_square, if this processor pads."""
+    if do_pad and name not in ("Llava", "LlavaOnevision"):
+        raise LvlmError(
+            f"The image processor {name} of this checkpoint has do_pad on, which is supported for "
+            "LlavaImageProcessor alone. Correct preprocessor_config.json."
+        )
+    # LLaVA-OneVision always pads several pictures; its do_pad is about batches
+    if not do_pad and name != "LlavaOnevision":
+        return None
+    red, green, blue = _per_channel("image_mean", mean)
+    return int(red * 255), int(green * 255), int(blue * 255)
+
+
+def _per_channel(key: str, value: Any) -> tuple[float, float, float]:
+    """Three floats of one number or three."""
+    values = value if isinstance(value, list | tuple) else [value] * 3
+    if len(values) != 3 or not all(_is_number(number) for number in values):
+        raise LvlmError(
+            f"{key} of this checkpoint's image processor is {value!r}; a number or 3 are needed "
+            "(RGB). Correct preprocessor_config.json."
+        )
+    return float(values[0]), float(values[1]), float(values[2])
+
+
+def _factor(value: Any) -> float:
+    """What values are multiplied by."""
+    if not _is_number(value):
+        raise LvlmError(
+            f"rescale_factor of this checkpoint's image processor is {value!r}; a number is "
+            "needed where do_rescale is on. Correct preprocessor_config.json."
+        )
+    return float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _resample(value: Any) -> int:
+    """Pillow's code of a resize filter."""
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= 5:
+        return value
+    raise LvlmError(
+        f"resample of this checkpoint's image processor is {value!r}, allowed is Pillow's code 0 "
+        "to 5 (3 is bicubic). Correct preprocessor_config.json."
+    )

@@ -1,0 +1,213 @@
+"""What the LLaVA-like families share: CLIP and SigLIP towers, text models, feature selection."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from lvlm_export.families import Parts, TextShape, VisionShape
+from lvlm_export.families.shared.projectors import projector_shape
+from lvlm_profiles.shapes.dims import ModelDims, TextDims, VisionDims
+from lvlm_runtime.errors import LvlmError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+# Vision tower types and the number of leading tokens that are not patches.
+TOWER_PREFIX = {"clip_vision_model": 1, "siglip_vision_model": 0}
+TEXT_TYPES = ("llama", "mistral", "qwen2")
+
+EMBED_TOKENS = "model.language_model.embed_tokens.weight"
+# Older llava-hf checkpoints keep the parts at the top level and a `vision_model` in the tower.
+RENAMES = (
+    (r"^language_model\.lm_head\.", "lm_head."),
+    (r"^language_model\.model\.", "model.language_model."),
+    (r"^model\.language_model\.model\.", "model.language_model."),
+    (r"^(language_model|vision_tower|multi_modal_projector|image_newline)\b", r"model.\1"),
+    (r"^model\.vision_tower\.vision_model\.", "model.vision_tower."),
+)
+
+
+def feature_levels(config: PretrainedConfig) -> tuple[int, ...]:
+    """Vision layers that ran before each of the features that stand side by side, as listed.
+
+    They are the indices of transformers' ``hidden_states``, which has one entry more than layers.
+
+    Raises:
+        LvlmError: A layer that the tower does not have, or its embeddings.
+    """
+    projector = projector_shape(config)
+    if projector is not None:
+        return projector.levels
+    wanted, depth = config.vision_feature_layer, config.vision_config.num_hidden_layers
+    layers = [wanted] if isinstance(wanted, int) else list(wanted)
+    levels = tuple(layer if layer >= 0 else depth + 1 + layer for layer in layers)
+    if not levels or not 0 < min(levels) <= max(levels) <= depth:
+        raise LvlmError(f"vision_feature_layer {wanted} is outside the tower's {depth} layers")
+    return levels
+
+
+def vision_shape(config: PretrainedConfig) -> VisionShape:
+    """Shape of a CLIP or SigLIP tower; LvlmError for another one or an odd selection."""
+    vision = config.vision_config
+    if vision.model_type not in TOWER_PREFIX:
+        raise LvlmError(
+            f"vision tower {vision.model_type!r} is not supported; known: {', '.join(TOWER_PREFIX)}"
+        )
+    prefix = TOWER_PREFIX[vision.model_type]
+    strategy = config.vision_feature_select_strategy
+    # "default" drops the first token whatever it is; only a CLS token may go that way.
+    if (strategy == "default") != (prefix == 1):
+        raise LvlmError(
+            f"vision_feature_select_strategy {strategy!r} does not fit tower {vision.model_type!r}:"
+            " 'default' is for towers with a CLS token, 'full' for towers without one"
+        )
+    side = vision.image_size // vision.patch_size
+    return VisionShape(
+        layers=max(feature_levels(config)),
+        tokens=side * side,
+        prefix=prefix,
+        hidden_size=vision.hidden_size,
+        heads=vision.num_attention_heads,
+        image_size=vision.image_size,
+        scale=(vision.hidden_size // vision.num_attention_heads) ** -0.5,
+        levels=len(feature_levels(config)),
+    )
+
+
+def text_shape(text: Any) -> TextShape:
+    """Shape of a Llama-like text model; LvlmError for another one."""
+    if text.model_type not in TEXT_TYPES:
+        raise LvlmError(
+            f"text model {text.model_type!r} is not supported; known: {', '.join(TEXT_TYPES)}"
+        )
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    context = text.max_position_embeddings
+    window = getattr(text, "sliding_window", None)
+    if window and "sliding_attention" in (
+        getattr(text, "layer_types", None) or ["sliding_attention"]
+    ):
+        # Inside its window a sliding layer sees everything, so the graph needs no window.
+        context = min(context, window)
+    return TextShape(
+        layers=text.num_hidden_layers,
+        hidden_size=text.hidden_size,
+        heads=text.num_attention_heads,
+        kv_heads=text.num_key_value_heads,
+        head_dim=head_dim,
+        vocab_size=text.vocab_size,
+        context_length=context,
+        scale=head_dim**-0.5,
+    )
+
+
+def model_dims(config: PretrainedConfig) -> ModelDims:
+    """Sizes of a tower, a two-layer projector and a Llama-like text model, for the cost model."""
+    vision, text = vision_shape(config), text_shape(config.text_config)
+    tied = config.tie_word_embeddings or getattr(config.text_config, "tie_word_embeddings", False)
+    return ModelDims(
+        vision=VisionDims(
+            layers=vision.layers,
+            width=vision.hidden_size,
+            mlp=config.vision_config.intermediate_size,
+            heads=vision.heads,
+            patch=config.vision_config.patch_size,
+            tokens=vision.tokens,
+            prefix=vision.prefix,
+        ),
+        projector=_projector_maps(config, vision.hidden_size, text.hidden_size),
+        text=TextDims(
+            layers=text.layers,
+            width=text.hidden_size,
+            mlp=config.text_config.intermediate_size,
+            gated=True,
+            heads=text.heads,
+            kv_heads=text.kv_heads,
+            head_dim=text.head_dim,
+            vocab=text.vocab_size,
+            tied=bool(tied),
+        ),
+    )
+
+
+def _projector_maps(
+    config: PretrainedConfig, width: int, text_width: int
+) -> tuple[tuple[int, int], ...]:
+    """``(in, out)`` of the linear maps that every patch goes through.
+
+    Of a trained projector these are queries, keys and values; what it does with the few tokens
+    behind them is left out.
+    """
+    projector = projector_shape(config)
+    several = (len(feature_levels(config)) * width, width if projector else text_width)
+    if projector is None:
+        return (several, (text_width, text_width))
+    inner = (width, width)
+    return (several, inner, several, inner, inner, inner)
+
+
+class VisionEmbed(nn.Module):
+    """Patch and position embedding, and CLIP's norm before the first layer.
+
+    With ``any_size`` the position table is resized to the picture's patches, as transformers does
+    with ``interpolate_pos_encoding`` (whose branch on the size cannot be traced).
+    """
+
+    def __init__(self, tower: Any) -> None:
+        super().__init__()
+        self.embeddings = tower.embeddings
+        self.pre_layrnorm = getattr(tower, "pre_layrnorm", nn.Identity())
+
+    def forward(self, pixel_values: Tensor, any_size: bool = False) -> Tensor:
+        embed = self.resized if any_size else self.embeddings
+        hidden: Tensor = self.pre_layrnorm(embed(pixel_values))
+        return hidden
+
+    def resized(self, pixel_values: Tensor) -> Tensor:
+        """Embeddings ``[B, P+K, C]`` of pictures ``[B, 3, h, w]``."""
+        patches = self.embeddings.patch_embedding(pixel_values)
+        table = self.embeddings.position_embedding.weight.unsqueeze(0)
+        side = math.isqrt(table.shape[1])
+        prefix = table.shape[1] - side**2
+        grid = table[:, prefix:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+        size = patches.shape[2:]
+        resized = nn.functional.interpolate(grid, size, mode="bicubic", align_corners=False)
+        hidden: Tensor = (patches + resized).flatten(2).transpose(1, 2)
+        if not prefix:
+            return hidden
+        cls = self.embeddings.class_embedding + table[:, :prefix]
+        return torch.cat((cls.expand(hidden.shape[0], -1, -1), hidden), dim=1)
+
+
+class Project(nn.Module):
+    """Drop the prefix token where the model does, then the MLP projector."""
+
+    def __init__(self, projector: nn.Module, prefix: int) -> None:
+        super().__init__()
+        self.projector = projector
+        self.prefix = prefix
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        features: Tensor = self.projector(hidden[:, self.prefix :])
+        return features
+
+
+def llava_parts(model: Any) -> Parts:
+    """Parts of a ``Llava*ForConditionalGeneration``."""
+    inner, config = model.model, model.config
+    projector, levels = projector_shape(config), feature_levels(config)
+    select = inner.multi_modal_projector if projector is None else nn.Identity()
+    return Parts(
+        vision_embed=VisionEmbed(inner.vision_tower),
+        vision_layers=inner.vision_tower.encoder.layers[: max(levels)],
+        project=Project(select, TOWER_PREFIX[config.vision_config.model_type]),
+        text_layers=inner.language_model.layers,
+        rotary=inner.language_model.rotary_emb,
+        norm=inner.language_model.norm,
+        lm_head=model.lm_head,
+        levels=levels if len(levels) > 1 else (),
+        projector=None if projector is None else inner.multi_modal_projector,
+    )

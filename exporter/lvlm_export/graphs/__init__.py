@@ -1,0 +1,1 @@
+"""From a plan and torch modules to ONNX graphs."""

@@ -1,0 +1,212 @@
+"""From a torch module to an ONNX graph whose weights lie in the bundle's weight file."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from onnxscript import optimizer
+from torch import Tensor, nn
+from torch.onnx._internal.exporter import _core, _registration
+
+from lvlm_export.graphs.passes import lowering
+from lvlm_export.graphs.weight_use import Store, WeightUse
+from lvlm_runtime.bundle.bundle import WEIGHTS
+
+OPSET = 24
+# Initialisers up to this size stay in the graph file; a few kilobytes at most per graph.
+INLINE_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Names and dynamic axes of a graph.
+
+    Attributes:
+        inputs: Flat input names.
+        outputs: Flat output names.
+        dynamic_shapes: As ``torch.export`` takes them, in the structure of the arguments.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    dynamic_shapes: Any
+
+
+def export_graph(
+    module: nn.Module,
+    arguments: tuple[Any, ...],
+    signature: Signature,
+    path: Path,
+    names: Mapping[int, str],
+    store: Store | None,
+    rewrites: Sequence[lowering.Rewrite] = (),
+) -> None:
+    """Trace ``module`` and write its graph.
+
+    Args:
+        module: A subgraph or a reducer.
+        arguments: Example inputs; only shapes and dtypes matter.
+        signature: Names and dynamic axes.
+        path: The ``.onnx`` file to write, beside the weight file.
+        names: ``id(parameter) -> name`` in the whole model, for the store.
+        store: The weight file, or None for a weight-free graph, which is then self-contained.
+        rewrites: What dialect and target ask for (``lowering.rewrites``).
+    """
+    program = trace(module, arguments, signature)
+    model = program.model
+    uses = _detach_parameters(model.graph, module, names)
+    with _quiet():
+        optimizer.optimize(model)
+        for rewrite in rewrites:
+            rewrite(model)
+    lowering.fold_weight_slices(model.graph, uses)
+    lowering.fold_weight_transposes(model.graph, uses)
+    if store is None:
+        assert not uses, f"{path.name} is to be weight-free but holds {sorted(uses)[:3]}"
+    else:
+        _attach(model.graph, uses, store, module)
+    _strip(model)
+    model.graph.name = path.stem
+    model.producer_name = "lvlm-export"
+    ir.save(model, path)
+
+
+def trace(module: nn.Module, arguments: tuple[Any, ...], signature: Signature) -> Any:
+    """What ``torch.onnx.export(dynamo=True, optimize=False)`` does; returns the ONNX program.
+
+    The public function builds the table of operator translations anew for every graph, half of
+    the time that a small graph takes; a bundle has dozens. One level below, the table can be kept.
+    """
+    with _quiet(), torch.no_grad():
+        return _core.export(
+            module.eval(),
+            arguments,
+            registry=_registry(),
+            dynamic_shapes=signature.dynamic_shapes,
+            input_names=list(signature.inputs),
+            output_names=list(signature.outputs),
+            opset_version=OPSET,
+            optimize=False,
+            verbose=False,
+        )
+
+
+@functools.cache
+def _registry() -> _registration.ONNXRegistry:
+    return _registration.ONNXRegistry.from_torchlib(opset_version=OPSET)
+
+
+def _detach_parameters(
+    graph: ir.Graph, module: nn.Module, names: Mapping[int, str]
+) -> dict[str, WeightUse]:
+    """Rename parameters to their names in the whole model and take their (unset) values away.
+
+    Without values the optimiser cannot fold them, so it never looks into unset memory.
+    """
+    uses = {}
+    for local, parameter in module.named_parameters(remove_duplicate=False):
+        value = graph.initializers.get(local)
+        if value is None:
+            continue
+        full = names[id(parameter)]
+        value.const_value = None
+        value.name = full
+        uses[full] = WeightUse(full, parameter.dtype)
+    return uses
+
+
+def _attach(
+    graph: ir.Graph, uses: Mapping[str, WeightUse], store: Store, module: nn.Module
+) -> None:
+    """Point every initialiser that is not tiny at the weight file."""
+    for value in graph.initializers.values():
+        use = uses.get(value.name or "")
+        if use is not None:
+            ref = store.place(use)
+        elif value.const_value is not None and value.const_value.nbytes > INLINE_BYTES:
+            ref = store.put(_as_torch(value.const_value))
+        else:
+            continue
+        value.const_value = ir.ExternalTensor(
+            WEIGHTS,
+            ref.offset,
+            ref.size_bytes,
+            ir.DataType[_IR_NAMES[ref.dtype]],
+            shape=ir.Shape(ref.shape),
+            name=value.name or "",
+            base_dir=store.path.parent,
+        )
+        value.shape = ir.Shape(ref.shape)
+
+
+def _as_torch(constant: ir.TensorProtocol) -> Tensor:
+    array = constant.numpy().copy()
+    if constant.dtype == ir.DataType.BFLOAT16:  # of ml_dtypes, which torch does not read
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+_IR_NAMES = {
+    "float32": "FLOAT",
+    "float16": "FLOAT16",
+    "bfloat16": "BFLOAT16",
+    "int64": "INT64",
+    "int32": "INT32",
+}
+
+
+def _strip(model: ir.Model) -> None:
+    """Drop the tracer's notes (stack traces, module paths); they are most of a small graph."""
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    boundary = {*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()}
+    for value in boundary:
+        value.metadata_props.clear()
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        node.name = None
+        for value in node.outputs:
+            value.metadata_props.clear()
+            if value not in boundary:
+                # Every consumer infers inner shapes itself.
+                value.shape, value.type = None, None
+
+
+def parameter_names(model: nn.Module) -> dict[int, str]:
+    """``id(parameter) -> name``; a tied parameter keeps its first name."""
+    names: dict[int, str] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), name)
+    return names
+
+
+def example(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """An example input: its own storage, so that the tracer does not take two inputs for one."""
+    return torch.zeros(tuple(shape), dtype=dtype)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the tracer's notes about absent torchvision and skipped deduplication off the screen."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnx_ir", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

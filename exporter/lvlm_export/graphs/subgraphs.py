@@ -1,0 +1,177 @@
+"""Cutting a model at a method's sites: the torch modules that become ONNX subgraphs.
+
+The vision tower is cut inside a block, between the attention residual and the MLP; the decoder
+between layers. A subgraph before a site also returns the query (after RoPE) of the layer whose
+attention scores the tokens; in vision the key as well, in the decoder the key is in the cache.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lvlm_export.families import Parts
+from lvlm_export.graphs.attention import CacheView, watch_attention
+from lvlm_export.plan.cuts import DecoderCut, VisionCut
+
+
+def attend(layer: Any, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
+    """First half of a vision block: ``hidden + attention(norm(hidden))``.
+
+    ``bias [B, 1, T, T]`` is added to the scores.
+    """
+    attended, _ = layer.self_attn(hidden_states=layer.layer_norm1(hidden), attention_mask=bias)
+    result: Tensor = hidden + attended
+    return result
+
+
+def size_bias(sizes: Tensor) -> Tensor:
+    """What is added to attention scores for tokens of ``sizes [B, T]``: ``[B, 1, T, T]``.
+
+    The logarithm, so that a token weighs as much as the patches in it would (arXiv:2210.09461 §3).
+    onnxruntime wants a row for every query.
+    """
+    rows = sizes.float().log().to(sizes.dtype)[:, None, None]
+    return rows.expand(-1, -1, sizes.shape[1], -1)
+
+
+def feed_forward(layer: Any, hidden: Tensor) -> Tensor:
+    """Second half of a vision block: ``hidden + mlp(norm(hidden))``."""
+    result: Tensor = hidden + layer.mlp(layer.layer_norm2(hidden))
+    return result
+
+
+class VisionSubgraph(nn.Module):
+    """``pixel_values [B, 3, H, W]`` or ``hidden [B, T, C]`` -> the next site or the features.
+
+    ``sizes [B, T]``, where tokens stand for several patches, bias its attention. Returns ``(hidden, query, key)`` before a site, with query and key of the last attention in it,
+    and ``(features,)`` at the end.
+    """
+
+    def __init__(self, parts: Parts, cut: VisionCut) -> None:
+        super().__init__()
+        layers = parts.vision_layers
+        self.embed = parts.vision_embed if cut.index == 0 else None
+        self.any_size = cut.any_size
+        self.mlp_block = None if cut.mlp_of is None else layers[cut.mlp_of]
+        self.blocks = layers[cut.whole[0] : cut.whole[1]]
+        self.attention_block = None if cut.attention_of is None else layers[cut.attention_of]
+        self.project = parts.project if cut.site is None else None
+        self.first, self.levels = cut.whole[0], parts.levels
+
+    def forward(self, hidden: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
+        bias = None if sizes is None else size_bias(sizes)
+        levels: dict[int, Tensor] = {}
+        if self.embed is not None:
+            hidden = self.embed(hidden, any_size=self.any_size)
+        if self.mlp_block is not None:
+            hidden = feed_forward(self.mlp_block, hidden)
+        with watch_attention() as seen:
+            for ran, block in enumerate(self.blocks, start=self.first + 1):
+                hidden = feed_forward(block, attend(block, hidden, bias))
+                if ran in self.levels:
+                    levels[ran] = hidden
+            if self.attention_block is not None:
+                hidden = attend(self.attention_block, hidden, bias)
+        if self.project is not None:
+            if self.levels:
+                hidden = torch.cat([levels[level] for level in self.levels], dim=-1)
+            return (self.project(hidden),)
+        query, key = seen[-1]
+        return hidden, query, key
+
+
+class ProjectorSubgraph(nn.Module):
+    """A trained projector: ``features [B, N, L*C]`` -> visual tokens ``[B, K, D]``.
+
+    Where it reads the question, ``query [1, 1, D]`` is the question's last row at the end of the
+    decoder; the final norm is applied here.
+    """
+
+    def __init__(self, parts: Parts, reads_text: bool) -> None:
+        super().__init__()
+        assert parts.projector is not None
+        self.projector = parts.projector
+        self.norm = parts.norm if reads_text else None
+
+    def forward(self, features: Tensor, query: Tensor | None = None) -> Tensor:
+        if self.norm is not None:
+            query = self.norm(query)
+        visual: Tensor = self.projector(features, query)
+        return visual
+
+
+class DecoderSubgraph(nn.Module):
+    """Decoder layers over a cache that is written in place.
+
+    ``hidden [1, S, C]``, ``position_ids [1, S]``, ``write_index [1]``, ``kv_length [1]`` and the
+    layers' caches -> hidden, (query,) and the caches.
+    """
+
+    def __init__(self, parts: Parts, cut: DecoderCut) -> None:
+        super().__init__()
+        self.cut = cut
+        self.layers = parts.text_layers[cut.first : cut.last]
+        self.rotary = parts.rotary
+
+    def forward(
+        self,
+        hidden: Tensor,
+        position_ids: Tensor,
+        write_index: Tensor,
+        kv_length: Tensor,
+        keys: list[Tensor],
+        values: list[Tensor],
+    ) -> tuple[Tensor, ...]:
+        cache = CacheView(keys, values, self.cut.first, write_index, kv_length)
+        rotary = self.rotary(hidden, position_ids)
+        with watch_attention() as seen:
+            for layer in self.layers:
+                hidden = layer(
+                    hidden,
+                    attention_mask=None,
+                    position_ids=position_ids,
+                    past_key_values=cache,
+                    position_embeddings=rotary,
+                    kv_length=kv_length,
+                )
+        query = (seen[-1][0],) if self.cut.scored else ()
+        return (hidden, *query, *cache.keys, *cache.values)
+
+
+class LmHead(nn.Module):
+    """Final norm and output projection of the last token: ``[1, S, C] -> [1, V]`` float32.
+
+    Two-dimensional, so that the projection is a ``Gemm`` that takes a tied token table as it is.
+    ``rows`` are the words ``[first, last)`` that this head gives logits for. The projection is cut
+    in the graph and not here, so that the weight file holds it once (``fold_weight_slices``).
+    """
+
+    def __init__(self, parts: Parts, rows: tuple[int, int]) -> None:
+        super().__init__()
+        self.norm = parts.norm
+        self.lm_head = parts.lm_head
+        self.rows = rows
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        last = self.norm(hidden[:, -1])
+        first, end = self.rows
+        if end - first == self.lm_head.out_features:
+            logits: Tensor = self.lm_head(last)
+            return logits.to(torch.float32)
+        assert self.lm_head.bias is None, "no supported family has a bias in its head"
+        return nn.functional.linear(last, self.lm_head.weight[first:end]).to(torch.float32)
+
+
+class Assemble(nn.Module):
+    """Text and visual embeddings in prompt order.
+
+    ``text [1, T, C]``, ``visual [n, V, C]``, ``order [S]`` into the T text rows followed by the
+    n*V visual ones -> ``[1, S, C]``.
+    """
+
+    def forward(self, text: Tensor, visual: Tensor, order: Tensor) -> Tensor:
+        rows = torch.cat((text[0], visual.reshape(-1, text.shape[-1])), dim=0)
+        return rows.index_select(0, order).unsqueeze(0)

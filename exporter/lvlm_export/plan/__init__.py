@@ -1,0 +1,1 @@
+"""Everything that is decided before anything heavy happens: integers, no torch."""

@@ -1,0 +1,102 @@
+"""Where a model is cut at a method's sites: integers, no torch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from lvlm_export.reduction.method import Site
+
+
+@dataclass(frozen=True)
+class VisionCut:
+    """Half-open range of a vision subgraph.
+
+    Attributes:
+        index: Position in the chain.
+        mlp_of: Layer whose MLP the subgraph starts with; None where it starts with a whole layer,
+            the embedding (the first) or the projector.
+        whole: Layers that lie in it whole, ``(first, last)``.
+        site: The site that follows; None for the last, which ends with the projector.
+        sized: Its attention counts the patches that a token stands for.
+        any_size: It takes pictures of any size.
+    """
+
+    index: int
+    mlp_of: int | None
+    whole: tuple[int, int]
+    site: Site | None
+    sized: bool = False
+    any_size: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"vision.{self.index}"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what it takes."""
+        if self.index == 0:
+            return ("pixel_values",)
+        return ("hidden", "sizes") if self.sized else ("hidden",)
+
+    @property
+    def attention_of(self) -> int | None:
+        """Layer whose attention it ends with; None where it ends with a whole layer."""
+        inside = self.site is not None and self.site.stage == "vision"
+        return self.site.layer if self.site is not None and inside else None
+
+
+@dataclass(frozen=True)
+class DecoderCut:
+    """Layers ``[first, last)`` of a decoder subgraph; ``scored`` when a site follows."""
+
+    index: int
+    first: int
+    last: int
+    scored: bool
+
+    @property
+    def name(self) -> str:
+        return f"decoder.{self.index}"
+
+
+def cut_vision(
+    layers: int, sites: Sequence[Site], tracks_size: bool = False
+) -> tuple[VisionCut, ...]:
+    """Cuts of a tower of ``layers`` blocks at the sites before its projector, in order.
+
+    ``tracks_size``: attention after a site counts the patches that a token stands for.
+    """
+    cuts: list[VisionCut] = []
+    start: int | None = None
+    first = 0
+    for site in sites:
+        if site.stage == "vision":
+            cuts.append(VisionCut(len(cuts), start, (first, site.layer), site))
+            start, first = site.layer, site.layer + 1
+        elif site.stage == "features":
+            assert first < layers, "the last layer must be whole, its attention scores the features"
+            cuts.append(VisionCut(len(cuts), start, (first, layers), site))
+            start, first = None, layers
+    cuts.append(VisionCut(len(cuts), start, (first, layers), None))
+    if any(site.stage == "pixels" for site in sites):
+        cuts[0] = replace(cuts[0], any_size=True)
+    if tracks_size:
+        cuts[1:] = [replace(cut, sized=_attends(cut)) for cut in cuts[1:]]
+    return tuple(cuts)
+
+
+def _attends(cut: VisionCut) -> bool:
+    return cut.whole[0] < cut.whole[1] or cut.attention_of is not None
+
+
+def cut_decoder(layers: int, sites: Sequence[Site]) -> tuple[DecoderCut, ...]:
+    """Cuts of a decoder of ``layers`` layers at the inputs of the sites' layers."""
+    at = [site.layer for site in sites if site.stage == "decoder"]
+    bounds = [0, *at, layers]
+    return tuple(
+        DecoderCut(index, first, last, last != layers)
+        for index, (first, last) in enumerate(itertools.pairwise(bounds))
+    )

@@ -1,0 +1,181 @@
+"""What to build, decided before anything heavy happens: options, shapes, budgets, cuts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+from lvlm_export.plan.cuts import DecoderCut, VisionCut, cut_decoder, cut_vision
+from lvlm_export.plan.fit import check_fit, check_rank, geometry_of
+from lvlm_export.plan.targets import BFLOAT16_TARGETS, TARGETS
+from lvlm_export.reduction import load_method
+from lvlm_export.reduction.budget import BudgetPlan
+from lvlm_export.reduction.method import STAGES, Method, Site
+from lvlm_export.reduction.schedule import plan_budget
+from lvlm_runtime.bundle.placement import AS_PUBLISHED, HandPlacement
+from lvlm_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from lvlm_export.checkpoint import Checkpoint
+    from lvlm_export.families import ModelShape
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What the user asked for.
+
+    Attributes:
+        ratios: Shares of visual tokens kept; the first is the bundle's default.
+        baseline: Add ratio 1.0, so that every bundle can be compared with the unreduced model.
+        method: Key in ``METHODS``, or two of them with a plus between.
+        target: Key in ``TARGETS``.
+        precision: Key in ``PRECISIONS``, or None for the target's own.
+        dialect: Key in ``DIALECTS``, or None for the target's own.
+        lm_head_splits: Graphs that the LM head is split into, along the vocabulary.
+        seed: For methods that draw numbers.
+        image_size: Height and width of the picture a static tile layout is made for.
+        context_length: Positions for prompt and answer, or None for the model's own.
+        placement: Sites, share and counts by hand.
+    """
+
+    ratios: tuple[float, ...]
+    baseline: bool = True
+    method: str = "illava"
+    target: str = "cpu"
+    precision: str | None = None
+    dialect: str | None = None
+    lm_head_splits: int = 1
+    seed: int = 0
+    image_size: tuple[int, int] | None = None
+    context_length: int | None = None
+    placement: HandPlacement = AS_PUBLISHED
+
+    @property
+    def effective_precision(self) -> str:
+        """The precision asked for, or the target's own."""
+        return self.precision or TARGETS[self.target].precision
+
+    @property
+    def effective_dialect(self) -> str:
+        """The dialect asked for, or the target's own."""
+        return self.dialect or TARGETS[self.target].dialect
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the build does, in integers.
+
+    Attributes:
+        key: Content key of checkpoint, options and library versions.
+        checkpoint_key: Content key of the checkpoint alone.
+    """
+
+    options: BuildOptions
+    shape: ModelShape
+    method: Method
+    sites: tuple[Site, ...]
+    vision: tuple[VisionCut, ...]
+    decoder: tuple[DecoderCut, ...]
+    budgets: tuple[BudgetPlan, ...]
+    key: str
+    checkpoint_key: str
+
+
+def make_plan(checkpoint: Checkpoint, options: BuildOptions) -> Plan:
+    """Check the options against the checkpoint and count every token.
+
+    Raises:
+        UsageError: A ratio, method or size that does not fit the model.
+        LvlmError: A checkpoint that is not supported.
+    """
+    checkpoint_key = checkpoint.content_key()
+    shape = checkpoint.family.shape(checkpoint.config, checkpoint.preprocessor, options.image_size)
+    shape = _limit_context(shape, options.context_length)
+    _check_splits(options.lm_head_splits, shape)
+    _check_precision(options)
+    method = load_method(options.method, options.placement)
+    geometry = geometry_of(shape)
+    ratios = _ratios(options)
+    if any(ratio < 1 for ratio in ratios):
+        check_fit(method, geometry, shape.vision.prefix, shape.packed)
+    budgets = tuple(plan_budget(ratio, method, geometry) for ratio in ratios)
+    for budget in budgets:
+        check_rank(method, budget, shape.text.hidden_size)
+    sites = _all_sites(method, shape, ratios)
+    return Plan(
+        options=options,
+        shape=shape,
+        method=method,
+        sites=sites,
+        vision=cut_vision(shape.vision.layers, sites, method.tracks_size),
+        decoder=cut_decoder(shape.text.layers, sites),
+        budgets=budgets,
+        key=_key(checkpoint_key, options),
+        checkpoint_key=checkpoint_key,
+    )
+
+
+def _all_sites(method: Method, shape: ModelShape, ratios: tuple[float, ...]) -> tuple[Site, ...]:
+    """Sites of all ratios, each once, in the order tokens pass them.
+
+    Most methods have the same for every ratio; a budget uses its own and passes by the others.
+    """
+    sites = {
+        site
+        for ratio in ratios
+        if ratio < 1
+        for site in method.sites(shape.vision.layers, shape.text.layers, ratio)
+    }
+    return tuple(sorted(sites, key=lambda site: (STAGES.index(site.stage), site.layer)))
+
+
+def _ratios(options: BuildOptions) -> tuple[float, ...]:
+    if not options.ratios:
+        raise UsageError("no ratio given; say which shares of visual tokens to keep, --ratio 0.33")
+    wanted = (*options.ratios, 1.0) if options.baseline else options.ratios
+    return tuple(dict.fromkeys(wanted))
+
+
+def _check_precision(options: BuildOptions) -> None:
+    if options.effective_precision == "bf16" and options.target not in BFLOAT16_TARGETS:
+        raise UsageError(
+            f"--precision bf16 runs in TensorRT ({', '.join(BFLOAT16_TARGETS)}) and not on target"
+            f" {options.target}, which is ONNX Runtime; take fp16 or fp32"
+        )
+
+
+def _check_splits(splits: int, shape: ModelShape) -> None:
+    if not 1 <= splits <= shape.text.vocab_size:
+        raise UsageError(
+            f"--lm-head-splits {splits} is outside 1 to {shape.text.vocab_size}, the vocabulary of"
+            " the model"
+        )
+
+
+def _limit_context(shape: ModelShape, limit: int | None) -> ModelShape:
+    if limit is None:
+        return shape
+    if not 0 < limit <= shape.text.context_length:
+        raise UsageError(
+            f"--context-length {limit} is outside 1 to {shape.text.context_length}, what the model"
+            " was made for"
+        )
+    return replace(shape, text=replace(shape.text, context_length=limit))
+
+
+def _key(checkpoint_key: str, options: BuildOptions) -> str:
+    from lvlm_export.plan.versions import source_key, versions
+
+    content = {
+        "checkpoint": checkpoint_key,
+        "options": {
+            **asdict(options),
+            "precision": options.effective_precision,
+            "dialect": options.effective_dialect,
+        },
+        "versions": versions(),
+        "source": source_key(),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

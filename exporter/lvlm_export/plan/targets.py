@@ -1,0 +1,45 @@
+"""What a bundle can be built for. Plain data, so that listing it costs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a bundle is to run.
+
+    Attributes:
+        precision: Element type of weights and activations unless ``--precision`` says else.
+        dialect: Key in ``DIALECTS`` unless ``--dialect`` says else.
+        gate: Key in ``lvlm_runtime.graphs.operators.PARSERS`` of the parser that must take every graph,
+            the oldest that the target has; None where no parser of NVIDIA's reads the graphs.
+        summary: One line for ``lvlm-export list targets``.
+    """
+
+    precision: str
+    dialect: str
+    gate: str | None
+    summary: str
+
+
+PRECISIONS = ("fp32", "fp16", "bf16")
+# ONNX Runtime has no bfloat16 kernels on a CPU and takes no such arrays from Python.
+BFLOAT16_TARGETS = ("rtx", "trt")
+# The operators that a bundle's graphs speak, each with a line for people.
+DIALECTS = {
+    "opset24": "Attention over a cache that TensorScatter writes",
+    "decomposed": "plain MatMul and Softmax, opset 20",
+}
+TARGETS = {
+    "cpu": Target("fp32", "opset24", None, "ONNX Runtime on a CPU"),
+    "cuda": Target("fp16", "opset24", None, "ONNX Runtime on an NVIDIA GPU"),
+    "rtx": Target(
+        "fp16",
+        "opset24",
+        "rtx",
+        "TensorRT-RTX engines, built without a GPU",
+    ),
+    # No TensorRT takes Attention with a filled length (operators.py), so it speaks the old dialect.
+    "trt": Target("fp16", "decomposed", "trt-10.3", "TensorRT engines, built on the Jetson"),
+}

@@ -1,0 +1,37 @@
+"""Versions of what a bundle is built with; part of its content key."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from lvlm_export import __version__
+
+PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir")
+
+
+def versions() -> dict[str, str]:
+    """Package -> installed version, this one included."""
+    found = {"lvlm-export": __version__}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def source_key() -> str:
+    """SHA-256 over the modules that shape graphs, so that a changed rewrite is a new bundle.
+
+    Everything in the package but the command line and the demo counts; a bundle is rebuilt once
+    too often rather than taken for current when it is not.
+    """
+    root = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root)
+        if name.parts[0] not in ("cli", "demo"):
+            digest.update(str(name).encode() + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,79 @@
+"""ToMe: pairs of similar tokens become their mean inside the vision tower.
+
+Source: arXiv:2210.09461 and the authors' code (facebookresearch/ToMe @af95e4b1, tome/merge.py and
+tome/patch/timm.py); shared METHODS §14. Between attention and MLP, tokens are dealt out in turn
+into two sets; each token of the first finds the one of the second whose key, averaged over heads,
+is most like its own; the r most similar pairs merge into the mean of the tokens, weighted by how
+many patches each stands for. Later attention adds the logarithm of that size to a key's logits, so
+that a token counts for the patches in it. The CLS token merges with nothing.
+
+Differences: the authors merge after every layer, which would cut the tower into as many graphs;
+here it is four layers, the middles of four equal parts of the depth, with equal steps of the
+logarithm. A site halves the tokens at most, so a sixteenth is the least that can stay. Tokens stay
+in raster order (theirs are the unmerged of the first set, then the second), a merged one at its
+place in the second set, which is its position in the decoder.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from lvlm_export.reduction.method import Method, ReducerShape, Site
+from lvlm_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from lvlm_export.reduction.selectors import Selector
+
+FRACTIONS = (1 / 8, 3 / 8, 5 / 8, 7 / 8)
+
+
+def steps(tokens: int, kept: int, sites: int) -> tuple[int, ...]:
+    """Tokens after each site on the way to ``kept``: equal steps of the logarithm, none over half.
+
+    Raises:
+        UsageError: So few cannot be reached; names the nearest ratio.
+    """
+    counts, left, least = [], tokens, tokens
+    for index in range(1, sites + 1):
+        wanted = round(tokens * (kept / tokens) ** (index / sites))
+        # Rounding may ask for one token less than half.
+        left, least = max(wanted, -(-left // 2)), -(-least // 2)
+        counts.append(left)
+    if left > kept:
+        raise UsageError(
+            f"method tome halves the tokens at most at each of its {sites} sites, so {tokens} of a"
+            f" tile cannot become {kept}; the nearest ratio it can reach is {least / tokens:.4g}"
+        )
+    return tuple(counts)
+
+
+class TokenMerging(Method):
+    """ToMe at four sites of the vision tower."""
+
+    name = "tome"
+    summary = "merge similar tokens inside the vision tower; attention counts their sizes"
+    paper = "arXiv:2210.09461"
+    cost = "cosines of one half of the tokens with the other per site"
+    acts_in = "4 vision layers"
+    merges = True
+    tracks_size = True
+
+    def sites(self, vision_layers: int, text_layers: int, ratio: float) -> tuple[Site, ...]:
+        layers = sorted({int(part * vision_layers) for part in FRACTIONS})
+        return tuple(Site("vision", layer) for layer in layers)
+
+    def vision_counts(self, tokens: int, kept: int, sites: int) -> tuple[int, ...]:
+        return steps(tokens, kept, sites)
+
+    def selector(self, site: Site, shape: ReducerShape) -> Selector:
+        if 2 * shape.tokens_out < shape.tokens_in:
+            raise UsageError(
+                f"method tome cannot take {shape.tokens_in} tokens to {shape.tokens_out} at site"
+                f" {site.name}; the nearest it can is half, {-(-shape.tokens_in // 2)}"
+            )
+        from lvlm_export.reduction.selectors.tome import MergePairs
+
+        return MergePairs(shape)
+
+
+METHOD = TokenMerging()

@@ -1,0 +1,1 @@
+"""Accuracy of a bundle, pictures of what stays, ratios found on sample questions."""

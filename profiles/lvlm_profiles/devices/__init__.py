@@ -1,0 +1,1 @@
+"""Devices, one JSON file each, and what this machine is."""

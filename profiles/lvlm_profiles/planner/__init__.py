@@ -1,0 +1,1 @@
+"""Which candidate meets a latency goal on a device."""

@@ -1,0 +1,40 @@
+"""``report.html``: one file without scripts or requests, light and dark, made to be printed too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lvlm_profiles.report import Report
+from lvlm_profiles.report.html import bars
+from lvlm_profiles.report.html.curves import speedups, sweep_curve, trade_off
+from lvlm_profiles.report.html.facts import headline_tiles, report_facts, stage_rows
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+def to_html(report: Report) -> str:
+    """The whole page."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        report=report,
+        reference=report.budget(report.reference),
+        tiles=headline_tiles(report),
+        facts=report_facts(report),
+        stage_rows=stage_rows(report),
+        first=bars.stage_bars(report, decode=False),
+        further=bars.stage_bars(report, decode=True),
+        strips=bars.strips(report),
+        speedups=speedups(report),
+        trade_off=trade_off(report),
+        memory=bars.memory_bars(report),
+        sweeps=[sweep_curve(each) for each in report.sweeps],
+        geometry={"label": bars.LABEL, "bar": bars.BAR},
+    )

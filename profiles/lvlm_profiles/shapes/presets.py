@@ -1,0 +1,82 @@
+"""Shapes of published models, as data with their source: what a plan needs and no weights.
+
+One JSON file per model in ``shapes/`` and no line anywhere else.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from lvlm_profiles.records import read
+from lvlm_profiles.shapes.dims import ModelDims
+
+DIRECTORY = Path(__file__).parent
+
+
+class PresetError(ValueError):
+    """A model that is not known, or a file that is wrong; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How a picture is cut into tiles (LLaVA-OneVision's anyres).
+
+    Attributes:
+        edge: Of a tile in pixels.
+        max_patches: Tiles' worth of features that a picture may have.
+        largest_grid: Most tiles along one edge.
+    """
+
+    edge: int
+    max_patches: int
+    largest_grid: int
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A published model.
+
+    Attributes:
+        name: Name of its file.
+        title: As its authors write it.
+        checkpoint: Its id on the Hugging Face hub.
+        source: Where the shapes come from.
+        context_length: Positions it was made for.
+        dims: Its shapes.
+        tiles: None where a picture is one view.
+    """
+
+    name: str
+    title: str
+    checkpoint: str
+    source: str
+    context_length: int
+    dims: ModelDims
+    tiles: Tiles | None
+
+
+def preset_names() -> tuple[str, ...]:
+    """All presets."""
+    return tuple(sorted(path.stem for path in DIRECTORY.glob("*.json")))
+
+
+def load_preset(name: str) -> Preset:
+    """A preset by name; PresetError that lists the known ones for any other."""
+    if name not in preset_names():
+        raise PresetError(f"unknown shape {name!r}; known: {', '.join(preset_names())}")
+    return read_preset(DIRECTORY / f"{name}.json")
+
+
+def read_preset(path: Path) -> Preset:
+    """Read a file strictly: nothing missing, nothing unknown.
+
+    Raises:
+        PresetError: Names the file and what is wrong.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return read(Preset, {"name": path.stem, **content}, path.stem)
+    except (OSError, ValueError, TypeError) as error:
+        raise PresetError(f"{path}: {error}") from None

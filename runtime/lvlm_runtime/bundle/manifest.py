@@ -1,0 +1,313 @@
+"""The manifest: what a bundle holds, as frozen dataclasses that read and write as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from lvlm_profiles.shapes.dims import ModelDims
+from lvlm_runtime.bundle.placement import HandPlacement
+from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.image.anyres import TileLayout
+from lvlm_runtime.image.preprocess import PreprocessSpec
+
+SCHEMA = 2
+T = TypeVar("T")
+# How a key-value buffer lies in memory: ``[1, heads, length, dim]`` or ``[1, length, heads, dim]``.
+HEAD_MAJOR, SEQUENCE_MAJOR = "head_major", "sequence_major"
+
+
+@dataclass(frozen=True)
+class TensorRef:
+    """A tensor in ``weights.bin``.
+
+    Attributes:
+        dtype: numpy name of the element type.
+        shape: Its shape.
+        offset: Byte where it starts.
+        size_bytes: Its length.
+        sha256: Of its bytes.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class FileRef:
+    """A file of the bundle and what it must be."""
+
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Subgraph:
+    """One weighted subgraph of the chain.
+
+    Attributes:
+        name: ``vision.0`` …, ``decoder.0`` …
+        graph: Its file.
+        site: The site that follows, or None at the end of its chain.
+        first_layer: First decoder layer in it (0 for vision).
+        last_layer: One past the last decoder layer in it (0 for vision).
+        inputs: What a vision subgraph takes, by name; empty for the decoder's.
+    """
+
+    name: str
+    graph: str
+    site: str | None
+    first_layer: int
+    last_layer: int
+    inputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Projector:
+    """A trained projector with a token count of its own.
+
+    Attributes:
+        graph: Its file.
+        tokens: Visual tokens that it gives per picture.
+        inputs: ``features`` and, where it reads the question, ``query``.
+    """
+
+    graph: str
+    tokens: int
+    inputs: tuple[str, ...]
+
+    @property
+    def reads_text(self) -> bool:
+        """It takes the question's last hidden state."""
+        return "query" in self.inputs
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What one budget does at one site.
+
+    Attributes:
+        site: Name of the site, ``vision@5``, ``features@26``, ``projected@0`` or ``decoder@8``.
+        tokens_in: Visual tokens before it, per tile (vision, features) or per image.
+        tokens_out: Visual tokens after it.
+        graph: The reducer's file.
+        inputs: The reducer's inputs, by name.
+        merges: What leaves is merged into what stays; else it is dropped.
+    """
+
+    site: str
+    tokens_in: int
+    tokens_out: int
+    graph: str
+    inputs: tuple[str, ...]
+    merges: bool
+
+
+@dataclass(frozen=True)
+class LayoutBudget:
+    """The decoder side of a budget for one tile layout.
+
+    Attributes:
+        layout: Name of the layout.
+        packer: Graph from projected tiles to an image's tokens, or None where they are the same.
+        tokens_full: Visual tokens per image at ratio 1.0.
+        tokens_in: Visual tokens per image that reach the decoder.
+        projected: Reduction between projector and decoder, or None.
+        decoder: Reductions in the decoder, in order.
+        achieved: Share of visual tokens kept, after rounding: in the decoder's last layer, or the
+            mean over its layers where the method withdraws them all at one.
+    """
+
+    layout: str
+    packer: str | None
+    tokens_full: int
+    tokens_in: int
+    projected: Reduction | None
+    decoder: tuple[Reduction, ...]
+    achieved: float
+
+    @property
+    def span(self) -> int:
+        """RoPE positions that an image takes: those it takes unreduced, or as packed."""
+        if self.packer is None:
+            return self.tokens_full
+        return self.tokens_in if self.projected is None else self.projected.tokens_in
+
+    @property
+    def tokens_out(self) -> int:
+        """Visual tokens per image in the decoder's last layer."""
+        return self.decoder[-1].tokens_out if self.decoder else self.tokens_in
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One ratio turned into integers.
+
+    Attributes:
+        ratio: Share of visual tokens kept, as asked for.
+        vision: Reductions in the vision encoder, per tile, in order.
+        layouts: The rest, per tile layout.
+    """
+
+    ratio: float
+    vision: tuple[Reduction, ...]
+    layouts: tuple[LayoutBudget, ...]
+
+    def layout(self, name: str) -> LayoutBudget:
+        """The part for one tile layout."""
+        return next(part for part in self.layouts if part.layout == name)
+
+
+@dataclass(frozen=True)
+class TextSpec:
+    """What the runtime needs to know of the language model.
+
+    Attributes:
+        embed_tokens: The token table ``[vocab, C]``, looked up on the host.
+        context_length: Positions the model was made for, prompt and answer together.
+        stop_ids: Ids that end an answer.
+    """
+
+    layers: int
+    hidden_size: int
+    kv_heads: int
+    head_dim: int
+    vocab_size: int
+    context_length: int
+    image_token_id: int
+    stop_ids: tuple[int, ...]
+    embed_tokens: TensorRef
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a bundle but its bytes.
+
+    Attributes:
+        schema: Version of this layout.
+        content_key: Of the checkpoint, the options and the libraries it was built from.
+        checkpoint_key: Of the checkpoint alone.
+        versions: Libraries it was built with.
+        model: What the checkpoint was called.
+        family: Its ``model_type``.
+        method: Reduction method, and ``seed`` for methods that draw numbers.
+        placement: What of the reduction a user placed by hand.
+        precision: Element type of weights and activations.
+        target: What the graphs were lowered for.
+        dialect: Operators that the graphs speak, ``opset24`` or ``decomposed``.
+        kv_layout: How the decoder graphs want their caches, ``HEAD_MAJOR`` or ``SEQUENCE_MAJOR``.
+        vision_tokens: Patch tokens per tile before any reduction.
+        preprocess: How a picture becomes pixels.
+        layouts: Tile layouts the graphs were made for.
+        vision: The vision chain.
+        projector: A trained projector behind it, or None where the chain ends with the plain one.
+        decoder: The decoder chain.
+        assemble: Weight-free graph that puts text and visual embeddings in order.
+        lm_head: Final norm and projection; several graphs where it is split along the vocabulary,
+            whose logits follow one another.
+        text: The language model.
+        dims: What the cost model counts with.
+        budgets: One per ratio; the first is the default.
+        weights: Every tensor of ``weights.bin`` by its SHA-256.
+        files: Every file of the bundle but the manifest.
+    """
+
+    schema: int
+    content_key: str
+    checkpoint_key: str
+    versions: dict[str, str]
+    model: str
+    family: str
+    method: str
+    placement: HandPlacement
+    seed: int
+    precision: str
+    target: str
+    dialect: str
+    kv_layout: str
+    vision_tokens: int
+    preprocess: PreprocessSpec
+    layouts: tuple[TileLayout, ...]
+    vision: tuple[Subgraph, ...]
+    projector: Projector | None
+    decoder: tuple[Subgraph, ...]
+    assemble: str
+    lm_head: tuple[str, ...]
+    text: TextSpec
+    dims: ModelDims
+    budgets: tuple[Budget, ...]
+    weights: dict[str, TensorRef]
+    files: dict[str, FileRef]
+
+
+def to_json(value: Any) -> Any:
+    """A dataclass as plain JSON types."""
+    return dataclasses.asdict(value)
+
+
+def from_json(kind: type[T], value: Any, where: str = "manifest") -> T:
+    """Read a dataclass back, strictly: no missing, unknown or wrongly typed entry passes.
+
+    Raises:
+        LvlmError: Names the entry that does not fit.
+    """
+    return typing.cast("T", _read(kind, value, where))
+
+
+def _read(kind: Any, value: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _read_dataclass(kind, value, where)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        inner = next(option for option in arguments if option is not type(None))
+        return _read(inner, value, where)
+    if origin is tuple:
+        _expect(isinstance(value, list | tuple), value, "a list", where)
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return tuple(_read(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+        _expect(len(value) == len(arguments), value, f"{len(arguments)} entries", where)
+        pairs = zip(arguments, value, strict=True)
+        return tuple(_read(each, item, f"{where}[{i}]") for i, (each, item) in enumerate(pairs))
+    if origin is dict:
+        _expect(isinstance(value, dict), value, "an object", where)
+        return {key: _read(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+    if kind is float:
+        _expect(
+            isinstance(value, int | float) and not isinstance(value, bool), value, "a number", where
+        )
+        return float(value)
+    if kind in (int, str, bool):
+        _expect(type(value) is kind, value, kind.__name__, where)
+        return value
+    raise TypeError(f"{where}: no reader for {kind}")
+
+
+def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
+    _expect(isinstance(value, dict), value, "an object", where)
+    hints = typing.get_type_hints(kind)
+    names = {field.name for field in dataclasses.fields(kind)}
+    _expect(set(value) == names, sorted(set(value) ^ names), "exactly the known entries", where)
+    return kind(**{name: _read(hints[name], value[name], f"{where}.{name}") for name in names})
+
+
+def _expect(condition: bool, value: Any, wanted: str, where: str) -> None:
+    if not condition:
+        raise LvlmError(f"{where}: expected {wanted}, got {value!r}; build the bundle again")
+
+
+def cache_size_bytes(
+    stage: Subgraph, capacity: int, text: TextSpec, dtype: np.dtype[np.generic]
+) -> int:
+    """Memory of a layer group's cache."""
+    layers = stage.last_layer - stage.first_layer
+    return 2 * layers * text.kv_heads * capacity * text.head_dim * dtype.itemsize

@@ -1,0 +1,105 @@
+"""The key-value cache: one allocation per layer group, written in place by the graphs.
+
+Layers before a reduction site hold the full prompt, layers after it the reduced one, so every
+decoder subgraph has its own length and capacity. Nothing is concatenated or copied per step.
+
+A bundle's dialect decides how a buffer lies in memory (``Manifest.kv_layout``). Head-major: the
+whole buffer is input and output, and the graph writes its new rows where ``write_index`` says.
+Sequence-major: the graph takes the filled rows and gives only the new ones, which are bound behind
+them, so plain operators update in place.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from lvlm_runtime.backends import Backend, Value
+from lvlm_runtime.bundle.manifest import SEQUENCE_MAJOR, Subgraph, TextSpec
+
+Bindings = dict[str, Value]
+
+
+@dataclass
+class LayerGroup(ABC):
+    """Caches of the layers of one decoder subgraph.
+
+    Attributes:
+        capacity: Rows that fit.
+        length: Rows filled; whoever ran the graph counts it up.
+        buffers: ``key.<layer>`` and ``value.<layer>`` -> buffer.
+    """
+
+    capacity: int
+    length: int
+    buffers: dict[str, Value]
+
+    @abstractmethod
+    def bind(self, count: int, backend: Backend) -> tuple[Bindings, Bindings]:
+        """Feeds and bound outputs of a call that adds ``count`` rows."""
+
+    @abstractmethod
+    def keys(self, layer: int, backend: Backend) -> Value:
+        """What a reducer takes as ``key``: the keys of a layer, all filled rows in it."""
+
+
+@dataclass
+class HeadMajorGroup(LayerGroup):
+    """Buffers ``[1, Hkv, capacity, D]``, input and output of every call."""
+
+    _feeds: Bindings = field(init=False)
+    _bound: Bindings = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._feeds = {f"past_{name}": buffer for name, buffer in self.buffers.items()}
+        self._bound = {f"present_{name}": buffer for name, buffer in self.buffers.items()}
+
+    def bind(self, count: int, backend: Backend) -> tuple[Bindings, Bindings]:
+        """The buffers, and where in them the rows go."""
+        sizes = {
+            "write_index": backend.put(np.array([self.length], np.int64)),
+            "kv_length": backend.put(np.array([self.length + count], np.int64)),
+        }
+        return self._feeds | sizes, self._bound
+
+    def keys(self, layer: int, backend: Backend) -> Value:
+        """``[1, Hkv, capacity, D]``."""
+        return self.buffers[f"key.{layer}"]
+
+
+@dataclass
+class SequenceMajorGroup(LayerGroup):
+    """Buffers ``[1, capacity, Hkv, D]``, seen through views of the rows that a call is about."""
+
+    def bind(self, count: int, backend: Backend) -> tuple[Bindings, Bindings]:
+        """The filled rows, and the free ones behind them that the call fills."""
+        start, stop = self.length, self.length + count
+        feeds = {f"past_{k}": backend.rows(v, 0, start) for k, v in self.buffers.items()}
+        bound = {f"present_{k}": backend.rows(v, start, stop) for k, v in self.buffers.items()}
+        return feeds, bound
+
+    def keys(self, layer: int, backend: Backend) -> Value:
+        """``[1, length, Hkv, D]``."""
+        return backend.rows(self.buffers[f"key.{layer}"], 0, self.length)
+
+
+def allocate(
+    stage: Subgraph,
+    capacity: int,
+    text: TextSpec,
+    layout: str,
+    dtype: np.dtype[np.generic],
+    backend: Backend,
+) -> LayerGroup:
+    """Buffers for the layers of a decoder stage, in the layout that the bundle's graphs take."""
+    sequence_major = layout == SEQUENCE_MAJOR
+    rows = (capacity, text.kv_heads) if sequence_major else (text.kv_heads, capacity)
+    buffers = {
+        f"{kind}.{layer}": backend.zeros((1, *rows, text.head_dim), dtype)
+        for layer in range(stage.first_layer, stage.last_layer)
+        for kind in ("key", "value")
+    }
+    group = SequenceMajorGroup if sequence_major else HeadMajorGroup
+    return group(capacity, 0, buffers)

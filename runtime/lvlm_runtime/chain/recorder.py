@@ -1,0 +1,88 @@
+"""Timing the chain: one record per graph call and per step of the host, on a monotonic clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from lvlm_runtime.backends.clock import Clock, HostClock
+
+
+@dataclass(frozen=True)
+class Span:
+    """One graph call, or one step of the host.
+
+    Attributes:
+        name: Graph or step.
+        phase: ``preprocess``, ``vision``, ``prefill`` or ``decode``.
+        duration_ms: Wall time.
+        tokens: Tokens that entered it.
+        started_ns: On the host's clock; orders graph calls and steps.
+    """
+
+    name: str
+    phase: str
+    duration_ms: float
+    tokens: int
+    started_ns: int = 0
+
+
+@dataclass
+class Recorder:
+    """Collects spans; pass one to a call that should be measured.
+
+    Attributes:
+        spans: Graph calls, and the preparation of pictures, in order.
+        steps: What the host does besides: tokenize, embedding, sample, detokenize.
+        clock: What times graph calls.
+        on_stage: Called with the name and the result of every graph call of the prefill, outside
+            the timed blocks; verification looks at hidden states through it.
+        on_places: Called with a site's name and the places ``[B, K]`` that its reducer kept;
+            not where nothing stays.
+    """
+
+    spans: list[Span] = field(default_factory=list)
+    on_stage: Callable[[str, Any], None] | None = None
+    on_places: Callable[[str, Any], None] | None = None
+    steps: list[Span] = field(default_factory=list)
+    clock: Clock = field(default_factory=HostClock)
+
+    def show(self, name: str, value: Any) -> None:
+        """Hand a graph's result to ``on_stage``."""
+        if self.on_stage is not None:
+            self.on_stage(name, value)
+
+    def show_places(self, site: str, outputs: Mapping[str, Any]) -> None:
+        """Hand a reducer's places to ``on_places``."""
+        if self.on_places is not None and "places" in outputs:
+            self.on_places(site, outputs["places"])
+
+    @contextmanager
+    def span(self, name: str, phase: str, tokens: int) -> Iterator[None]:
+        """Time a graph call."""
+        started, mark = time.perf_counter_ns(), self.clock.start()
+        try:
+            yield
+        finally:
+            self.spans.append(Span(name, phase, self.clock.stop(mark), tokens, started))
+
+    @contextmanager
+    def step(self, name: str, phase: str, tokens: int) -> Iterator[None]:
+        """Time a step of the host."""
+        started = time.perf_counter_ns()
+        try:
+            yield
+        finally:
+            duration = (time.perf_counter_ns() - started) / 1e6
+            self.steps.append(Span(name, phase, duration, tokens, started))
+
+    def total_ms(self, *phases: str) -> float:
+        """Time in the graph calls of these phases."""
+        return sum(span.duration_ms for span in self.spans if span.phase in phases)
+
+    def in_order(self) -> list[Span]:
+        """Graph calls and steps as they began."""
+        return sorted((*self.spans, *self.steps), key=lambda span: span.started_ns)

@@ -1,0 +1,1 @@
+"""TensorRT engines of a bundle: which, built how, and whether they still fit."""

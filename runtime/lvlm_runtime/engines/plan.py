@@ -1,0 +1,269 @@
+"""Which engines a bundle needs, with which optimisation profiles: integers in, integers out.
+
+One engine per graph. A weighted subgraph gets one profile per token budget, its optimum at the
+exact token count of that budget, and a decoder subgraph one more for decoding. That one is a small
+range and not a single token: at a fixed size TensorRT lays all weights out a second time and the
+engine doubles. Caches that a graph writes itself get a static length, which the parser wants; where
+it takes the filled rows alone (sequence-major), none are in a prefill and any number in decoding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lvlm_runtime.bundle.manifest import (
+    SEQUENCE_MAJOR,
+    Budget,
+    LayoutBudget,
+    Manifest,
+    Reduction,
+    Subgraph,
+)
+from lvlm_runtime.engines.limits import (
+    Limits,
+    SizeRange,
+    capacities_of,
+    check_limits,
+    entering,
+    images_of,
+    reachable_budgets,
+)
+from lvlm_runtime.graphs.gate import CACHE_INPUTS
+from lvlm_runtime.graphs.reader import Graph, read_model
+
+# Tokens per decode step that the decode profile covers; one is the optimum.
+DECODE_MAX = 16
+DECODE = "decode"
+# Rows before a prompt: none; one is allowed for, so that no input is empty at every size.
+NO_PAST = (0, 0, 1)
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Sizes of every dynamic input.
+
+    Attributes:
+        names: Budgets that use it, ``0.33 image``, or ``decode``.
+        shapes: Input -> smallest, optimal and largest shape.
+    """
+
+    names: tuple[str, ...]
+    shapes: dict[str, tuple[Shape, Shape, Shape]]
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """One engine.
+
+    Attributes:
+        graph: The graph's file.
+        fixed: Input -> axis -> size, made static before parsing.
+        profiles: Optimisation profiles, in their order in the engine; none where all is static.
+        weights_bytes: What the graph's constants take.
+    """
+
+    graph: str
+    fixed: dict[str, dict[int, int]]
+    profiles: tuple[Profile, ...]
+    weights_bytes: int
+
+
+@dataclass
+class _Draft:
+    """An engine while budgets add to it: spans per profile, input and axis."""
+
+    fixed: dict[str, dict[int, int]] = field(default_factory=dict)
+    profiles: dict[str, dict[str, dict[int, SizeRange]]] = field(default_factory=dict)
+
+
+def plan_engines(directory: Path, manifest: Manifest, limits: Limits) -> tuple[EngineSpec, ...]:
+    """All engines of a bundle, weighted ones first.
+
+    Args:
+        directory: The bundle, whose graph files are read.
+        manifest: What it holds.
+        limits: The largest request.
+
+    Raises:
+        UsageError: ``limits`` do not fit the model.
+    """
+    check_limits(manifest, limits)
+    graphs: dict[str, Graph] = {}
+
+    def graph(name: str) -> Graph:
+        if name not in graphs:
+            graphs[name] = read_model(directory / name).graph
+        return graphs[name]
+
+    drafts: dict[str, _Draft] = {}
+    for stage in (*manifest.vision, *manifest.decoder):
+        drafts[stage.graph] = _Draft()
+    projector = [] if manifest.projector is None else [manifest.projector.graph]
+    for name in (*projector, *manifest.lm_head, manifest.assemble):
+        drafts[name] = _Draft()
+    capacities = capacities_of(manifest, limits)
+    for budget, part in reachable_budgets(manifest, limits.images):
+        _Walk(manifest, limits, budget, part, drafts, graph, capacities).all()
+    return tuple(_finish(name, draft, graph(name)) for name, draft in drafts.items())
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """One budget and layout on its way through the chain, adding a profile to every graph."""
+
+    manifest: Manifest
+    limits: Limits
+    budget: Budget
+    part: LayoutBudget
+    drafts: dict[str, _Draft]
+    graph: Callable[[str], Graph]
+    capacities: dict[str, int]
+
+    def all(self) -> None:
+        self.vision()
+        self.decoder()
+
+    def add(self, graph: str, spans: dict[str, dict[int, SizeRange]], name: str = "") -> _Draft:
+        draft = self.drafts.setdefault(graph, _Draft())
+        draft.profiles[name or f"{self.budget.ratio:g} {self.part.layout}"] = spans
+        return draft
+
+    @property
+    def images(self) -> SizeRange:
+        return images_of(self.part.layout, self.limits)
+
+    def vision(self) -> None:
+        layout = next(x for x in self.manifest.layouts if x.name == self.part.layout)
+        tiles = _times(self.images, layout.tiles)
+        reductions = {cut.site: cut for cut in self.budget.vision}
+        prefix = self.manifest.dims.vision.prefix
+        tokens = self.manifest.vision_tokens
+
+        def reduce_at(site: str | None) -> None:
+            nonlocal tokens
+            cut = reductions.get(site or "")
+            if cut is not None:
+                self.add(cut.graph, {name: {0: tiles} for name in cut.inputs})
+                tokens = cut.tokens_out
+
+        reduce_at("pixels@0")
+        for stage in self.manifest.vision:
+            edge = math.isqrt(tokens) * self.manifest.dims.vision.patch
+            rows = {0: tiles, 1: _just(prefix + tokens)}
+            entry = {"hidden": rows, "sizes": rows}
+            entry["pixel_values"] = {0: tiles, 2: _just(edge), 3: _just(edge)}
+            self.add(stage.graph, {name: entry[name] for name in stage.inputs})
+            reduce_at(stage.site)
+        if self.manifest.projector is not None:
+            self.add(self.manifest.projector.graph, {"features": {0: tiles}})
+        if self.part.packer is not None:
+            self.add(self.part.packer, {"features": {0: self.images}})
+
+    def decoder(self) -> None:
+        text = (1, min(64, self.limits.text_tokens), self.limits.text_tokens)
+        part, visual = self.part, entering(self.part)
+        if part.projected is not None:
+            entry = {"visual": {0: self.images}, "text": {1: text}}
+            self.add(part.projected.graph, {name: entry[name] for name in part.projected.inputs})
+        rows = _plus(text, _times(self.images, visual))
+        assembled = {
+            "text": {1: text},
+            "visual": {0: self.images, 1: _just(visual)},
+            "order": {0: rows},
+        }
+        self.add(self.manifest.assemble, assembled)
+        cuts = {cut.site: cut for cut in part.decoder}
+        for stage in self.manifest.decoder:
+            self.decoder_stage(stage, rows)
+            cut = cuts.get(stage.site or "")
+            if cut is not None:
+                after = _plus(text, _times(self.images, cut.tokens_out))
+                self.decoder_reducer(cut, rows, after, text, self.capacities[stage.name])
+                rows = after
+        # Only the last row is used, so one profile from one token on serves prefill and decode.
+        for graph in self.manifest.lm_head:
+            head = self.drafts[graph].profiles.get("all", {"hidden": {1: (1, 1, 1)}})
+            longest = max(head["hidden"][1][2], rows[2])
+            self.add(graph, {"hidden": {1: (1, 1, longest)}}, "all")
+
+    def decoder_stage(self, stage: Subgraph, rows: SizeRange) -> None:
+        capacity = self.capacities[stage.name]
+        inputs = [info.name for info in self.graph(stage.graph).inputs]
+        caches = [name for name in inputs if name.startswith(CACHE_INPUTS)]
+        # From one token on, so that a prompt without a picture fits every budget.
+        fed = {"hidden": {1: (1, *rows[1:])}, "position_ids": {1: (1, *rows[1:])}}
+        decoding = {name: {1: (1, 1, DECODE_MAX)} for name in fed}
+        if self.sequence_major:
+            # A prompt is filled in one go, so nothing is there before it.
+            fed |= {name: {1: NO_PAST} for name in caches}
+            decoding |= {name: {1: (0, rows[1], capacity - 1)} for name in caches}
+        draft = self.add(stage.graph, fed)
+        if not self.sequence_major:
+            draft.fixed = {name: {2: capacity} for name in caches}
+        earlier = draft.profiles.pop(DECODE, None)
+        if earlier is not None and self.sequence_major:
+            # The best length of a decode step is that of the first budget, the bundle's default.
+            decoding = earlier
+        self.add(stage.graph, decoding, DECODE)
+
+    @property
+    def sequence_major(self) -> bool:
+        return self.manifest.kv_layout == SEQUENCE_MAJOR
+
+    def decoder_reducer(
+        self, cut: Reduction, rows: SizeRange, after: SizeRange, text: SizeRange, capacity: int
+    ) -> None:
+        spans = {
+            "hidden": {1: rows},
+            "query": {2: rows},
+            "position_ids": {1: rows},
+            "visual_index": {0: self.images},
+            "order": {0: after},
+            "text_index": {0: text},
+            "text_embeds": {1: text},
+            "visual_embeds": {0: self.images, 1: _just(entering(self.part))},
+        }
+        if self.sequence_major:
+            spans["key"] = {1: rows}
+        draft = self.add(cut.graph, {n: spans[n] for n in cut.inputs if n in spans})
+        whole = "key" in cut.inputs and not self.sequence_major
+        draft.fixed = {"key": {2: capacity}} if whole else {}
+
+
+def _finish(name: str, draft: _Draft, graph: Graph) -> EngineSpec:
+    """Spans to whole shapes; budgets with the same shapes share a profile."""
+    shared: dict[str, Profile] = {}
+    for label, spans in draft.profiles.items():
+        shapes = {}
+        for info in graph.inputs:
+            fixed = draft.fixed.get(info.name, {})
+            if all(isinstance(d, int) or axis in fixed for axis, d in enumerate(info.dims)):
+                continue
+            axes = spans.get(info.name, {})
+            sizes = [
+                _just(d) if isinstance(d, int) else axes[axis] for axis, d in enumerate(info.dims)
+            ]
+            low, best, high = (tuple(span[i] for span in sizes) for i in range(3))
+            shapes[info.name] = (low, best, high)
+        if shapes:
+            known = shared.get(repr(shapes))
+            names = (label,) if known is None else (*known.names, label)
+            shared[repr(shapes)] = Profile(names, shapes)
+    weights = sum(constant.size_bytes for constant in graph.constants.values())
+    return EngineSpec(name, draft.fixed, tuple(shared.values()), weights)
+
+
+def _just(size: int) -> SizeRange:
+    return size, size, size
+
+
+def _times(span: SizeRange, factor: int) -> SizeRange:
+    return span[0] * factor, span[1] * factor, span[2] * factor
+
+
+def _plus(one: SizeRange, other: SizeRange) -> SizeRange:
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2]

@@ -1,0 +1,1 @@
+"""ONNX files are read here, without the onnx package."""

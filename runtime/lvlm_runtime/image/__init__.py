@@ -1,0 +1,1 @@
+"""From a picture to the pixels of its tiles."""

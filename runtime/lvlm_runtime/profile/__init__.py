@@ -1,0 +1,1 @@
+"""A bundle is measured, round by round, into a report."""

@@ -1,0 +1,122 @@
+"""The last profile of every bundle on this machine, and the ratio that meets a latency.
+
+Reports lie in ``$XDG_STATE_HOME/lvlm-export/profiles`` (``~/.local/state`` unless set), named after
+the bundle's content key, the machine and what runs the graphs. Beside the bundle they would travel
+with it to a machine that they say nothing of.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from lvlm_profiles.report import Report, ReportError, load, write
+from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.profile.subject import fingerprint
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The ratio that a profile advises.
+
+    Attributes:
+        ratio: The largest that meets the target.
+        expected_ms: Its 90th percentile of the time to first token.
+        prompt_tokens: Of the prompt that was profiled, before reduction in the decoder.
+    """
+
+    ratio: float
+    expected_ms: float
+    prompt_tokens: int
+
+
+def directory() -> Path:
+    """Where reports lie."""
+    state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(state) / "lvlm-export" / "profiles"
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What runs the graphs, as far as times depend on it.
+
+    Attributes:
+        backend: Key in ``BACKENDS``.
+        execution: ``cpu`` or ``cuda``.
+        threads: CPU threads; None for one per physical core.
+    """
+
+    backend: str
+    execution: str
+    threads: int | None
+
+    def __str__(self) -> str:
+        """For people."""
+        threads = "" if self.threads is None else f", --threads {self.threads}"
+        return f"{self.backend} on {self.execution}{threads}"
+
+
+def path_of(content_key: str, machine: str, setup: Setup) -> Path:
+    """The file of a bundle's last profile."""
+    threads = "" if setup.threads is None else f"-{setup.threads}"
+    name = f"{content_key[:16]}-{machine}-{setup.backend}-{setup.execution}{threads}.json"
+    return directory() / name
+
+
+def keep(report: Report) -> Path:
+    """Keep a report as its bundle's last."""
+    machine = report.machine
+    setup = Setup(machine.backend, machine.execution, machine.threads)
+    path = path_of(report.model.content_key, machine.fingerprint, setup)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(report, path)
+    return path
+
+
+def last(content_key: str, setup: Setup, bundle: Path) -> Report:
+    """The last profile of a bundle on this machine.
+
+    Raises:
+        LvlmError: There is none, or it cannot be read; says to profile.
+    """
+    path = path_of(content_key, fingerprint(), setup)
+    threads = "" if setup.threads is None else f" --threads {setup.threads}"
+    command = f"lvlm-export profile {bundle}{threads}"
+    if not path.exists():
+        raise LvlmError(
+            f"this bundle was never profiled on this machine with {setup}; type `{command}` first,"
+            " or give --ratio"
+        )
+    try:
+        return load(path)
+    except ReportError as error:
+        raise LvlmError(f"{error}; type `{command}` again") from None
+
+
+def choose(report: Report, target_ms: float, images: int) -> Choice:
+    """The largest ratio that nine of ten profiled requests answered in time.
+
+    Args:
+        report: The profile.
+        target_ms: Time to first token that is asked for.
+        images: Pictures of the request; the profile must have had as many.
+
+    Raises:
+        LvlmError: No ratio meets it, or the profile is of another number of pictures.
+    """
+    profiled = len(report.request.images)
+    if images != profiled:
+        raise LvlmError(
+            f"the last profile measured requests of {profiled} picture(s) and this one has"
+            f" {images}; profile with as many --image, or give --ratio"
+        )
+    fast = [each for each in report.budgets if each.ttft_ms.summary.p90 <= target_ms]
+    if not fast:
+        best = min(report.budgets, key=lambda each: each.ttft_ms.summary.p90)
+        raise LvlmError(
+            f"no ratio of this bundle meets {target_ms:g} ms: the fastest is {best.ratio:g} with"
+            f" {best.ttft_ms.summary.p90:.0f} ms (90th percentile); build with a smaller --ratio"
+        )
+    chosen = max(fast, key=lambda each: each.ratio)
+    return Choice(chosen.ratio, chosen.ttft_ms.summary.p90, chosen.prompt_tokens)

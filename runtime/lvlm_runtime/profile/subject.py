@@ -1,0 +1,146 @@
+"""What was profiled, where and on which question: the descriptive half of a report."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lvlm_profiles.devices import machine
+from lvlm_profiles.devices.nvml import Gpu
+from lvlm_profiles.report.subject import Image, Machine, Model, Request
+from lvlm_runtime.bundle.bundle import WEIGHTS
+from lvlm_runtime.bundle.element_types import numpy_dtype
+from lvlm_runtime.bundle.manifest import LayoutBudget, Manifest, cache_size_bytes
+from lvlm_runtime.image import synthetic
+from lvlm_runtime.image.picture import load_image
+from lvlm_runtime.profile.rounds import ProfilePlan
+from lvlm_runtime.prompt.sequence import text_runs
+from lvlm_runtime.session import Picture, Session
+
+LIBRARIES = (
+    "lvlm-export",
+    "numpy",
+    "Pillow",
+    "tokenizers",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt",
+    "tensorrt-rtx",
+)
+
+
+def describe_model(manifest: Manifest) -> Model:
+    """From the manifest alone; a revision stands behind an ``@`` in the model's name.
+
+    Of a checkpoint that was a directory, only its last part: reports are passed on.
+    """
+    name, _, revision = manifest.model.partition("@")
+    name = Path(name).name if Path(name).is_absolute() else name
+    return Model(
+        name=name,
+        revision=revision or None,
+        family=manifest.family,
+        method=manifest.method,
+        seed=manifest.seed,
+        precision=manifest.precision,
+        target=manifest.target,
+        content_key=manifest.content_key,
+        checkpoint_key=manifest.checkpoint_key,
+        weights_bytes=manifest.files[WEIGHTS].size_bytes,
+        built_with=dict(manifest.versions),
+        graphs={name: ref.sha256 for name, ref in manifest.files.items() if name.endswith(".onnx")},
+        dims=plain_types(manifest.dims),
+    )
+
+
+def plain_types(value: Any) -> Any:
+    """A dataclass as JSON would give it back: lists for tuples."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            each.name: plain_types(getattr(value, each.name)) for each in dataclasses.fields(value)
+        }
+    if isinstance(value, list | tuple):
+        return [plain_types(item) for item in value]
+    if isinstance(value, dict):
+        return {key: plain_types(item) for key, item in value.items()}
+    return value
+
+
+def describe_machine(session: Session, threads: int | None, gpu: Gpu | None) -> Machine:
+    """The machine as it is now; a GPU is named only where the graphs run on it."""
+    backend = session.chain.backend
+    libraries = {}
+    for name in LIBRARIES:
+        try:
+            libraries[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    accelerator = None if gpu is None else gpu.name
+    board = machine.board()
+    if board is not None and backend.device != "cpu":
+        accelerator = accelerator or f"integrated GPU of {board}"
+    return Machine(
+        fingerprint=fingerprint(),
+        processor=machine.processor(),
+        board=board,
+        accelerator=accelerator,
+        cores=machine.cores(),
+        memory_bytes=machine.memory_info().get("MemTotal", 0),
+        system=machine.system(),
+        driver=None if gpu is None else gpu.driver,
+        power_mode=machine.power_mode(),
+        clocks=machine.clocks(),
+        libraries=libraries,
+        backend=backend.name,
+        execution=backend.device,
+        threads=threads,
+    )
+
+
+def fingerprint() -> str:
+    """Of this machine; the same whatever a bundle runs on in it."""
+    return machine.fingerprint()
+
+
+def describe_request(session: Session, plan: ProfilePlan) -> Request:
+    """The question as the model sees it."""
+    manifest = session.bundle.manifest
+    ids = session.encoder.encode(plan.prompt, len(plan.images))
+    layout = session.layout(len(plan.images))
+    return Request(
+        prompt=plan.prompt,
+        text_tokens=sum(map(len, text_runs(ids, manifest.text.image_token_id))),
+        images=tuple(_image(image) for image in plan.images),
+        layout=None if layout is None else layout.name,
+        tiles=0 if layout is None else layout.tiles * len(plan.images),
+        answer_tokens=plan.answer_tokens,
+    )
+
+
+def _image(image: Picture) -> Image:
+    height, width = np.asarray(load_image(image)).shape[:2]
+    if isinstance(image, str | Path):
+        path = Path(image)
+        return Image(path.name, width, height, hashlib.sha256(path.read_bytes()).hexdigest())
+    return Image(synthetic.NAME, width, height, None)
+
+
+def kv_cache_bytes(
+    session: Session, part: LayoutBudget | None, images: int, text_tokens: int, answer_tokens: int
+) -> int:
+    """Key-value memory of a request, as the chain allocates it."""
+    manifest = session.bundle.manifest
+    visual = 0 if part is None else part.tokens_in
+    after = {} if part is None else {cut.site: cut.tokens_out for cut in part.decoder}
+    dtype, total = numpy_dtype(manifest.precision), 0
+    for stage in manifest.decoder:
+        wanted = text_tokens + images * visual + answer_tokens
+        rows = session.chain.runner(stage.graph).cache_rows(wanted)
+        total += cache_size_bytes(stage, rows, manifest.text, dtype)
+        visual = after.get(stage.site or "", visual)
+    return total

@@ -1,0 +1,254 @@
+"""From a user's words to token ids and back: chat, tokenizer, streaming detokeniser.
+
+Source: transformers 5.23, `ProcessorMixin.apply_chat_template` and `TokenizersBackend`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from tokenizers import Tokenizer
+
+from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.prompt.chat_template import compile_template, find_template, one_line, read_json
+
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+
+
+@dataclass(frozen=True)
+class PromptEncoder:
+    """Encodes chats for one checkpoint; build it with `open`.
+
+    Attributes:
+        tokenizer: the checkpoint's tokenizer.
+        template: the compiled chat template.
+        special_tokens: what the template may use, as "bos_token": "<s>".
+        image_token: text of the token that stands for a picture.
+        image_token_id: its id; the caller puts the visual tokens in its place.
+    """
+
+    tokenizer: Tokenizer
+    template: jinja2.Template
+    special_tokens: Mapping[str, str]
+    image_token: str
+    image_token_id: int
+
+    @classmethod
+    def open(cls, directory: str | Path) -> PromptEncoder:
+        """Reads `tokenizer.json`, `tokenizer_config.json` and the chat template of a directory.
+
+        Raises:
+            LvlmError: a file is missing or damaged, there is no chat template, or the tokenizer
+                has no image token.
+        """
+        directory = Path(directory)
+        config = read_json(directory / "tokenizer_config.json", required=True)
+        processor = read_json(directory / "processor_config.json", required=False)
+        special = _special_tokens(config)
+        image_token = special.get("image_token") or processor.get("image_token") or "<image>"
+        tokenizer = _read_tokenizer(directory / "tokenizer.json")
+        image_token_id = tokenizer.token_to_id(image_token)
+        if image_token_id is None:
+            raise LvlmError(
+                f"The tokenizer in {directory} has no image token {image_token!r}: this is not an "
+                "LVLM's tokenizer. Export it from the LVLM checkpoint."
+            )
+        return cls(
+            tokenizer=tokenizer,
+            template=compile_template(find_template(directory, config, processor)),
+            special_tokens=special,
+            image_token=image_token,
+            image_token_id=image_token_id,
+        )
+
+    def encode(self, prompt: str, n_images: int, system: str | None = None) -> list[int]:
+        """Token ids of one user turn: pictures, then text, then the start of the answer.
+
+        Args:
+            prompt: what the user asks.
+            n_images: pictures in front of it; each becomes exactly one image token id.
+            system: instruction in front of the user's turn, if any.
+
+        Raises:
+            LvlmError: the prompt contains the image token, or the template fails.
+        """
+        content = [{"type": "image"}] * n_images + [{"type": "text", "text": prompt}]
+        messages = [{"role": "user", "content": content}]
+        if system is not None:
+            text = [{"type": "text", "text": system}]
+            messages.insert(0, {"role": "system", "content": text})
+        return self.encode_messages(messages)
+
+    def question(self, prompt: str) -> list[int]:
+        """Token ids of a question alone, without chat or picture, as trained projectors read it."""
+        return self._tokenize(prompt)
+
+    def encode_messages(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Token ids of a chat, with the start of the next answer.
+
+        Equal to what `processor.apply_chat_template(tokenize=True, add_generation_prompt=True)`
+        gives, but one image token id per picture.
+
+        Args:
+            messages: `{"role": ..., "content": ...}`, the content a text or a list of
+                `{"type": "image"}` and `{"type": "text", "text": ...}`.
+
+        Raises:
+            LvlmError: a message of another form or with the image token in its text, or the
+                template fails or loses a picture.
+        """
+        plain = [self._plain(message) for message in messages]
+        n_images = sum(
+            part["type"] == "image"
+            for message in plain
+            for part in message["content"]
+            if isinstance(part, dict)
+        )
+        ids = self._tokenize(self._render(plain))
+        if ids.count(self.image_token_id) != n_images:
+            raise LvlmError(
+                f"The chat template put {ids.count(self.image_token_id)} image tokens into a chat "
+                f"with {n_images} pictures; one each is needed. This template does not support "
+                "such a chat: give fewer pictures, or check chat_template.jinja."
+            )
+        return ids
+
+    def decoder(self) -> StreamDecoder:
+        """A detokeniser for one answer."""
+        return StreamDecoder(self.tokenizer)
+
+    def _plain(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        """A message of nothing but text and placeholders, checked."""
+        role, content = message.get("role"), message.get("content")
+        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if not isinstance(role, str) or not isinstance(parts, Sequence):
+            raise LvlmError(
+                f"A chat message has role {role!r} and content of type {type(content).__name__}; "
+                "a role and a text or a list of parts are needed."
+            )
+        plain: list[dict[str, str]] = []
+        for part in parts:
+            kind = part.get("type") if isinstance(part, Mapping) else None
+            if kind == "image":
+                plain.append({"type": "image"})
+            elif kind == "text" and isinstance(part.get("text"), str):
+                self._refuse_image_token(part["text"])
+                plain.append({"type": "text", "text": part["text"]})
+            else:
+                raise LvlmError(
+                    f"A chat message has a part of type {kind!r}; allowed are 'image' and 'text' "
+                    "with a text."
+                )
+        return {"role": role, "content": content if isinstance(content, str) else plain}
+
+    def _refuse_image_token(self, text: str) -> None:
+        if self.image_token in text:
+            raise LvlmError(
+                f"The prompt contains {self.image_token!r}, which stands for a picture in this "
+                "model. Leave it out: pictures are put in front of the prompt by themselves."
+            )
+
+    def _render(self, messages: list[dict[str, Any]]) -> str:
+        """The chat as one text."""
+        try:
+            return self.template.render(
+                messages=messages,
+                tools=None,
+                documents=None,
+                add_generation_prompt=True,
+                **self.special_tokens,
+            )
+        except Exception as error:  # a template is foreign code and fails in its own ways
+            raise LvlmError(
+                f"The checkpoint's chat template refused this chat: {one_line(error)}. Change the "
+                "messages, or check chat_template.jinja."
+            ) from error
+
+    def _tokenize(self, text: str) -> list[int]:
+        """Ids of a rendered chat, with the tokenizer's special tokens unless it begins with them.
+
+        `add_bos_token` and `add_eos_token` of `tokenizer_config.json` have no effect, since
+        transformers drops them where there is a `tokenizer.json`.
+        """
+        bos = self.special_tokens.get("bos_token")
+        begun = bos is not None and text.startswith(bos)
+        return list(self.tokenizer.encode(text, add_special_tokens=not begun).ids)
+
+
+class StreamDecoder:
+    """Turns token ids into text as they come; all pieces together are the whole answer's text.
+
+    A piece never ends inside a UTF-8 character. Byte tokens (`<0x0A>`) wait for the token after
+    them, since a run of them is decoded as a whole; `flush` gives what still waits. `tokenizers`'
+    own DecodeStream fails on byte runs that are not UTF-8 and loses their text, so it is not used.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Starts an answer."""
+        self._tokenizer = tokenizer
+        added = tokenizer.get_added_tokens_decoder()
+        self._special = frozenset(token_id for token_id, token in added.items() if token.special)
+        self._window: list[int] = []
+        self._shown = 0  # tokens of the window whose text has been given out
+
+    def push(self, token_id: int) -> str:
+        """The text that is certain now, often of this token alone; may be empty.
+
+        Special tokens have no text, nor have ids that a model has above its tokenizer's.
+        """
+        token = self._tokenizer.id_to_token(token_id)
+        if token is None or token_id in self._special:
+            return ""
+        self._window.append(token_id)
+        if _BYTE_TOKEN.fullmatch(token):
+            return ""
+        text = self._pending()
+        # a replacement character at the end is most often a character that is not complete yet
+        return "" if text.endswith("\ufffd") else self._give(text)
+
+    def flush(self) -> str:
+        """The rest of the answer, with a replacement character for every damaged one."""
+        return self._give(self._pending())
+
+    def _pending(self) -> str:
+        # the shown tokens are decoded again, since a decoder treats a text's first token apart
+        before = self._tokenizer.decode(self._window[: self._shown], skip_special_tokens=True)
+        return self._tokenizer.decode(self._window, skip_special_tokens=True)[len(before) :]
+
+    def _give(self, text: str) -> str:
+        if text:
+            self._window = self._window[self._shown :]
+            self._shown = len(self._window)
+        return text
+
+
+def _read_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a `tokenizer.json`, without the truncation or padding it was saved with."""
+    if not path.is_file():
+        raise LvlmError(f"There is no {path}. Give the directory of a bundle or checkpoint.")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises plain Exception
+        raise LvlmError(
+            f"{path} is not a tokenizer: {one_line(error)}. Export it again."
+        ) from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """The named special tokens of a `tokenizer_config.json`, as text."""
+    extra = config.get("extra_special_tokens")
+    named = {**config, **extra} if isinstance(extra, Mapping) else config
+    tokens = {}
+    for key, value in named.items():
+        text = value.get("content") if isinstance(value, Mapping) else value
+        if key.endswith("_token") and isinstance(text, str):
+            tokens[key] = text
+    return tokens

@@ -1,0 +1,116 @@
+"""Where text and visual tokens stand in the decoder's sequence. Pure integers on the host.
+
+A prompt is runs of text with images between them: run 0, image 0, run 1, …, image n-1, run n.
+Reducers shorten every image by the same count, so each new order is known before a graph runs
+and no graph has to sort a sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A sequence after images were put into it.
+
+    Attributes:
+        order: ``[S]`` source row of every position: rows of the old sequence, then images' rows.
+        text: ``[T]`` positions of the text tokens.
+        visual: ``[n, V]`` positions of each image's tokens.
+    """
+
+    order: Indices
+    text: Indices
+    visual: Indices
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Where the tokens of the images stood before any reduction.
+
+    A kept token keeps its place on the vision tower's grid as its RoPE position, and text after an
+    image continues as if nothing had been taken out (wrong ids cost up to 40 points on grounding,
+    arXiv:2506.21873). Where a packer lays the tokens out anew, the packed order is the origin.
+
+    Attributes:
+        offsets: ``[n, V]`` position of each token, counted from its image's first.
+        span: Positions that an image takes in the prompt.
+    """
+
+    offsets: Indices
+    span: int
+
+    @classmethod
+    def whole(cls, images: int, tokens: int) -> Origins:
+        """Images of which nothing was taken out."""
+        return cls(np.tile(np.arange(tokens, dtype=np.int64), (images, 1)), tokens)
+
+    def keep(self, places: Indices) -> Origins:
+        """After a reduction that kept ``places [n, K]``.
+
+        A place of -1 is a token that is no single patch (a CLS token in front, a sum of what was
+        pruned at the end); it takes the image's first or last position, where it stands.
+        """
+        kept = np.take_along_axis(self.offsets, np.where(places < 0, 0, places), axis=1)
+        ends = np.where(np.arange(places.shape[1]) == 0, 0, self.span - 1)
+        return Origins(np.where(places < 0, ends, kept), self.span)
+
+
+def position_ids(run_lengths: Sequence[int], origins: Origins | None) -> tuple[Indices, int]:
+    """RoPE positions ``[S]`` of a prompt, and the position of the first token after it."""
+    pieces: list[Indices] = []
+    start = 0
+    for image, length in enumerate(run_lengths):
+        pieces.append(np.arange(start, start + length, dtype=np.int64))
+        start += length
+        if origins is not None and image < len(run_lengths) - 1:
+            pieces.append(start + origins.offsets[image])
+            start += origins.span
+    return np.concatenate(pieces), start
+
+
+def text_runs(token_ids: Sequence[int], image_token_id: int) -> list[list[int]]:
+    """Split a prompt at its image placeholders (one id per image) into n+1 text runs."""
+    runs: list[list[int]] = [[]]
+    for token in token_ids:
+        if token == image_token_id:
+            runs.append([])
+        else:
+            runs[-1].append(token)
+    return runs
+
+
+def place_tokens(
+    run_lengths: Sequence[int], text_rows: Indices, images_start: int, per_image: int
+) -> Placed:
+    """Interleave text runs with images of ``per_image`` rows.
+
+    Args:
+        run_lengths: Lengths of the n+1 text runs.
+        text_rows: ``[T]`` source row of every text token.
+        images_start: Source row of the first image's first token; images follow one another.
+        per_image: Rows per image.
+    """
+    order: list[Indices] = []
+    visual: list[Indices] = []
+    taken, position = 0, 0
+    for image, length in enumerate(run_lengths):
+        order.append(text_rows[taken : taken + length])
+        taken, position = taken + length, position + length
+        if image == len(run_lengths) - 1:
+            break
+        start = images_start + image * per_image
+        order.append(np.arange(start, start + per_image, dtype=np.int64))
+        visual.append(np.arange(position, position + per_image, dtype=np.int64))
+        position += per_image
+    joined = np.concatenate(order)
+    places = np.stack(visual) if visual else np.zeros((0, per_image), np.int64)
+    text = np.setdiff1d(np.arange(position, dtype=np.int64), places.reshape(-1))
+    return Placed(joined, text, places)

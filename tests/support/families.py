@@ -1,0 +1,57 @@
+"""Tiny checkpoints of every family, and the comparison that each must pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import tiny
+from helpers import build_tiny
+from lvlm_export.check.parity import ParityReport, synthetic_samples, verify
+from lvlm_export.checkpoint import Checkpoint
+from lvlm_export.plan.plan import BuildOptions, make_plan
+from lvlm_runtime.session import Session
+
+RATIOS = (0.5, 0.33)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A checkpoint to write and how to build it."""
+
+    name: str
+    checkpoint: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def write(self, directory: Path) -> Path:
+        make = tiny.onevision if self.name.startswith("onevision") else tiny.llava
+        return make(directory / self.name, **self.checkpoint)
+
+
+CASES = [
+    Case("llava-clip-llama"),
+    Case(
+        "llava-siglip-qwen2-bf16-shards",
+        {"tower": "siglip", "text": "qwen2", "dtype": torch.bfloat16, "max_shard_size": "100KB"},
+        {"method": "random"},
+    ),
+    Case("llava-clip-mistral-tied", {"text": "mistral", "tied": True}),
+    # Not ascending: the projector was trained with this order.
+    Case("llava-clip-three-layers", {"feature_layer": [-2, 1, 3]}, {"method": "fastv"}),
+    Case("onevision-2x3-tiles", {}, {"image_size": (100, 140)}),
+    Case("onevision-shrunk", {"aspect": "anyres_max_1"}, {"image_size": (100, 140)}),
+]
+
+
+def compare(case: Case, directory: Path) -> ParityReport:
+    """Build the case's checkpoint and hold its chain against PyTorch."""
+    path = case.write(directory)
+    result = build_tiny(path, directory / "bundle", *RATIOS, **case.options)
+    checkpoint = Checkpoint.open(path)
+    plan = make_plan(checkpoint, BuildOptions(RATIOS, **case.options))
+    session = Session.open(result.directory, device="cpu")
+    samples = synthetic_samples(plan.shape.layouts, 2, seed=5)
+    return verify(session, checkpoint, plan, samples, 12, lambda _step: None)

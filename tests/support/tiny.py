@@ -1,0 +1,200 @@
+"""Tiny random checkpoints with real structure: GQA, biases, CLS or none, several tiles, shards.
+
+Everything is made from configurations; nothing is downloaded. The tokenizer is a byte-level BPE
+without merges, so any text encodes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForImageTextToText,
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaOnevisionConfig,
+    MistralConfig,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+
+SPECIAL = ("<s>", "</s>", "<pad>", "<image>", "<video>")
+LLAVA_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] | upper }}: "
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>\n{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %} {% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+)
+TEXT = {
+    "hidden_size": 48,
+    "intermediate_size": 96,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+    "vocab_size": 256 + len(SPECIAL),
+    "bos_token_id": 256,
+    "eos_token_id": 257,
+    "pad_token_id": 258,
+}
+
+
+def text_config(kind: str, **changes: Any) -> Any:
+    """A small Llama, Mistral or Qwen2 (which has biases in q, k and v)."""
+    classes = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
+    return classes[kind](**{**TEXT, **changes})
+
+
+def vision_config(kind: str, image_size: int = 48, layers: int = 5) -> Any:
+    """A small CLIP (with CLS) or SigLIP tower with 8-pixel patches."""
+    shape = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "image_size": image_size,
+        "patch_size": 8,
+    }
+    if kind == "clip":
+        return CLIPVisionConfig(**shape, projection_dim=16)
+    return SiglipVisionConfig(**shape, vision_use_head=False)
+
+
+def llava(
+    directory: Path, tower: str = "clip", text: str = "llama", seed: int = 0, **options: Any
+) -> Path:
+    """Write a LLaVA-1.5-layout checkpoint; ``options`` as ``save`` takes them.
+
+    ``feature_layer`` is ``vision_feature_layer``, a number or a list.
+    """
+    has_cls = tower == "clip"
+    config = LlavaConfig(
+        vision_config=vision_config(tower).to_dict(),
+        text_config=text_config(text).to_dict(),
+        image_token_index=259,
+        vision_feature_layer=options.pop("feature_layer", -2 if has_cls else -1),
+        vision_feature_select_strategy="default" if has_cls else "full",
+        image_seq_length=36,
+        tie_word_embeddings=options.pop("tied", False),
+    )
+    processor = {
+        "image_processor_type": "CLIPImageProcessor" if has_cls else "SiglipImageProcessor",
+        "size": {"shortest_edge": 48} if has_cls else {"height": 48, "width": 48},
+        "crop_size": {"height": 48, "width": 48},
+        "do_center_crop": has_cls,
+    }
+    return save(directory, config, processor, seed, **options)
+
+
+def projected(
+    directory: Path, kind: str, cell: int, tower: str = "clip", seed: int = 0, **options: Any
+) -> Path:
+    """Write a LLaVA-layout checkpoint with a trained projector that reads three feature layers.
+
+    ``options`` as ``save`` takes them; ``side``, patches along a picture's edge.
+    """
+    from lvlm_export.families.shared.projected_llava import ProjectedLlava
+
+    has_cls, edge = tower == "clip", 8 * options.pop("side", 12)
+    config = LlavaConfig(
+        vision_config=vision_config(tower, image_size=edge).to_dict(),
+        text_config=text_config(options.pop("text", "llama")).to_dict(),
+        image_token_index=259,
+        vision_feature_layer=[1, 3, -2] if has_cls else [1, 3, -1],
+        vision_feature_select_strategy="default" if has_cls else "full",
+        image_seq_length=(edge // 8 // cell) ** 2,
+        tie_word_embeddings=False,
+        **(
+            {"mm_vision_token_compression_type": kind, "mm_projector_type": "mlp2x_gelu"}
+            | {"mm_vision_token_compression_kernel_size": cell}
+            if kind == "quecc"
+            else {"mm_projector_type": kind, "scale_factor": cell}
+        ),
+    )
+    processor = {
+        "image_processor_type": "CLIPImageProcessor" if has_cls else "SiglipImageProcessor",
+        "size": {"shortest_edge": edge} if has_cls else {"height": edge, "width": edge},
+        "crop_size": {"height": edge, "width": edge},
+        "do_center_crop": has_cls,
+    }
+    return save(directory, config, processor, seed, make=ProjectedLlava._from_config, **options)
+
+
+def onevision(directory: Path, seed: int = 0, **options: Any) -> Path:
+    """Write a LLaVA-OneVision-layout checkpoint: SigLIP, Qwen2, anyres tiles of 48 pixels.
+
+    ``options`` as ``save`` takes them; ``text_width``, of the language model.
+    """
+    text = text_config("qwen2", hidden_size=options.pop("text_width", TEXT["hidden_size"]))
+    pinpoints = [[48 * rows, 48 * cols] for rows in (1, 2, 3) for cols in (1, 2, 3)]
+    config = LlavaOnevisionConfig(
+        vision_config=vision_config("siglip").to_dict(),
+        text_config=text.to_dict(),
+        image_token_index=259,
+        video_token_index=260,
+        vision_feature_layer=options.pop("feature_layer", -1),
+        vision_feature_select_strategy="full",
+        vision_aspect_ratio=options.pop("aspect", "anyres_max_9"),
+        image_grid_pinpoints=pinpoints,
+        tie_word_embeddings=options.pop("tied", True),
+    )
+    processor = {
+        "image_processor_type": "LlavaOnevisionImageProcessor",
+        "size": {"height": 48, "width": 48},
+        "image_grid_pinpoints": pinpoints,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    return save(directory, config, processor, seed, **options)
+
+
+def save(
+    directory: Path,
+    config: Any,
+    processor: dict[str, Any],
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+    max_shard_size: str = "5GB",
+    make: Callable[[Any], Any] = AutoModelForImageTextToText.from_config,
+) -> Path:
+    """Write model, tokenizer and processor files the way ``save_pretrained`` lays them out."""
+    torch.manual_seed(seed)
+    model = make(config)
+    for parameter in model.parameters():
+        # Library initialisation is so small that attention is flat; ranks need spread.
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.15)
+        elif "norm" not in "".join(n for n, p in model.named_parameters() if p is parameter):
+            torch.nn.init.normal_(parameter, std=0.05)
+    model.to(dtype).save_pretrained(directory, max_shard_size=max_shard_size)
+    (directory / "preprocessor_config.json").write_text(json.dumps(processor))
+    (directory / "chat_template.jinja").write_text(LLAVA_TEMPLATE)
+    generation = {"eos_token_id": 257, "bos_token_id": 256, "pad_token_id": 258}
+    (directory / "generation_config.json").write_text(json.dumps(generation))
+    write_tokenizer(directory)
+    return directory
+
+
+def write_tokenizer(directory: Path) -> None:
+    """A byte-level tokenizer of 256 bytes and the special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.save(str(directory / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "image_token": "<image>",
+        "extra_special_tokens": {"image_token": "<image>", "video_token": "<video>"},
+    }
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
