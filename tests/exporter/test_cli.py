@@ -174,7 +174,7 @@ def test_inspect_counts_what_the_runtime_allocates(demo_bundle: Path) -> None:
     allocated = 0
     rows = {"decoder.0": 20 + layout.tokens_in + 9, "decoder.1": 20 + layout.tokens_out + 9}
     for stage in session.bundle.manifest.decoder:
-        group = session.chain._allocate(stage, rows[stage.name])
+        group = session.chain.decoder.allocate(stage, rows[stage.name])
         allocated += sum(
             session.chain.backend.fetch(value).nbytes for value in group.buffers.values()
         )

@@ -98,7 +98,7 @@ def make_candidate(
     check_rank(loaded, budget, subject.dims.text.width)
     layout = subject.geometry.layouts[0]
     part = budget.layouts[0]
-    kept = budget.vision[-1].tokens_out if budget.vision else subject.geometry.vision_tokens
+    kept = budget.kept_per_tile(subject.geometry.vision_tokens)
     path = TokenPath(
         method=method,
         images=1,

@@ -115,7 +115,7 @@ def _decoder_stages(plan: Plan) -> tuple[Subgraph, ...]:
 
 
 def _budget(plan: Plan, budget: BudgetPlan, checkpoint: Checkpoint) -> Budget:
-    kept = budget.vision[-1].tokens_out if budget.vision else plan.shape.vision.tokens
+    kept = budget.kept_per_tile(plan.shape.vision.tokens)
     return Budget(
         ratio=budget.ratio,
         vision=tuple(_reduction(count, plan) for count in budget.vision),

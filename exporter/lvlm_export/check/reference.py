@@ -155,7 +155,7 @@ class Reference:
             features = self.parts.projector(features, self._query(query_ids, trace))
             trace.note("projector", features)
             origins = Origins.whole(*features.shape[:2])
-        kept = budget.vision[-1].tokens_out if budget.vision else self.plan.shape.vision.tokens
+        kept = budget.kept_per_tile(self.plan.shape.vision.tokens)
         packer = self.family.packer(self.model, layout, kept)
         if packer is not None:
             features = packer(features)

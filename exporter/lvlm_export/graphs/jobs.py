@@ -76,7 +76,7 @@ def _budget_jobs(
     for budget in plan.budgets:
         for count in budget.vision:
             yield reducer_job(plan, count, dtype)
-        kept = budget.vision[-1].tokens_out if budget.vision else plan.shape.vision.tokens
+        kept = budget.kept_per_tile(plan.shape.vision.tokens)
         for part in budget.layouts:
             packer = family.packer(model, layouts[part.layout], kept)
             if packer is not None:

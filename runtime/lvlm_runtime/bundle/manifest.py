@@ -8,8 +8,6 @@ import typing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
-
 from lvlm_profiles.shapes.dims import ModelDims
 from lvlm_runtime.bundle.placement import HandPlacement
 from lvlm_runtime.errors import LvlmError
@@ -135,11 +133,14 @@ class LayoutBudget:
     achieved: float
 
     @property
+    def tokens_projected(self) -> int:
+        """Visual tokens per image behind projector and packer, before any reduction there."""
+        return self.tokens_in if self.projected is None else self.projected.tokens_in
+
+    @property
     def span(self) -> int:
         """RoPE positions that an image takes: those it takes unreduced, or as packed."""
-        if self.packer is None:
-            return self.tokens_full
-        return self.tokens_in if self.projected is None else self.projected.tokens_in
+        return self.tokens_full if self.packer is None else self.tokens_projected
 
     @property
     def tokens_out(self) -> int:
@@ -303,11 +304,3 @@ def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
 def _expect(condition: bool, value: Any, wanted: str, where: str) -> None:
     if not condition:
         raise LvlmError(f"{where}: expected {wanted}, got {value!r}; build the bundle again")
-
-
-def cache_size_bytes(
-    stage: Subgraph, capacity: int, text: TextSpec, dtype: np.dtype[np.generic]
-) -> int:
-    """Memory of a layer group's cache."""
-    layers = stage.last_layer - stage.first_layer
-    return 2 * layers * text.kv_heads * capacity * text.head_dim * dtype.itemsize

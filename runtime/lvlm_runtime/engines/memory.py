@@ -14,7 +14,8 @@ from lvlm_profiles.cost.memory import (
 )
 from lvlm_profiles.devices.device import Device
 from lvlm_runtime.bundle.element_types import numpy_dtype
-from lvlm_runtime.bundle.manifest import Manifest, cache_size_bytes
+from lvlm_runtime.bundle.manifest import Manifest
+from lvlm_runtime.bundle.route import cache_bytes
 from lvlm_runtime.engines.limits import Limits, capacities_of
 from lvlm_runtime.engines.plan import EngineSpec, plan_engines
 from lvlm_runtime.errors import LvlmError
@@ -30,10 +31,7 @@ def estimate(
     """
     dtype = numpy_dtype(manifest.precision)
     capacities = capacities_of(manifest, limits)
-    cache = sum(
-        cache_size_bytes(stage, capacities[stage.name], manifest.text, dtype)
-        for stage in manifest.decoder
-    )
+    cache = cache_bytes(manifest, capacities, dtype.itemsize)
     profiles = sum(max(1, len(spec.profiles)) for spec in specs)
     # The head, wide as it is, has one row only.
     layers = [spec for spec in specs if spec.weights_bytes and spec.graph not in manifest.lm_head]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lvlm_runtime.bundle.bundle import file_sha256
 from lvlm_runtime.bundle.manifest import Manifest, from_json, to_json
+from lvlm_runtime.bundle.route import route
 from lvlm_runtime.engines.limits import Limits, reachable_budgets
 from lvlm_runtime.engines.plan import EngineSpec, Profile
 from lvlm_runtime.errors import LvlmError
@@ -162,7 +163,6 @@ def check_record(
     again = rebuild(bundle, target)
     if record is None:
         raise LvlmError(f"{bundle} has no engines for {target}; {again}")
-    graphs = [name for name in manifest.files if name.endswith(".onnx")]
     stale = [
         name
         for name, engine in record.engines.items()
@@ -170,7 +170,7 @@ def check_record(
     ]
     if record.content_key != manifest.content_key or stale:
         raise LvlmError(f"the engines of {bundle} were built from another bundle; {again}")
-    missing = sorted(set(graphs) - set(record.engines) - _unused(manifest, record))
+    missing = sorted(_reached(manifest, record) - set(record.engines))
     if missing:
         raise LvlmError(f"{bundle} has no engine of {missing[0]} for {target}; {again}")
     if record.library_version != library_version:
@@ -202,16 +202,14 @@ def _major(version: str) -> str:
     return version.split(".")[0]
 
 
-def _unused(manifest: Manifest, record: EngineRecord) -> set[str]:
-    """Graphs that no request within the record's limits reaches."""
-    reached = {cut.graph for budget in manifest.budgets for cut in budget.vision}
-    for _, part in reachable_budgets(manifest, record.limits.images):
-        reached |= {cut.graph for cut in part.decoder}
-        reached |= {part.packer} if part.packer is not None else set()
-        reached |= {part.projected.graph} if part.projected is not None else set()
-    stages = {stage.graph for stage in (*manifest.vision, *manifest.decoder)}
-    reached |= stages | {manifest.assemble, *manifest.lm_head}
-    return {name for name in manifest.files if name.endswith(".onnx")} - reached
+def _reached(manifest: Manifest, record: EngineRecord) -> set[str]:
+    """Graphs that some request within the record's limits passes."""
+    return {
+        name
+        for budget, part in reachable_budgets(manifest, record.limits.images)
+        for step in route(manifest, budget, part)
+        for name in step.graphs
+    }
 
 
 def rebuild(bundle: Path, target: str) -> str:

@@ -15,7 +15,8 @@ from lvlm_profiles.devices.nvml import Gpu
 from lvlm_profiles.report.subject import Image, Machine, Model, Request
 from lvlm_runtime.bundle.bundle import WEIGHTS
 from lvlm_runtime.bundle.element_types import numpy_dtype
-from lvlm_runtime.bundle.manifest import LayoutBudget, Manifest, cache_size_bytes
+from lvlm_runtime.bundle.manifest import LayoutBudget, Manifest
+from lvlm_runtime.bundle.route import cache_bytes, cache_rows
 from lvlm_runtime.image import synthetic
 from lvlm_runtime.image.picture import load_image
 from lvlm_runtime.profile.rounds import ProfilePlan
@@ -134,13 +135,11 @@ def kv_cache_bytes(
     session: Session, part: LayoutBudget | None, images: int, text_tokens: int, answer_tokens: int
 ) -> int:
     """Key-value memory of a request, as the chain allocates it."""
-    manifest = session.bundle.manifest
-    visual = 0 if part is None else part.tokens_in
-    after = {} if part is None else {cut.site: cut.tokens_out for cut in part.decoder}
-    dtype, total = numpy_dtype(manifest.precision), 0
-    for stage in manifest.decoder:
-        wanted = text_tokens + images * visual + answer_tokens
-        rows = session.chain.runner(stage.graph).cache_rows(wanted)
-        total += cache_size_bytes(stage, rows, manifest.text, dtype)
-        visual = after.get(stage.site or "", visual)
-    return total
+    manifest, chain = session.bundle.manifest, session.chain
+    dtype = numpy_dtype(manifest.precision)
+    wanted = cache_rows(manifest, part, images, text_tokens, answer_tokens)
+    rows = {
+        stage.name: chain.runner(stage.graph).cache_rows(wanted[stage.name])
+        for stage in manifest.decoder
+    }
+    return cache_bytes(manifest, rows, dtype.itemsize)

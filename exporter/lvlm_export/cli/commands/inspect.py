@@ -47,25 +47,11 @@ def inspect(bundle: Path, text_tokens: int, answer_tokens: int, as_json: bool) -
 
 def chain(manifest: Manifest) -> list[str]:
     """Stages and sites in the order a request passes them."""
-    packer = any(part.packer is not None for budget in manifest.budgets for part in budget.layouts)
-    names: list[str] = []
-    for stage in manifest.vision:
-        names += [stage.name, *([stage.site] if stage.site else [])]
-    names += ["projector"] if manifest.projector is not None else []
-    names += ["packer"] if packer else []
-    names += sorted(
-        {
-            part.projected.site
-            for budget in manifest.budgets
-            for part in budget.layouts
-            if part.projected
-        }
-    )
-    names.append("assemble")
-    for stage in manifest.decoder:
-        names += [stage.name, *([stage.site] if stage.site else [])]
+    from lvlm_runtime.bundle.route import step_names
+
+    *names, head = step_names(manifest)
     splits = len(manifest.lm_head)
-    return [*names, "lm_head" if splits == 1 else f"lm_head in {splits} parts"]
+    return [*names, head if splits == 1 else f"{head} in {splits} parts"]
 
 
 def record(

@@ -85,6 +85,7 @@ def look(
         LvlmError: The model packs several tiles, whose places are not those of one grid.
     """
     from lvlm_export.study.pictures import panels
+    from lvlm_runtime.bundle.route import route
     from lvlm_runtime.chain.recorder import Recorder
     from lvlm_runtime.image.picture import load_image
     from lvlm_runtime.image.preprocess import preprocess
@@ -97,8 +98,8 @@ def look(
             f"{manifest.family} packs several tiles into one sequence, which is not drawn yet;"
             " visualize takes bundles of models with one tile per picture"
         )
-    before = () if part.projected is None else (part.projected,)
-    reductions = (*budget.vision, *before, *part.decoder)
+    steps = route(manifest, budget, part)
+    reductions = [step.reduction for step in steps if step.reduction is not None]
     if not reductions:
         raise UsageError(f"nothing is reduced at ratio {budget.ratio:g}; give a smaller --ratio")
     opened = load_image(image)
