@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lvlm_export.cli.options import DEMO, Milliseconds, Ratio, image_size_option, json_option
-from lvlm_export.plan.targets import PRECISIONS
+from lvlm_export.plan.targets import BUNDLE_PRECISIONS
 from lvlm_runtime.errors import LvlmError, UsageError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ SHAPE = "shape:"
 @click.option(
     "--precision",
     "precisions",
-    type=click.Choice(PRECISIONS),
+    type=click.Choice(BUNDLE_PRECISIONS),
     multiple=True,
     help="Element type; repeatable [the device's own].",
 )
