@@ -16,12 +16,15 @@ from pathlib import Path
 
 from PIL import Image
 
+from lvlm_profiles import records
+from lvlm_profiles.files import write_whole
 from lvlm_runtime.bundle.bundle import Bundle
-from lvlm_runtime.bundle.manifest import from_json, to_json
+from lvlm_runtime.bundle.manifest import to_json
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.session import Session
 
 FILE = "golden.json"
+REBUILD = "build the bundle again, without --no-verify"
 
 
 @dataclass(frozen=True)
@@ -81,18 +84,15 @@ def make_golden(
 
 def write_golden(directory: Path, golden: Golden) -> None:
     """Keep answers beside a bundle's manifest, which then names the file."""
-    text = json.dumps(to_json(golden), indent=1)
-    (directory / FILE).write_text(text, encoding="utf-8")
+    write_whole(directory / FILE, json.dumps(to_json(golden), indent=1))
 
 
 def read_golden(bundle: Bundle) -> Golden:
-    """The golden answers of a bundle; LvlmError where it was built without the gate."""
+    """The golden answers of a bundle; LvlmError where it has none or damaged ones."""
     if FILE not in bundle.manifest.files:
-        raise LvlmError(
-            f"{bundle.directory} has no {FILE}; build the bundle again, without --no-verify"
-        )
-    content = json.loads(bundle.path(FILE).read_text(encoding="utf-8"))
-    return from_json(Golden, content, FILE)
+        raise LvlmError(f"{bundle.directory} has no {FILE}; {REBUILD}")
+    path, remedy = bundle.path(FILE), f"copy the bundle again, or {REBUILD}"
+    return records.read(Golden, records.read_json(path, remedy), path, remedy)
 
 
 def compare_golden(session: Session, golden: Golden) -> list[Comparison]:

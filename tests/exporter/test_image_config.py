@@ -17,6 +17,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from lvlm_export.families.shared.image_config import preprocess_spec
+from lvlm_profiles import records
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.image.anyres import IMAGE_LAYOUT, MULTI_LAYOUT
 from lvlm_runtime.image.preprocess import PreprocessSpec, pixel_values
@@ -73,7 +74,8 @@ def test_files_of_transformers_5_are_read(kind: str) -> None:
     spec = preprocess_spec(written)
     assert spec == preprocess_spec({"image_processor": written, "patch_size": 14})
     assert spec == preprocess_spec({"image_processor_type": kind})
-    assert PreprocessSpec.from_dict(json.loads(json.dumps(dataclasses.asdict(spec)))) == spec
+    content = json.loads(json.dumps(dataclasses.asdict(spec)))
+    assert records.read(PreprocessSpec, content, "manifest.json", "build again") == spec
 
 
 def test_files_of_transformers_4_are_read() -> None:

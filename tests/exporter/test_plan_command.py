@@ -194,7 +194,7 @@ def test_times_are_read(text: str) -> None:
         (
             ["plan", *NANO, "--model", SEVEN, "--calibrate", "/nowhere.json"],
             1,
-            "--calibrate /nowhere.json: there is no report /nowhere.json",
+            "there is no report /nowhere.json; `lvlm-export profile -o` writes one",
         ),
         (["plan", "demo@9"], 2, "'demo@9' goes with --compare-models; name one model with --model"),
         (["plan", "--compare-models", "demo@9"], 2, "takes two models or more, each as MODEL@TOK"),

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from lvlm_profiles.errors import UsageError
 from lvlm_profiles.report import Report
 from lvlm_profiles.report.compare import (
     BETTER,
     NOISE,
     UNKNOWN,
     WORSE,
-    CompareError,
     broken,
     compare,
     differences,
@@ -107,7 +107,7 @@ def test_limits_that_can_be_read(
 
 @pytest.mark.parametrize("text", ["ttft_ms", "ttft_ms:5%", ":+5%", "ttft_ms:+x%", "a b:+1", ""])
 def test_what_is_no_limit_is_refused(text: str) -> None:
-    with pytest.raises(CompareError, match=r"is not a limit; write METRIC\[@RATIO\]:\+5%"):
+    with pytest.raises(UsageError, match=r"is not a limit; write METRIC\[@RATIO\]:\+5%"):
         parse_limit(text)
 
 
@@ -143,7 +143,7 @@ def test_a_value_without_interval_breaks_a_limit_by_itself() -> None:
 def test_a_limit_on_something_unknown_names_what_there_is() -> None:
     changes = compare(make_report(), make_report())
     with pytest.raises(
-        CompareError,
+        UsageError,
         match=r"--fail-if joules_per_request:\+1%: both reports have only load_ms, ttft_ms",
     ):
         broken(changes, [parse_limit("joules_per_request:+1%")])

@@ -19,6 +19,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 )
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from lvlm_profiles import records
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.image import anyres
 from lvlm_runtime.image.anyres import IMAGE_LAYOUT, MULTI_LAYOUT, TileLayout
@@ -175,7 +176,8 @@ def test_a_very_narrow_picture_is_letterboxed() -> None:
 
 
 def test_a_spec_survives_json() -> None:
-    assert PreprocessSpec.from_dict(json.loads(json.dumps(asdict(ONEVISION)))) == ONEVISION
+    content = json.loads(json.dumps(asdict(ONEVISION)))
+    assert records.read(PreprocessSpec, content, "manifest.json", "build again") == ONEVISION
 
 
 @pytest.mark.parametrize("spec", [LLAVA, CLIP])
@@ -206,8 +208,9 @@ def test_pictures_of_two_sizes_without_resizing_are_refused() -> None:
 
 
 def test_an_unknown_key_of_a_spec_is_refused() -> None:
-    with pytest.raises(LvlmError, match=r"unknown keys \['colour'\]"):
-        PreprocessSpec.from_dict({"colour": 1})
+    content = {**asdict(ONEVISION), "colour": 1}
+    with pytest.raises(LvlmError, match=r"the known entries, got unknown 'colour'; build again"):
+        records.read(PreprocessSpec, content, "manifest.json", "build again")
 
 
 @pytest.mark.parametrize(

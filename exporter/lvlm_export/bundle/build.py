@@ -13,8 +13,9 @@ from lvlm_export.bundle.weights import WeightStore
 from lvlm_export.bundle.workspace import Workspace, existing_bundle, file_ref, open_workspace
 from lvlm_export.checkpoint import TOKENIZER_FILES, Checkpoint
 from lvlm_export.graphs.attention import NAME as ATTENTION
+from lvlm_export.graphs.element_types import torch_dtype
 from lvlm_export.graphs.export import export_graph, parameter_names
-from lvlm_export.graphs.jobs import DTYPES, graph_jobs
+from lvlm_export.graphs.jobs import graph_jobs
 from lvlm_export.graphs.passes import lowering
 from lvlm_export.graphs.weight_use import WeightUse
 from lvlm_export.plan.plan import BuildOptions, Plan, make_plan
@@ -109,7 +110,7 @@ def export_graphs(
     checkpoint: Checkpoint, plan: Plan, workspace: Workspace, progress: Progress
 ) -> Exported:
     """Export every graph that an earlier run did not."""
-    dtype = DTYPES[plan.options.effective_precision]
+    dtype = torch_dtype(plan.options.effective_precision)
     model = checkpoint.skeleton(dtype, ATTENTION)
     names = parameter_names(model)
     store = WeightStore(workspace.directory, checkpoint, workspace.tensors)

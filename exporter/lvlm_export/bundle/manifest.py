@@ -10,6 +10,7 @@ from lvlm_export.plan.files import PROJECTOR_FILE, lm_head_files, packer_file, r
 from lvlm_export.plan.plan import Plan
 from lvlm_export.plan.versions import versions
 from lvlm_export.reduction.budget import BudgetPlan, LayoutPlan, SiteCount
+from lvlm_profiles.cost.units import precision_of
 from lvlm_runtime.bundle.bundle import TOKENIZER, WEIGHTS
 from lvlm_runtime.bundle.manifest import (
     HEAD_MAJOR,
@@ -28,7 +29,6 @@ from lvlm_runtime.bundle.manifest import (
 from lvlm_runtime.progress import Progress
 
 KV_LAYOUTS = {"opset24": HEAD_MAJOR, "decomposed": SEQUENCE_MAJOR}
-NUMPY_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def write_manifest(
         method=plan.method.name,
         placement=plan.options.placement,
         seed=plan.options.seed,
-        precision=NUMPY_NAMES[plan.options.effective_precision],
+        precision=precision_of(plan.options.effective_precision).numpy_name,
         target=plan.options.target,
         dialect=plan.options.effective_dialect,
         kv_layout=KV_LAYOUTS[plan.options.effective_dialect],

@@ -7,7 +7,6 @@ Everything a user can do wrong ends here as one line on stderr: exit 2 for usage
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import signal
 import sys
@@ -18,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from lvlm_export import __version__
+from lvlm_profiles.registry import resolve
 from lvlm_runtime.errors import LvlmError, UsageError
 
 COMMANDS: dict[str, str] = {
@@ -69,8 +69,7 @@ class Cli(click.Group):
         """Import a command's module."""
         if cmd_name not in COMMANDS:
             return None
-        module, attribute = COMMANDS[cmd_name].split(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        command: click.Command = resolve(COMMANDS, cmd_name, "command")
         return command
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:  # type: ignore[override]

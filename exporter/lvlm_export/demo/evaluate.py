@@ -6,15 +6,10 @@ Whatever can answer a question about a picture can be measured: the Hugging Face
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image
-
-from lvlm_export.demo.questions import KINDS, MosaicSample, evaluation_set
-
-AnswerFn = Callable[[Image.Image, str], str]
-"""Takes a picture [112, 112] RGB and a question, returns the answer's text."""
+from lvlm_export.demo.questions import KINDS, MosaicSample
 
 DEFAULT_QUESTIONS = 2500
 """500 pictures with five questions each."""
@@ -31,23 +26,6 @@ class AnswerCounts:
     def share(self) -> float:
         """Right answers as a share in [0, 1]."""
         return self.right / self.total
-
-
-def exact_match(
-    answer_fn: AnswerFn, n: int = DEFAULT_QUESTIONS, seed: int = 0
-) -> dict[str, AnswerCounts]:
-    """Asks n questions one by one and counts exactly right answers.
-
-    Args:
-        answer_fn: what is measured.
-        n: number of questions, a multiple of five.
-        seed: another seed gives other pictures.
-
-    Returns:
-        Accuracy per kind of question and, last, "all".
-    """
-    samples = evaluation_set(n, seed)
-    return score(samples, [answer_fn(sample.image, sample.question) for sample in samples])
 
 
 def score(samples: Sequence[MosaicSample], answers: Sequence[str]) -> dict[str, AnswerCounts]:

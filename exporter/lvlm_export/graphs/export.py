@@ -18,6 +18,7 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 from torch.onnx._internal.exporter import _core, _registration
 
+from lvlm_export.graphs.element_types import onnx_dtype
 from lvlm_export.graphs.passes import lowering
 from lvlm_export.graphs.weight_use import Store, WeightUse
 from lvlm_runtime.bundle.bundle import WEIGHTS
@@ -141,7 +142,7 @@ def _attach(
             WEIGHTS,
             ref.offset,
             ref.size_bytes,
-            ir.DataType[_IR_NAMES[ref.dtype]],
+            onnx_dtype(ref.dtype),
             shape=ir.Shape(ref.shape),
             name=value.name or "",
             base_dir=store.path.parent,
@@ -154,15 +155,6 @@ def _as_torch(constant: ir.TensorProtocol) -> Tensor:
     if constant.dtype == ir.DataType.BFLOAT16:  # of ml_dtypes, which torch does not read
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
-
-
-_IR_NAMES = {
-    "float32": "FLOAT",
-    "float16": "FLOAT16",
-    "bfloat16": "BFLOAT16",
-    "int64": "INT64",
-    "int32": "INT32",
-}
 
 
 def _strip(model: ir.Model) -> None:

@@ -31,7 +31,7 @@ class BuildOptions:
         baseline: Add ratio 1.0, so that every bundle can be compared with the unreduced model.
         method: Key in ``METHODS``, or two of them with a plus between.
         target: Key in ``TARGETS``.
-        precision: Key in ``PRECISIONS``, or None for the target's own.
+        precision: One of ``BUNDLE_PRECISIONS``, or None for the target's own.
         dialect: Key in ``DIALECTS``, or None for the target's own.
         lm_head_splits: Graphs that the LM head is split into, along the vocabulary.
         seed: For methods that draw numbers.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lvlm_profiles.cost.units import PRECISIONS
+
 
 @dataclass(frozen=True)
 class Target:
@@ -23,7 +25,8 @@ class Target:
     summary: str
 
 
-PRECISIONS = ("fp32", "fp16", "bf16")
+# What a bundle can be built at.
+BUNDLE_PRECISIONS = tuple(name for name, each in PRECISIONS.items() if not each.quantised)
 # ONNX Runtime has no bfloat16 kernels on a CPU and takes no such arrays from Python.
 BFLOAT16_TARGETS = ("rtx", "trt")
 # The operators that a bundle's graphs speak, each with a line for people.

@@ -16,9 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lvlm_profiles.files import write_whole
+from lvlm_profiles.records import read
 from lvlm_runtime.errors import LvlmError
 
 ALL = "all"
+# A damaged answer is asked for again where its line is gone.
+DELETE = "delete the line, or name another --output"
 # 97.5 % point of the normal distribution, for 95 % intervals.
 Z = 1.959964
 
@@ -194,17 +198,14 @@ class AnswerFile:
             LvlmError: The file is of another bundle, or no file of answers.
         """
         if not self.path.exists():
-            self.path.write_text(json.dumps(self.run) + "\n", encoding="utf-8")
+            write_whole(self.path, json.dumps(self.run) + "\n")
             return []
         text = self.path.read_text(encoding="utf-8")
-        if not text.endswith("\n"):
-            # The last write was cut off; that answer is asked for again.
-            text = text[: text.rfind("\n") + 1]
-            self.path.write_text(text, encoding="utf-8")
+        # Where the last write was cut off, that answer is asked for again.
+        whole = text[: text.rfind("\n") + 1]
         try:
-            first, *rest = [json.loads(line) for line in text.splitlines()]
-            answers = [Answer(**entry) for entry in rest]
-        except (ValueError, TypeError) as error:
+            first, *rest = [json.loads(line) for line in whole.splitlines()]
+        except ValueError as error:
             raise LvlmError(
                 f"{self.path} is no file of answers ({error}); name another --output"
             ) from None
@@ -213,6 +214,12 @@ class AnswerFile:
                 f"{self.path} holds answers of another bundle or other options; name another"
                 " --output or delete it"
             )
+        answers = [
+            read(Answer, entry, f"{self.path}:{number}", DELETE)
+            for number, entry in enumerate(rest, start=2)
+        ]
+        if whole != text:
+            write_whole(self.path, whole)
         return answers
 
     def append(self, answer: Answer) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from lvlm_profiles.errors import LvlmError
+
 # Bits of NVML's clock event reasons that mean heat. Source: NVML API reference, nvmlClocksEventReasons.
 THERMAL_BITS = 0x20 | 0x40
 PACKAGE = "nvidia-ml-py"
 
 
-class NoGpuError(Exception):
+class NoGpuError(LvlmError):
     """There is no GPU to ask; the message is the reason in a few words."""
 
 

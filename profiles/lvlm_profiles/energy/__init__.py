@@ -6,7 +6,6 @@ there is none) and one line in ``METERS``; ``find_meter`` takes the first that a
 
 from __future__ import annotations
 
-import importlib
 import threading
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Protocol, cast
 
 from lvlm_profiles.devices import machine
 from lvlm_profiles.devices.nvml import Gpu
+from lvlm_profiles.registry import resolve
 
 # For graphs on the GPU and on the CPU; on a Jetson both share the rails.
 METERS: dict[str, str] = {
@@ -156,8 +156,7 @@ def find_meter(execution: str, gpu: Gpu | str, root: Path = machine.ROOT) -> Met
     names = on_chip if machine.board(root) is None else BOARD
     reasons = []
     for name in names:
-        module, attribute = METERS[name].split(":")
-        found = getattr(importlib.import_module(module), attribute)(root, gpu)
+        found = resolve(METERS, name, "energy meter")(root, gpu)
         if not isinstance(found, str):
             return cast("Meter", found)
         reasons.append(found)

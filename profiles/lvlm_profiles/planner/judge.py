@@ -106,7 +106,7 @@ def judge(dims: ModelDims, candidate: Candidate, goal: Goal, speed: Speed) -> Ve
     """Estimate a candidate and say what it misses; of times only where the rates are known.
 
     Raises:
-        ValueError: Unknown precision.
+        LvlmError: Unknown precision.
     """
     need = memory_need(dims, candidate, goal.device)
     reasons = list(_memory_reasons(dims, need, candidate.path, goal))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lvlm_profiles.files import whole_file
 from lvlm_runtime.bundle.bundle import Bundle, file_sha256
 from lvlm_runtime.engines.builder import OnPhase, build_engine
 from lvlm_runtime.engines.limits import Limits
@@ -193,16 +193,12 @@ def _build(
 
 
 def _keep(bundle: Bundle, spec: EngineSpec, target: str, engine: Any) -> EngineFile:
-    """Write beside and rename."""
+    """Write an engine, straight from the library's memory."""
     directory = directory_of(bundle.directory, target)
     path = directory / f"{Path(spec.graph).stem}.engine"
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
     directory.mkdir(parents=True, exist_ok=True)
-    try:
-        temporary.write_bytes(engine)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as stream:
+        stream.write(engine)
     return engine_file(spec, path, bundle.manifest.files[spec.graph].sha256)
 
 

@@ -8,12 +8,13 @@ one line with the command that rebuilds, and not a crash in the driver.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from lvlm_profiles import records
+from lvlm_profiles.files import write_whole
 from lvlm_runtime.bundle.bundle import file_sha256
-from lvlm_runtime.bundle.manifest import Manifest, from_json, to_json
+from lvlm_runtime.bundle.manifest import Manifest, to_json
 from lvlm_runtime.bundle.route import route
 from lvlm_runtime.engines.limits import Limits, reachable_budgets
 from lvlm_runtime.engines.plan import EngineSpec, Profile
@@ -112,28 +113,21 @@ def engine_targets(bundle: Path) -> tuple[str, ...]:
 
 def read_record(bundle: Path, target: str) -> EngineRecord | None:
     """The record, or None where there is none; LvlmError for a damaged one."""
-    path = directory_of(bundle, target) / RECORD
+    path, remedy = directory_of(bundle, target) / RECORD, rebuild(bundle, target)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = records.read_json(path, remedy)
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise LvlmError(f"{path} is damaged ({error}); {rebuild(bundle, target)}") from None
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
-        raise LvlmError(
-            f"{path} has schema {schema!r} and this version reads {SCHEMA};"
-            f" {rebuild(bundle, target)}"
-        )
-    return from_json(EngineRecord, content, str(path))
+        raise LvlmError(f"{path} has schema {schema!r} and this version reads {SCHEMA}; {remedy}")
+    return records.read(EngineRecord, content, path, remedy)
 
 
 def write_record(bundle: Path, record: EngineRecord) -> None:
-    """Write beside and rename, so that an interrupted build leaves a record that is true."""
+    """Written whole, so that an interrupted build leaves a record that is true."""
     path = directory_of(bundle, record.target) / RECORD
-    temporary = path.with_name(f"{RECORD}.{os.getpid()}")
-    temporary.write_text(json.dumps(to_json(record), indent=1), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(to_json(record), indent=1))
 
 
 def check_record(

@@ -7,8 +7,7 @@ LLaVA-OneVision): same order, same integer rounding, same float32 arithmetic.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,21 +66,6 @@ class PreprocessSpec:
     std: tuple[float, float, float] | None = None
     grid_pinpoints: tuple[tuple[int, int], ...] | None = None
     feature_side: int | None = None
-
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> PreprocessSpec:
-        """Undoes `dataclasses.asdict` and JSON, which turns tuples into lists.
-
-        Raises:
-            LvlmError: an unknown key, as of a bundle that a newer version wrote.
-        """
-        unknown = sorted(set(data) - {field.name for field in fields(cls)})
-        if unknown:
-            raise LvlmError(
-                f"The preprocessing of this bundle has unknown keys {unknown}: it was written by "
-                "another version of lvlm-export. Build it again or update the runtime."
-            )
-        return cls(**{key: _tuples(value) for key, value in data.items()})
 
 
 @dataclass(frozen=True)
@@ -290,7 +274,3 @@ def _normalise(pixels: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.fl
     for channel in range(3):
         np.take(table[channel], pixels[:, channel], out=result[:, channel])
     return result
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from lvlm_profiles.report import Report, ReportError, load, write
+from lvlm_profiles.report import Report, load, write
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.profile.subject import fingerprint
 
@@ -88,10 +88,7 @@ def last(content_key: str, setup: Setup, bundle: Path) -> Report:
             f"this bundle was never profiled on this machine with {setup}; type `{command}` first,"
             " or give --ratio"
         )
-    try:
-        return load(path)
-    except ReportError as error:
-        raise LvlmError(f"{error}; type `{command}` again") from None
+    return load(path, f"type `{command}` again")
 
 
 def choose(report: Report, target_ms: float, images: int) -> Choice:

@@ -18,7 +18,7 @@ from lvlm_export.cli.options import (
     image_size_option,
 )
 from lvlm_export.cli.recipes import HELP, placement, recipe_option
-from lvlm_export.plan.targets import DIALECTS, PRECISIONS, TARGETS
+from lvlm_export.plan.targets import BUNDLE_PRECISIONS, DIALECTS, TARGETS
 
 if TYPE_CHECKING:
     from lvlm_export.bundle.build import BuildResult
@@ -85,7 +85,9 @@ BUNDLES = Path("bundles")
     help="Split the LM head along the vocabulary into N graphs, for devices that cannot allocate"
     " it whole.",
 )
-@click.option("--precision", type=click.Choice(PRECISIONS), help="Element type [the target's own].")
+@click.option(
+    "--precision", type=click.Choice(BUNDLE_PRECISIONS), help="Element type [the target's own]."
+)
 @click.option(
     "--seed",
     type=click.IntRange(0),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lvlm_export.cli.options import json_option
-from lvlm_runtime.errors import LvlmError, UsageError
+from lvlm_runtime.errors import LvlmError
 
 if TYPE_CHECKING:
     from lvlm_profiles.report import Report
@@ -44,12 +44,10 @@ def compare(
     A change counts when its 95 % bootstrap interval leaves zero out and it is larger than 2 %.
     """
     from lvlm_profiles.report import compare as rule
+    from lvlm_profiles.report import load
 
-    try:
-        wanted = [rule.parse_limit(text) for text in limits]
-    except rule.CompareError as error:
-        raise UsageError(str(error)) from None
-    one, other = read_report(before), read_report(after)
+    wanted = [rule.parse_limit(text) for text in limits]
+    one, other = load(before), load(after)
     reasons = rule.differences(one, other)
     if reasons and not force:
         raise LvlmError(
@@ -59,10 +57,7 @@ def compare(
     changes = rule.compare(one, other)
     if all(change.ratio is None for change in changes):
         raise LvlmError("the reports have no ratio in common")
-    try:
-        broken = rule.broken(changes, wanted)
-    except rule.CompareError as error:
-        raise UsageError(str(error)) from None
+    broken = rule.broken(changes, wanted)
     if as_json:
         from lvlm_export.cli.console import echo_json
 
@@ -78,16 +73,6 @@ def compare(
         show(one, other, changes, reasons, everything)
     if broken:
         raise LvlmError("; ".join(tell(limit, change) for limit, change in broken))
-
-
-def read_report(path: Path) -> Report:
-    """A report, with its errors as ours."""
-    from lvlm_profiles.report import ReportError, load
-
-    try:
-        return load(path)
-    except ReportError as error:
-        raise LvlmError(str(error)) from None
 
 
 def tell(limit: Limit, change: Change) -> str:

@@ -76,7 +76,7 @@ def engines(
     from lvlm_runtime.engines.build import EngineSettings, build_engines
 
     opened = Bundle.open(bundle)
-    profile = None if device is None else find_device(device)
+    profile = None if device is None else device_with_engines(device)
     if profile is not None:
         target = target or profile.target
         capabilities = capabilities or (profile.compute_capability or "",)
@@ -111,15 +111,12 @@ def build_beside(bundle: Path) -> None:
     show(build_engines(opened, settings, open_progress().stage), opened.directory)
 
 
-def find_device(name: str) -> Device:
-    """A device that has engines; UsageError for any other."""
-    from lvlm_profiles.devices.device import DeviceError, load_device
+def device_with_engines(name: str) -> Device:
+    """A device profile; UsageError for a device that has no engines."""
+    from lvlm_profiles.devices.device import load_device
     from lvlm_runtime.errors import UsageError
 
-    try:
-        profile = load_device(name)
-    except DeviceError as error:
-        raise UsageError(str(error)) from None
+    profile = load_device(name)
     if profile.target == "cpu":
         raise UsageError(f"{profile.title} runs the graphs themselves; there are no engines for it")
     return profile

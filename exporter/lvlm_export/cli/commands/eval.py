@@ -170,8 +170,12 @@ def show(rows: Sequence[Row]) -> None:
 def write_csv(rows: Sequence[Row], path: Path) -> None:
     """One line per row, shares in [0, 1]; what was not measured is empty."""
     import csv
+    import io
 
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(rows[0])])
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(row) for row in rows)
+    from lvlm_profiles.files import write_whole
+
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(rows[0])])
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(row) for row in rows)
+    write_whole(path, text.getvalue())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lvlm_export.cli.options import DEMO, Milliseconds, Ratio, image_size_option, json_option
-from lvlm_export.plan.targets import PRECISIONS
+from lvlm_export.plan.targets import BUNDLE_PRECISIONS
 from lvlm_runtime.errors import LvlmError, UsageError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ SHAPE = "shape:"
 @click.option(
     "--precision",
     "precisions",
-    type=click.Choice(PRECISIONS),
+    type=click.Choice(BUNDLE_PRECISIONS),
     multiple=True,
     help="Element type; repeatable [the device's own].",
 )
@@ -117,7 +117,9 @@ def plan(
         raise UsageError(f"{models[0]!r} goes with --compare-models; name one model with --model")
     if device is None:
         raise UsageError("--device is missing; lvlm-export list targets shows the device profiles")
-    profile = find_device(device)
+    from lvlm_profiles.devices.device import load_device
+
+    profile = load_device(device)
     subject = find_subject(model, options["image_size"])
     fitted = None if calibrate is None else find_calibration(calibrate, subject, profile)
     advise(subject, profile, fitted, options, build_name(model), as_json)
@@ -179,26 +181,13 @@ def make_choices(profile: Device, options: dict[str, Any]) -> Choices:
     )
 
 
-def find_device(name: str) -> Device:
-    """A device profile; UsageError lists the known ones for any other."""
-    from lvlm_profiles.devices.device import DeviceError, load_device
-
-    try:
-        return load_device(name)
-    except DeviceError as error:
-        raise UsageError(str(error)) from None
-
-
 def find_subject(model: str, image_size: tuple[int, int] | None) -> Subject:
     """The shapes of a preset or a checkpoint."""
     from lvlm_export.advise.subject import subject_of_checkpoint, subject_of_preset
-    from lvlm_profiles.shapes.presets import PresetError, load_preset
+    from lvlm_profiles.shapes.presets import load_preset
 
     if model.startswith(SHAPE):
-        try:
-            return subject_of_preset(load_preset(model.removeprefix(SHAPE)), image_size)
-        except PresetError as error:
-            raise UsageError(str(error)) from None
+        return subject_of_preset(load_preset(model.removeprefix(SHAPE)), image_size)
     from lvlm_export.cli.console import quiet_libraries
     from lvlm_export.cli.options import checkpoint_directory
 
@@ -219,14 +208,10 @@ def build_name(model: str) -> str:
 
 def find_calibration(path: Path, subject: Subject, profile: Device) -> Calibration:
     """A report's fit; LvlmError where it is of another model or kind of device."""
-    from lvlm_profiles.cost.fit import FitError
-    from lvlm_profiles.planner.calibration import CalibrationError, calibrate
-    from lvlm_profiles.report import ReportError, load
+    from lvlm_profiles.planner.calibration import calibrate
+    from lvlm_profiles.report import load
 
-    try:
-        return calibrate(load(path), subject.dims, profile)
-    except (ReportError, CalibrationError, FitError) as error:
-        raise LvlmError(f"--calibrate {path}: {error}") from None
+    return calibrate(load(path), subject.dims, profile)
 
 
 def show(

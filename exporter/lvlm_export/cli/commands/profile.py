@@ -15,7 +15,6 @@ from lvlm_export.cli.options import Ratio, bundle_argument, device_options, json
 from lvlm_runtime.errors import LvlmError, UsageError
 
 if TYPE_CHECKING:
-    from lvlm_profiles.devices.device import Device
     from lvlm_profiles.report import Report
     from lvlm_profiles.report.figures import Accuracy
     from lvlm_runtime.bundle.manifest import Manifest
@@ -117,6 +116,7 @@ def profile(
     if iterations is not None and duration is not None:
         raise UsageError("--iterations and --duration exclude each other; give one of them")
     load_before = os.getloadavg()[0]
+    from lvlm_profiles.devices.device import load_device
     from lvlm_runtime.profile.rounds import check_duration
     from lvlm_runtime.profile.run import Options, profile_session
     from lvlm_runtime.session import Session
@@ -124,7 +124,7 @@ def profile(
     check_duration(duration)
     if output is not None:
         make_directory(output)
-    known_device = None if device_profile is None else read_device(device_profile)
+    known_device = None if device_profile is None else load_device(device_profile)
     results = None if accuracy is None else read_accuracy(accuracy)
     start = time.perf_counter()
     session = Session.open(bundle, backend, device, threads)
@@ -210,16 +210,6 @@ def make_plan(
         duration_s=duration,
         warmup=warmup,
     )
-
-
-def read_device(name: str) -> Device:
-    """A device profile, with its errors as ours."""
-    from lvlm_profiles.devices.device import DeviceError, load_device
-
-    try:
-        return load_device(name)
-    except DeviceError as error:
-        raise UsageError(str(error)) from None
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ def visualize(
         if path.suffix.lower() not in SUFFIXES:
             raise UsageError(f"{path} is neither .png nor .html; give one of them to --output")
     from lvlm_export.study.pictures import draw_page, draw_sheet
+    from lvlm_profiles.files import whole_file, write_whole
     from lvlm_runtime.session import Session
 
     session = Session.open(bundle, backend, device, threads)
@@ -67,9 +68,10 @@ def visualize(
     heading = f"{manifest.method} at ratio {kept:g}: {image.name}"
     for path in output:
         if path.suffix.lower() == ".html":
-            path.write_text(draw_page(picture, sites, heading), encoding="utf-8")
+            write_whole(path, draw_page(picture, sites, heading))
         else:
-            draw_sheet(picture, sites, heading).save(path, "PNG")
+            with whole_file(path) as stream:
+                draw_sheet(picture, sites, heading).save(stream, "PNG")
         click.echo(f"wrote {path}")
     for panel in sites:
         click.echo(f"{panel.title}: {panel.caption}")

@@ -23,6 +23,7 @@ from lvlm_export.demo import CHECKPOINT, DEMO_DIR
 from lvlm_export.demo.curve import CurvePoint, measure
 from lvlm_export.demo.questions import evaluation_set
 from lvlm_export.reduction import METHODS
+from lvlm_profiles.files import write_whole
 from lvlm_runtime import Session
 from lvlm_runtime.errors import UsageError
 from lvlm_runtime.progress import NoProgress
@@ -141,7 +142,7 @@ def write_result(path: Path, result: dict[str, Any]) -> None:
     for part in ("curves", "refused", "training_free"):
         if part in result:
             result[part] = dict(sorted(result[part].items()))
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(result, indent=1) + "\n")
 
 
 def as_markdown(result: dict[str, Any]) -> str:
