@@ -7,6 +7,7 @@ from datetime import datetime, timezone
 from statistics import median
 
 from lvlm_profiles.devices.device import Device
+from lvlm_profiles.missing import Missing
 from lvlm_profiles.report import KIND, SCHEMA, Caution, Report, conditions
 from lvlm_profiles.report.figures import (
     Accuracy,
@@ -38,8 +39,8 @@ def build_report(
     machine: Machine,
     request: Request,
     load_ms: float,
-    memory: Mapping[float, Readings | str],
-    energy: Mapping[float, Energy | str],
+    memory: Mapping[float, Readings | Missing],
+    energy: Mapping[float, Energy | Missing],
     accuracy: Mapping[float, Accuracy],
     sweeps: Sequence[Sweep],
     device: Device | None,
@@ -66,11 +67,15 @@ def build_report(
     reference = max(plan.ratios)
     costs = predicted.predict(manifest, plan.ratios, reference, request, device)
     missing = {
-        "memory": next((why for why in memory.values() if isinstance(why, str)), None),
-        "energy": next((why for why in energy.values() if isinstance(why, str)), None),
+        "memory": next(
+            (each.reason for each in memory.values() if isinstance(each, Missing)), None
+        ),
+        "energy": next(
+            (each.reason for each in energy.values() if isinstance(each, Missing)), None
+        ),
         "accuracy": None if accuracy else "no eval result was given (--accuracy)",
         "sweep": None if sweeps else "not asked for (--sweep)",
-        "predicted": costs if isinstance(costs, str) else None,
+        "predicted": costs.reason if isinstance(costs, Missing) else None,
         "roofline": _why_no_roofline(costs, device, manifest.precision),
     }
     budgets = tuple(
@@ -82,7 +87,7 @@ def build_report(
             _present(memory.get(ratio)),
             _present(energy.get(ratio)),
             accuracy.get(ratio),
-            None if isinstance(costs, str) else costs[ratio],
+            None if isinstance(costs, Missing) else costs[ratio],
         )
         for ratio in sorted(plan.ratios, reverse=True)
     )
@@ -114,10 +119,10 @@ def build_report(
 
 
 def _why_no_roofline(
-    costs: dict[float, predicted.Cost] | str, device: Device | None, precision: str
+    costs: dict[float, predicted.Cost] | Missing, device: Device | None, precision: str
 ) -> str | None:
     """A device profile was given and has no rate; None otherwise."""
-    if device is None or isinstance(costs, str):
+    if device is None or isinstance(costs, Missing):
         return None
     if all(cost.roofline_ms is not None for cost in costs.values()):
         return None
@@ -126,7 +131,7 @@ def _why_no_roofline(
 
 def _present(value: object) -> object:
     """None for a reason."""
-    return None if isinstance(value, str) else value
+    return None if isinstance(value, Missing) else value
 
 
 def _budget(

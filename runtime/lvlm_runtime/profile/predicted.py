@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lvlm_profiles.cost.request import Work, by_graph, prefill_works, total
 from lvlm_profiles.cost.roofline import device_roofline_ms
 from lvlm_profiles.devices.device import Device
+from lvlm_profiles.missing import Missing
 from lvlm_profiles.report.figures import Predicted
 from lvlm_profiles.report.subject import Request
 from lvlm_profiles.shapes.dims import TokenPath
@@ -45,7 +46,7 @@ def predict(
     reference: float,
     request: Request,
     device: Device | None = None,
-) -> dict[float, Cost] | str:
+) -> dict[float, Cost] | Missing:
     """Ratio -> cost, or why there is none.
 
     Args:
@@ -56,7 +57,7 @@ def predict(
         device: For the roofline; None for none.
     """
     if request.layout is None:
-        return "without pictures every budget costs the same"
+        return Missing("without pictures every budget costs the same")
     paths = {ratio: _path(manifest, _budget(manifest, ratio), request) for ratio in ratios}
     works = {ratio: prefill_works(manifest.dims, path) for ratio, path in paths.items()}
     flops = {ratio: float(total(each).flops) for ratio, each in works.items()}

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from lvlm_profiles.devices import machine
 from lvlm_profiles.devices.device import Device
-from lvlm_profiles.devices.nvml import Gpu, NoGpuError, open_gpu
+from lvlm_profiles.devices.nvml import Gpu, NoGpuError, find_gpu
 from lvlm_profiles.energy import Meter, find_meter
+from lvlm_profiles.missing import Missing
 from lvlm_profiles.report import Caution, Report, conditions
 from lvlm_profiles.report.figures import Accuracy, Energy
 from lvlm_runtime.backends import Backend
@@ -64,16 +65,16 @@ def profile_session(session: Session, options: Options, say: Say) -> Report:
         LvlmError: The request does not fit.
     """
     plan, execution = options.plan, session.chain.backend.device
-    gpu = _gpu(execution)
+    gpu = find_gpu(execution)
     request = describe_request(session, plan)
-    described = describe_machine(session, options.threads, gpu if isinstance(gpu, Gpu) else None)
-    watch = Watch(gpu if isinstance(gpu, Gpu) else None, options.load_before)
+    described = describe_machine(session, options.threads, gpu)
+    watch = Watch(gpu, options.load_before)
     found = measure(session, plan, lambda what, ratio: watch.note(what, ratio, say))
     cautions = watch.cautions()
     meter = find_meter(execution, gpu)
     energy = {ratio: _energy(session, plan, ratio, meter, say) for ratio in plan.ratios}
     sweeps = sweep(session, say) if options.sweep else ()
-    memory: dict[float, Readings | str] = {}
+    memory: dict[float, Readings | Missing] = {}
     for ratio in plan.ratios:
         say(f"memory: a process of its own at {ratio:g}")
         memory[ratio] = read_memory(_job(options, ratio, session.chain.backend))
@@ -98,13 +99,14 @@ class Watch:
     """Looks at the machine's condition while a measurement runs.
 
     Args:
-        gpu: The GPU that runs the graphs; None on the CPU.
+        gpu: The GPU that runs the graphs, or why there is none to ask.
         load_before: One-minute load average before the run.
         root: Of the file system.
     """
 
-    def __init__(self, gpu: Gpu | None, load_before: float, root: Path = machine.ROOT) -> None:
-        self._gpu, self._root, self._load = gpu, root, load_before
+    def __init__(self, gpu: Gpu | Missing, load_before: float, root: Path = machine.ROOT) -> None:
+        self._gpu = None if isinstance(gpu, Missing) else gpu
+        self._root, self._load = root, load_before
         self._throttled = conditions.throttle_count(root)
         self._clocks: tuple[float | None, float | None] = (None, None)
         self._phase = ""
@@ -145,26 +147,18 @@ def _too_hot(gpu: Gpu) -> bool:
         return False
 
 
-def _gpu(execution: str) -> Gpu | str:
-    """The GPU of the run, or why there is none to ask."""
-    if execution == "cpu":
-        return "the graphs ran on the CPU"
-    try:
-        return open_gpu()
-    except NoGpuError as error:
-        return str(error)
-
-
 def _energy(
-    session: Session, plan: ProfilePlan, ratio: float, meter: Meter | str, say: Say
-) -> Energy | str:
-    if isinstance(meter, str):
+    session: Session, plan: ProfilePlan, ratio: float, meter: Meter | Missing, say: Say
+) -> Energy | Missing:
+    if isinstance(meter, Missing):
         return meter
     say(f"energy at {ratio:g}")
     return count_energy(meter, lambda: ask(session, plan, ratio, plan.answer_tokens), plan)
 
 
-def count_energy(meter: Meter, request: Callable[[], object], plan: ProfilePlan) -> Energy | str:
+def count_energy(
+    meter: Meter, request: Callable[[], object], plan: ProfilePlan
+) -> Energy | Missing:
     """Ask one request after the other while the meter counts, and wait once before it."""
     try:
         with meter:
@@ -177,7 +171,7 @@ def count_energy(meter: Meter, request: Callable[[], object], plan: ProfilePlan)
                 asked += 1
         temperature = meter.temperature_c()
     except (OSError, NoGpuError, KeyError) as error:
-        return f"{meter.source} stopped answering ({error})"
+        return Missing(f"{meter.source} stopped answering ({error})")
     each = meter.joules / asked
     return Energy(
         source=meter.source,

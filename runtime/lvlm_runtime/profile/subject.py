@@ -12,6 +12,7 @@ import numpy as np
 
 from lvlm_profiles.devices import machine
 from lvlm_profiles.devices.nvml import Gpu
+from lvlm_profiles.missing import Missing
 from lvlm_profiles.report.subject import Image, Machine, Model, Request
 from lvlm_runtime.bundle.bundle import WEIGHTS
 from lvlm_runtime.bundle.element_types import numpy_dtype
@@ -71,8 +72,9 @@ def plain_types(value: Any) -> Any:
     return value
 
 
-def describe_machine(session: Session, threads: int | None, gpu: Gpu | None) -> Machine:
+def describe_machine(session: Session, threads: int | None, gpu: Gpu | Missing) -> Machine:
     """The machine as it is now; a GPU is named only where the graphs run on it."""
+    known = None if isinstance(gpu, Missing) else gpu
     backend = session.chain.backend
     libraries = {}
     for name in LIBRARIES:
@@ -80,7 +82,7 @@ def describe_machine(session: Session, threads: int | None, gpu: Gpu | None) -> 
             libraries[name] = version(name)
         except PackageNotFoundError:
             continue
-    accelerator = None if gpu is None else gpu.name
+    accelerator = None if known is None else known.name
     board = machine.board()
     if board is not None and backend.device != "cpu":
         accelerator = accelerator or f"integrated GPU of {board}"
@@ -92,7 +94,7 @@ def describe_machine(session: Session, threads: int | None, gpu: Gpu | None) -> 
         cores=machine.cores(),
         memory_bytes=machine.memory_info().get("MemTotal", 0),
         system=machine.system(),
-        driver=None if gpu is None else gpu.driver,
+        driver=None if known is None else known.driver,
         power_mode=machine.power_mode(),
         clocks=machine.clocks(),
         libraries=libraries,
