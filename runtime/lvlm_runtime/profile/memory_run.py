@@ -89,7 +89,7 @@ def read_memory(job: Job) -> Readings | Missing:
     return Missing(answer["reason"]) if "reason" in answer else Readings(**answer)
 
 
-def run(job: Job) -> Readings | Missing:
+def run_job(job: Job) -> Readings | Missing:
     """Load, ask and read, in this process."""
     # Everything that the request imports is loaded before the first reading.
     from lvlm_runtime.backends import open_backend
@@ -117,7 +117,7 @@ def run(job: Job) -> Readings | Missing:
 
 def main() -> None:
     """Read a job from stdin, print its readings, or the reason why there are none."""
-    print(json.dumps(asdict(run(Job(**json.load(sys.stdin))))))
+    print(json.dumps(asdict(run_job(Job(**json.load(sys.stdin))))))
 
 
 if __name__ == "__main__":

@@ -25,22 +25,24 @@ class Cost:
         flops: Of everything up to the first token.
         speedup: ``flops`` of the reference over ``flops``.
         device: The device profile of the roofline; None without one.
-        roofline_ms: Least time of all graph calls together on that device; None likewise.
+        roofline_ms: Least time of all graph calls together on that device; None likewise, Missing
+            where the profile has no rates.
     """
 
     path: TokenPath
     flops: float
     speedup: float
     device: str | None
-    roofline_ms: float | None
+    roofline_ms: float | Missing | None
 
     def beside(self, measured_ms: float) -> Predicted:
         """As a report holds it, beside the measured median."""
-        share = None if self.roofline_ms is None else self.roofline_ms / measured_ms
-        return Predicted(self.flops, self.speedup, self.device, self.roofline_ms, share)
+        roofline_ms = None if isinstance(self.roofline_ms, Missing) else self.roofline_ms
+        share = None if roofline_ms is None else roofline_ms / measured_ms
+        return Predicted(self.flops, self.speedup, self.device, roofline_ms, share)
 
 
-def predict(
+def predict_costs(
     manifest: Manifest,
     ratios: Sequence[float],
     reference: float,
@@ -73,11 +75,13 @@ def predict(
     }
 
 
-def _roofline_ms(works: Iterable[Work], precision: str, device: Device) -> float | None:
-    """Graph calls follow one another, so their rooflines add up; None without published rates."""
+def _roofline_ms(works: Iterable[Work], precision: str, device: Device) -> float | Missing:
+    """Graph calls follow one another, so their rooflines add up."""
     each = [device_roofline_ms(amount, precision, device) for amount in by_graph(works).values()]
     known = [value for value in each if value is not None]
-    return sum(known) if len(known) == len(each) else None
+    if len(known) < len(each):
+        return Missing(f"{device.name} has no published rate or bandwidth for {precision}")
+    return sum(known)
 
 
 def _budget(manifest: Manifest, ratio: float) -> Budget:

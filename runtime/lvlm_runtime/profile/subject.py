@@ -19,7 +19,7 @@ from lvlm_runtime.bundle.element_types import numpy_dtype
 from lvlm_runtime.bundle.manifest import LayoutBudget, Manifest, cache_size_bytes
 from lvlm_runtime.image import synthetic
 from lvlm_runtime.image.picture import load_image
-from lvlm_runtime.profile.rounds import ProfilePlan
+from lvlm_runtime.profile.options import ProfileOptions
 from lvlm_runtime.prompt.sequence import text_runs
 from lvlm_runtime.session import Picture, Session
 
@@ -109,18 +109,19 @@ def fingerprint() -> str:
     return machine.fingerprint()
 
 
-def describe_request(session: Session, plan: ProfilePlan) -> Request:
+def describe_request(session: Session, options: ProfileOptions) -> Request:
     """The question as the model sees it."""
     manifest = session.bundle.manifest
-    ids = session.encoder.encode(plan.prompt, len(plan.images))
-    layout = session.layout(len(plan.images))
+    pictures = options.pictures
+    ids = session.encoder.encode(options.prompt, len(pictures))
+    layout = session.layout(len(pictures))
     return Request(
-        prompt=plan.prompt,
+        prompt=options.prompt,
         text_tokens=sum(map(len, text_runs(ids, manifest.text.image_token_id))),
-        images=tuple(_image(image) for image in plan.images),
+        images=tuple(_image(image) for image in pictures),
         layout=None if layout is None else layout.name,
-        tiles=0 if layout is None else layout.tiles * len(plan.images),
-        answer_tokens=plan.answer_tokens,
+        tiles=0 if layout is None else layout.tiles * len(pictures),
+        answer_tokens=options.answer_tokens,
     )
 
 
