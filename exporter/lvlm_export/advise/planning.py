@@ -13,7 +13,7 @@ from lvlm_export.reduction import load_method
 from lvlm_export.reduction.budget import BudgetPlan
 from lvlm_export.reduction.schedule import plan_budget
 from lvlm_profiles.cost.reducers import is_known
-from lvlm_profiles.planner.judge import Candidate, Goal, Speed, Verdict, judge
+from lvlm_profiles.planner.judge import Candidate, Goal, Speed, Verdict, judge_candidate
 from lvlm_profiles.shapes.dims import Cut, TokenPath
 from lvlm_runtime.errors import UsageError
 
@@ -62,7 +62,7 @@ def judge_all(subject: Subject, choices: Choices, goal: Goal, speed: Speed) -> t
             candidate = make_candidate(subject, choices, method, ratio, precision)
         except UsageError as error:
             return Refused(method, precision, ratio, str(error).split(";")[0])
-        return judge(subject.dims, candidate, goal, speed)
+        return judge_candidate(subject.dims, candidate, goal, speed)
 
     rows: list[Row] = []
     for precision in choices.precisions:

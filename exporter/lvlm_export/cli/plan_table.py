@@ -19,7 +19,7 @@ from lvlm_export.advise.subject import Subject
 from lvlm_profiles.cost.memory import free_bytes
 from lvlm_profiles.cost.request import weight_elements
 from lvlm_profiles.devices.device import Device
-from lvlm_profiles.planner.judge import Goal, Speed, Verdict, nearest
+from lvlm_profiles.planner.judge import Goal, Speed, Verdict, nearest_verdict
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -157,7 +157,7 @@ def recommendation_line(found: Verdict, verdicts: list[Verdict]) -> str:
 
 def why_none(rows: tuple[Row, ...], verdicts: list[Verdict], device: Device) -> str:
     """One line: what came nearest and what would help."""
-    closest, free = nearest(verdicts), free_bytes(device)
+    closest, free = nearest_verdict(verdicts), free_bytes(device)
     assert closest is not None, "the unreduced model is always judged"
     chosen = closest.candidate
     hint = "try a smaller --ratio, a smaller model or another --device"

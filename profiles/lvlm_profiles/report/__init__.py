@@ -82,7 +82,7 @@ def from_json(content: Any, where: str) -> Report:
         raise ReportError(f"{where} is damaged: {error}") from None
 
 
-def load(path: Path) -> Report:
+def load_report(path: Path) -> Report:
     """Read a report file, or ``report.json`` in a directory; ReportError as in ``from_json``."""
     file = path / "report.json" if path.is_dir() else path
     try:
@@ -96,7 +96,7 @@ def load(path: Path) -> Report:
     return from_json(content, str(file))
 
 
-def write(report: Report, path: Path) -> None:
+def write_report(report: Report, path: Path) -> None:
     """Write a report, whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(to_json(report), encoding="utf-8")

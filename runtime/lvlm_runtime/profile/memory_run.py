@@ -94,7 +94,7 @@ def run_job(job: Job) -> Readings | Missing:
     # Everything that the request imports is loaded before the first reading.
     from lvlm_runtime.backends import open_backend
     from lvlm_runtime.bundle.bundle import Bundle
-    from lvlm_runtime.image.synthetic import picture
+    from lvlm_runtime.image import synthetic
     from lvlm_runtime.session import Picture, Session
 
     backend = open_backend(job.backend, job.device, job.threads)
@@ -102,7 +102,7 @@ def run_job(job: Job) -> Readings | Missing:
     if isinstance(probe, Missing):
         return probe
     bundle = Bundle.open(job.bundle)
-    images: list[Picture] = [picture() for _ in range(job.synthetic)]
+    images: list[Picture] = [synthetic.picture() for _ in range(job.synthetic)]
     images += [Path(image) for image in job.images]
     before = probe.used_bytes()
     with probe:

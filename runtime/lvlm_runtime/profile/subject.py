@@ -87,7 +87,7 @@ def describe_machine(session: Session, threads: int | None, gpu: Gpu | Missing) 
     if board is not None and backend.device != "cpu":
         accelerator = accelerator or f"integrated GPU of {board}"
     return Machine(
-        fingerprint=fingerprint(),
+        fingerprint=machine.fingerprint(),
         processor=machine.processor(),
         board=board,
         accelerator=accelerator,
@@ -102,11 +102,6 @@ def describe_machine(session: Session, threads: int | None, gpu: Gpu | Missing) 
         execution=backend.device,
         threads=threads,
     )
-
-
-def fingerprint() -> str:
-    """Of this machine; the same whatever a bundle runs on in it."""
-    return machine.fingerprint()
 
 
 def describe_request(session: Session, options: ProfileOptions) -> Request:

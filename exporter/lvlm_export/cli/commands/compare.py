@@ -56,11 +56,11 @@ def compare(
             f"the reports do not compare: they differ in {', '.join(reasons)}; --force compares"
             " them anyway"
         )
-    changes = rule.compare(one, other)
+    changes = rule.compare_reports(one, other)
     if all(change.ratio is None for change in changes):
         raise LvlmError("the reports have no ratio in common")
     try:
-        broken = rule.broken(changes, wanted)
+        broken = rule.broken_limits(changes, wanted)
     except rule.CompareError as error:
         raise UsageError(str(error)) from None
     if as_json:
@@ -82,10 +82,10 @@ def compare(
 
 def read_report(path: Path) -> Report:
     """A report, with its errors as ours."""
-    from lvlm_profiles.report import ReportError, load
+    from lvlm_profiles.report import ReportError, load_report
 
     try:
-        return load(path)
+        return load_report(path)
     except ReportError as error:
         raise LvlmError(str(error)) from None
 
@@ -104,13 +104,13 @@ def show(
 ) -> None:
     """The table for people: all metrics, and the stages that changed."""
     from lvlm_export.cli.console import new_table, show_table
-    from lvlm_profiles.report.compare import matters, other_changes
+    from lvlm_profiles.report.compare import is_notable, other_changes
 
     names = ("metric", "ratio", "before", "after", "change", "95 % interval", "verdict")
     table = new_table(*names, right=names[1:6])
     hidden = 0
     for change in changes:
-        if not everything and not matters(change, changes):
+        if not everything and not is_notable(change, changes):
             hidden += 1
             continue
         interval = "-" if change.low is None else f"{change.low:+.1%} to {change.high:+.1%}"

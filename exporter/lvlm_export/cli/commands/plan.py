@@ -107,9 +107,9 @@ def plan(
     Everything is computed from the model's shapes and the device profile: times are estimates.
     """
     if compare_models:
-        from lvlm_export.cli.compare_models import compare
+        from lvlm_export.cli.compare_models import show_comparison
 
-        compare(
+        show_comparison(
             models, options["prompt_tokens"], lambda name: find_subject(name, None).dims, as_json
         )
         return
@@ -136,7 +136,7 @@ def advise(
     from lvlm_export.cli.console import echo_json
     from lvlm_export.cli.plan_table import plan_record, recommendation_line, why_none
     from lvlm_profiles.cost.roofline import PUBLISHED
-    from lvlm_profiles.planner.judge import Goal, Speed, best
+    from lvlm_profiles.planner.judge import Goal, Speed, best_verdict
 
     choices = make_choices(profile, options)
     goal = Goal(profile, options["ttft"], options["tpot"], subject.context_length)
@@ -144,7 +144,7 @@ def advise(
     check_known(goal, choices, speed)
     rows = judge_all(subject, choices, goal, speed)
     verdicts = [row for row in rows if not isinstance(row, Refused)]
-    found, command = best(verdicts), None
+    found, command = best_verdict(verdicts), None
     if found is not None:
         size = options["image_size"]
         words = None if size is None else f"{size[1]}x{size[0]}"
@@ -221,10 +221,10 @@ def find_calibration(path: Path, subject: Subject, profile: Device) -> Calibrati
     """A report's fit; LvlmError where it is of another model or kind of device."""
     from lvlm_profiles.cost.fit import FitError
     from lvlm_profiles.planner.calibration import CalibrationError, calibrate
-    from lvlm_profiles.report import ReportError, load
+    from lvlm_profiles.report import ReportError, load_report
 
     try:
-        return calibrate(load(path), subject.dims, profile)
+        return calibrate(load_report(path), subject.dims, profile)
     except (ReportError, CalibrationError, FitError) as error:
         raise LvlmError(f"--calibrate {path}: {error}") from None
 

@@ -134,9 +134,9 @@ def profile(
 
         click.echo(to_json(report), nl=False)
         return
-    from lvlm_export.cli.profile_table import show
+    from lvlm_export.cli.profile_table import show_report
 
-    show(report)
+    show_report(report)
     if output is not None:
         click.echo(f"report    {output / 'report.html'}, report.md and report.json")
     click.echo(f"kept      {kept}")
@@ -157,13 +157,13 @@ def make_directory(output: Path) -> None:
 
 def keep(report: Report) -> str:
     """Keep the report for ``run --ttft``; where, or why not."""
-    from lvlm_runtime.profile import store as profile_store
     from lvlm_runtime.profile.rounds import LEAST_ROUNDS
+    from lvlm_runtime.profile.store import keep_report
 
     if report.protocol.rounds < LEAST_ROUNDS:
         return f"nowhere: `run --ttft` goes by profiles of at least {LEAST_ROUNDS} rounds"
     try:
-        return f"{profile_store.keep(report)}, for `lvlm-export run --ttft`"
+        return f"{keep_report(report)}, for `lvlm-export run --ttft`"
     except OSError as error:
         return f"nowhere, `run --ttft` will not know this profile: {error}"
 
@@ -180,10 +180,10 @@ def read_device(name: str) -> Device:
 
 def write_reports(report: Report, directory: Path) -> None:
     """report.json, report.md and report.html."""
-    from lvlm_profiles.report import write
+    from lvlm_profiles.report import write_report
     from lvlm_profiles.report.html.page import to_html
     from lvlm_profiles.report.markdown import to_markdown
 
-    write(report, directory / "report.json")
+    write_report(report, directory / "report.json")
     (directory / "report.md").write_text(to_markdown(report), encoding="utf-8")
     (directory / "report.html").write_text(to_html(report), encoding="utf-8")
