@@ -256,7 +256,7 @@ def test_calibration_by_a_real_report(demo_bundle: Path, tmp_path: Path) -> None
 
 def test_models_are_compared_at_equal_compute() -> None:
     words = ("--compare-models", f"{HALF}@576", f"{SEVEN}@36", "shape:llava-1.5-13b@36")
-    found = planned(*words, "--prompt-tokens", "25")
+    found = planned(*words, "--text-tokens", "25")
     small, large, larger = found["models"]
     assert small["relative_error"] == small["relative_error_at_equal_compute"] == 1.0
     assert large["relative_error"] == pytest.approx((6.738 / 0.494) ** -0.077 * 16**0.015, rel=1e-3)

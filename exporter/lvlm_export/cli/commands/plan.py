@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lvlm_export.cli.options import DEMO, Milliseconds, Ratio, image_size_option, json_option
+from lvlm_export.cli.options import (
+    DEMO,
+    Milliseconds,
+    Ratio,
+    image_size_option,
+    json_option,
+    request_options,
+)
 from lvlm_export.plan.targets import PRECISIONS
 from lvlm_runtime.errors import LvlmError, UsageError
 
@@ -62,22 +69,7 @@ SHAPE = "shape:"
     multiple=True,
     help="Element type; repeatable [the device's own].",
 )
-@click.option(
-    "--prompt-tokens",
-    type=click.IntRange(1),
-    metavar="N",
-    default=64,
-    show_default=True,
-    help="Text tokens of the prompt, template and question.",
-)
-@click.option(
-    "--answer-tokens",
-    type=click.IntRange(1),
-    metavar="N",
-    default=128,
-    show_default=True,
-    help="Tokens of the answer.",
-)
+@request_options
 @image_size_option
 @click.option(
     "--calibrate",
@@ -109,7 +101,7 @@ def plan(
         from lvlm_export.cli.compare_models import show_comparison
 
         show_comparison(
-            models, options["prompt_tokens"], lambda name: find_subject(name, None).dims, as_json
+            models, options["text_tokens"], lambda name: find_subject(name, None).dims, as_json
         )
         return
     if models:
@@ -166,7 +158,7 @@ def make_choices(profile: Device, options: dict[str, Any]) -> Choices:
         ratios=tuple(sorted(set(options["ratios"] or RATIOS_TRIED), reverse=True)),
         search=not options["ratios"],
         precisions=options["precisions"] or (profile.defaults.precision,),
-        text_tokens=options["prompt_tokens"],
+        text_tokens=options["text_tokens"],
         answer_tokens=options["answer_tokens"],
     )
 

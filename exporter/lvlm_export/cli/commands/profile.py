@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lvlm_export.cli.options import Ratio, bundle_argument, device_options, json_option
+from lvlm_export.cli.options import bundle_argument, device_options, json_option, ratios_option
 from lvlm_runtime.errors import UsageError
 from lvlm_runtime.profile.options import ANSWER_TOKENS, ITERATIONS, PROMPT, ProfileOptions
 
@@ -34,13 +34,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Tokens of every answer; stop tokens do not end it.",
 )
-@click.option(
-    "--ratio",
-    "ratios",
-    type=Ratio(),
-    multiple=True,
-    help="Share of visual tokens KEPT; repeatable [all of the bundle's].",
-)
+@ratios_option
 @click.option(
     "--iterations",
     type=click.IntRange(1),

@@ -11,10 +11,10 @@ import click
 
 from lvlm_export.cli.options import (
     Milliseconds,
-    Ratio,
     bundle_argument,
     device_options,
     json_option,
+    ratio_option,
 )
 from lvlm_runtime.errors import UsageError
 
@@ -33,9 +33,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="Picture file; repeatable, in the order the question speaks of them.",
 )
-@click.option(
-    "--ratio", type=Ratio(), help="Share of visual tokens KEPT, one of the bundle's [its first]."
-)
+@ratio_option
 @click.option(
     "--ttft",
     "target_ms",
