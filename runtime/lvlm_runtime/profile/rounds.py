@@ -108,7 +108,7 @@ def measure_rounds(
     """Warm up, measure interleaved rounds, and check the times with a stopwatch.
 
     Args:
-        session: Is asked.
+        session: The model that answers.
         options: ``for_bundle`` of its bundle: the ratios are named.
         on_request: Called after every request.
 

@@ -64,7 +64,7 @@ def collect_findings(
     """Measure one thing after the other, the times first.
 
     Args:
-        session: Is asked.
+        session: The model that answers.
         options: ``for_bundle`` of its bundle.
         load_ms: Time to load it.
         load_before: One-minute load average before that.
