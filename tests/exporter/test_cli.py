@@ -250,7 +250,7 @@ def test_nothing_typed_shows_the_help() -> None:
 
 
 def test_the_line_about_a_run_says_what_was_done_to_a_picture() -> None:
-    from lvlm_export.cli.commands.run import summary
+    from lvlm_export.cli.commands.run import answer_line
     from lvlm_runtime.session import Generation
 
     answer = Generation(
@@ -265,7 +265,7 @@ def test_the_line_about_a_run_says_what_was_done_to_a_picture() -> None:
         own_time_ms=1.0,
         letterboxed=(1,),
     )
-    line = summary(answer, (Path("a.jpg"), Path("dir/b.jpg")))
+    line = answer_line(answer, (Path("a.jpg"), Path("dir/b.jpg")))
     assert line == (
         "ratio 0.5; visual tokens vision 252 → decoder 185 → decoder@1 132; first token 154 ms;"
         " 20.0 tokens/s; cut at 2 tokens (--max-new-tokens);"

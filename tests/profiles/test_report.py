@@ -8,17 +8,17 @@ from pathlib import Path
 import pytest
 
 from lvlm_profiles.errors import LvlmError
-from lvlm_profiles.report import from_json, load, to_json, write
+from lvlm_profiles.report import from_json, load_report, to_json, write_report
 from reports import full_report, make_report
 
 
 @pytest.mark.parametrize("make", [make_report, full_report])
 def test_a_report_reads_back_as_it_was_written(make: object, tmp_path: Path) -> None:
     report = make()  # type: ignore[operator]
-    write(report, tmp_path / "report.json")
-    again = load(tmp_path / "report.json")
+    write_report(report, tmp_path / "report.json")
+    again = load_report(tmp_path / "report.json")
     assert to_json(again) == to_json(report)
-    assert load(tmp_path) == again, "a directory stands for the report in it"
+    assert load_report(tmp_path) == again, "a directory stands for the report in it"
     assert again.budgets[0].ttft_ms.samples == report.budgets[0].ttft_ms.samples
     assert list(tmp_path.iterdir()) == [tmp_path / "report.json"], "no half-written file is left"
 
@@ -57,13 +57,13 @@ def test_what_is_no_report_is_refused_in_one_line(damaged: object, told: str) ->
 
 def test_a_missing_and_a_broken_file(tmp_path: Path) -> None:
     with pytest.raises(LvlmError, match=r"there is no report .*; `lvlm-export profile -o` writes"):
-        load(tmp_path / "report.json")
+        load_report(tmp_path / "report.json")
     (tmp_path / "report.json").write_text("{", encoding="utf-8")
     with pytest.raises(
         LvlmError,
         match=r"report\.json is damaged: it is no JSON .*; write it again with `lvlm-export",
     ):
-        load(tmp_path)
+        load_report(tmp_path)
 
 
 def test_a_budget_is_found_by_its_ratio() -> None:

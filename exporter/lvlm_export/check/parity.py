@@ -165,7 +165,7 @@ def verify(
                 request, budget, checkpoint.stop_ids, max_new_tokens
             )
             seen, got = run_chain(session, budget.ratio, sample, max_new_tokens)
-            for stage, error in compare(trace, seen).items():
+            for stage, error in compare_trace(trace, seen).items():
                 key = (budget.ratio, stage)
                 errors[key] = max(error, errors.get(key, 0.0))
             answers.append(AnswerParity(budget.ratio, index, REFERENCE, expected, got))
@@ -235,7 +235,7 @@ def run_chain(
     return seen, answer.token_ids
 
 
-def compare(trace: Trace, seen: dict[str, NDArray[Any]]) -> dict[str, float]:
+def compare_trace(trace: Trace, seen: dict[str, NDArray[Any]]) -> dict[str, float]:
     """Relative error at every cut; a cut that one side lacks is an error of its own."""
     missing = set(trace.hidden) ^ set(seen)
     if missing:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lvlm_profiles.report.figures import BudgetFigures
 
 
-def show(report: Report) -> None:
+def show_report(report: Report) -> None:
     """Print a report."""
     for label, text in headline(report).items():
         click.echo(f"{label:<10}{text}")

@@ -82,7 +82,7 @@ def from_json(content: Any, where: str | Path, remedy: str = REMEDY) -> Report:
     return read(Report, content, where, remedy)
 
 
-def load(path: Path, remedy: str = REMEDY) -> Report:
+def load_report(path: Path, remedy: str = REMEDY) -> Report:
     """Read a report file, or ``report.json`` in a directory.
 
     Raises:
@@ -96,7 +96,7 @@ def load(path: Path, remedy: str = REMEDY) -> Report:
     return from_json(content, file, remedy)
 
 
-def write(report: Report, path: Path) -> None:
+def write_report(report: Report, path: Path) -> None:
     """Write a report, whole or not at all."""
     write_whole(path, to_json(report))
 

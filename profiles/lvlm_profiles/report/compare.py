@@ -135,7 +135,7 @@ def _place(report: Report) -> str:
     return f"{where} {report.machine.fingerprint}, {report.machine.execution}"
 
 
-def compare(before: Report, after: Report) -> list[Change]:
+def compare_reports(before: Report, after: Report) -> list[Change]:
     """Every metric that both reports have, whole reports first, then budget by budget."""
     loads = (before.startup.load_ms,), (after.startup.load_ms,)
     changes = [_change("load_ms", None, *loads)]
@@ -182,7 +182,7 @@ def _change(
     return Change(metric, ratio, old, new, found.change, found.low, found.high, verdict)
 
 
-def broken(changes: Sequence[Change], limits: Sequence[Limit]) -> list[tuple[Limit, Change]]:
+def broken_limits(changes: Sequence[Change], limits: Sequence[Limit]) -> list[tuple[Limit, Change]]:
     """Limits that do not hold, each with the change that breaks it.
 
     Raises:
@@ -198,7 +198,7 @@ def broken(changes: Sequence[Change], limits: Sequence[Limit]) -> list[tuple[Lim
     return found
 
 
-def matters(change: Change, changes: Sequence[Change]) -> bool:
+def is_notable(change: Change, changes: Sequence[Change]) -> bool:
     """A metric, or a stage that changed clearly and by 1 % of the time that it is a part of."""
     phase, _, stage = change.metric.partition("/")
     if not stage:

@@ -23,7 +23,7 @@ from lvlm_runtime.session import Session
 POINTS, CALLS = 16, 5
 
 
-def sweep(session: Session, say: Callable[[str], None]) -> tuple[Sweep, ...]:
+def sweep_subgraphs(session: Session, say: Callable[[str], None]) -> tuple[Sweep, ...]:
     """One curve per subgraph that takes tokens."""
     manifest = session.bundle.manifest
     curves = []

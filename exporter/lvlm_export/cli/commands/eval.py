@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lvlm_export.cli.options import (
-    Ratio,
     bundle_argument,
     device_options,
     images_option,
     json_option,
+    ratios_option,
 )
 
 if TYPE_CHECKING:
@@ -34,13 +34,7 @@ if TYPE_CHECKING:
     " or POPE's {image, text, label}; repeatable.",
 )
 @images_option
-@click.option(
-    "--ratio",
-    "ratios",
-    type=Ratio(),
-    multiple=True,
-    help="Share of visual tokens KEPT; repeatable [all of the bundle's].",
-)
+@ratios_option
 @click.option("--limit", type=click.IntRange(1), help="Only the first N questions of every kind.")
 @click.option(
     "--max-new-tokens",

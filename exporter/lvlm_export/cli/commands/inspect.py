@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lvlm_export.cli.options import bundle_argument, json_option
+from lvlm_export.cli.options import bundle_argument, json_option, request_options
 
 if TYPE_CHECKING:
     from lvlm_runtime.bundle.manifest import Manifest
@@ -15,22 +15,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Show what is in a bundle.")
 @bundle_argument
-@click.option(
-    "--text-tokens",
-    type=click.IntRange(1),
-    metavar="N",
-    default=64,
-    show_default=True,
-    help="Text tokens of the prompt that the KV cache is counted for.",
-)
-@click.option(
-    "--answer-tokens",
-    type=click.IntRange(1),
-    metavar="N",
-    default=128,
-    show_default=True,
-    help="Answer tokens that the KV cache is counted for.",
-)
+@request_options
 @json_option
 def inspect(bundle: Path, text_tokens: int, answer_tokens: int, as_json: bool) -> None:
     """Check every file of a bundle and show its chain, token counts, sizes and memory."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lvlm_export.cli.options import Ratio, bundle_argument, device_options
+from lvlm_export.cli.options import bundle_argument, device_options, ratio_option
 from lvlm_runtime.errors import LvlmError, UsageError
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ SUFFIXES = (".png", ".html")
 @click.command(short_help="Draw which patches of a picture stay at each site.")
 @bundle_argument
 @click.option("--image", type=click.Path(path_type=Path), required=True, help="Picture file.")
-@click.option(
-    "--ratio", type=Ratio(), help="Share of visual tokens KEPT, one of the bundle's [its first]."
-)
+@ratio_option
 @click.option(
     "--prompt",
     default="What is in the picture?",
