@@ -50,7 +50,7 @@ def check_axes(graph: onnx.GraphProto, signature: Signature, keep: int) -> None:
     brought = set()
     for value, axes in zip(graph.input, signature.dynamic_shapes, strict=True):
         symbols = {axis: size for axis, size in enumerate(sizes_of(value)) if isinstance(size, str)}
-        assert set(symbols) == set(axes), value.name
+        assert symbols == {axis: dim.__name__ for axis, dim in axes.items()}, value.name
         brought |= set(symbols.values())
     for value in graph.output:
         assert {size for size in sizes_of(value) if isinstance(size, str)} <= brought, value.name

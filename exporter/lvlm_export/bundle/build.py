@@ -14,9 +14,9 @@ from lvlm_export.bundle.workspace import Workspace, existing_bundle, file_ref, o
 from lvlm_export.checkpoint import TOKENIZER_FILES, Checkpoint
 from lvlm_export.graphs.attention import NAME as ATTENTION
 from lvlm_export.graphs.element_types import torch_dtype
-from lvlm_export.graphs.export import export_graph, parameter_names
+from lvlm_export.graphs.export import export_graph, full_names
 from lvlm_export.graphs.jobs import graph_jobs
-from lvlm_export.graphs.passes import lowering
+from lvlm_export.graphs.passes import rewrites
 from lvlm_export.graphs.weight_use import WeightUse
 from lvlm_export.plan.plan import BuildOptions, Plan, make_plan
 from lvlm_export.plan.targets import TARGETS
@@ -112,7 +112,7 @@ def export_graphs(
     """Export every graph that an earlier run did not."""
     dtype = torch_dtype(plan.options.effective_precision)
     model = checkpoint.skeleton(dtype, ATTENTION)
-    names = parameter_names(model)
+    names = full_names(model)
     store = WeightStore(workspace.directory, checkpoint, workspace.tensors)
     jobs = list(graph_jobs(plan, checkpoint.family, model))
     with progress.stage("exporting graphs", len(jobs) + 1) as advance:
@@ -125,9 +125,7 @@ def export_graphs(
                     workspace.path(job.file),
                     names,
                     store if job.weighted else None,
-                    lowering.rewrites(
-                        plan.options.target, plan.options.effective_dialect, job.reads_cache
-                    ),
+                    rewrites(plan.options.target, plan.options.effective_dialect, job.reads_cache),
                 )
                 check_operators(workspace.path(job.file), plan.options.target)
                 workspace.finish(job.file, store.refs)

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from lvlm_export import __version__
 
+# What this release was tested with (constraints.txt); rewrites name it when they do not know a graph.
+TESTED_TRANSFORMERS = "5.23.0"
 PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir")
 
 
