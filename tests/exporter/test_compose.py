@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from lvlm_export.reduction import METHODS, load_method
 from lvlm_export.reduction.budget import BudgetPlan, Geometry, SiteCount
-from lvlm_export.reduction.compose import combines, parse_site
+from lvlm_export.reduction.compose import parse_site, role_in_composed
 from lvlm_export.reduction.method import STAGES, Site
 from lvlm_export.reduction.schedule import plan_budget
 from lvlm_runtime.bundle.placement import HandBudget, HandPlacement
 from lvlm_runtime.errors import UsageError
 from lvlm_runtime.image import anyres
 
-FIRST = [name for name in METHODS if combines(load_method(name)) == "first"]
-SECOND = [name for name in METHODS if combines(load_method(name)) == "second"]
+FIRST = [name for name in METHODS if role_in_composed(load_method(name)) == "first"]
+SECOND = [name for name in METHODS if role_in_composed(load_method(name)) == "second"]
 
 
 def llava(tokens: int = 576, vision: int = 23, text: int = 32) -> Geometry:

@@ -20,7 +20,7 @@ from lvlm_export.families.shared.projectors import (
     TokenPacker,
     projector_kind,
     projector_shape,
-    shrink,
+    shrink_grid,
 )
 from lvlm_export.graphs.export import Signature, trace
 from lvlm_runtime.errors import LvlmError
@@ -138,7 +138,7 @@ def test_shrinking_by_a_whole_number_is_bilinear(cell: int) -> None:
     tokens = torch.randn(2, SIDE * SIDE, 5)
     grid = tokens.reshape(2, SIDE, SIDE, 5).permute(0, 3, 1, 2)
     expected = nn.functional.interpolate(grid, size=(SIDE // cell,) * 2, mode="bilinear")
-    torch.testing.assert_close(shrink(tokens, SIDE, cell), expected.flatten(2).transpose(1, 2))
+    torch.testing.assert_close(shrink_grid(tokens, SIDE, cell), expected.flatten(2).transpose(1, 2))
 
 
 def test_parameters_have_the_authors_names_and_shapes() -> None:

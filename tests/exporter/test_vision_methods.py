@@ -15,8 +15,8 @@ import numpy_methods
 from lvlm_export.reduction import load_method
 from lvlm_export.reduction.budget import Geometry
 from lvlm_export.reduction.method import ReducerShape, Site
-from lvlm_export.reduction.methods.tome import steps
-from lvlm_export.reduction.methods.visprune import removals_per_step, split
+from lvlm_export.reduction.methods.tome import counts_per_site
+from lvlm_export.reduction.methods.visprune import removals_per_step, split_budget
 from lvlm_export.reduction.reducers import VisionReducer
 from lvlm_export.reduction.schedule import plan_budget
 from lvlm_export.reduction.selectors import Clues, Selector
@@ -59,7 +59,7 @@ def test_visprune_equals_the_numpy_statement(keep: int) -> None:
 
 
 def test_visprune_removes_eight_per_step() -> None:
-    assert split(192) == (96, 96)
+    assert split_budget(192) == (96, 96)
     assert removals_per_step(480, 96) == (8,) * 48
     assert removals_per_step(9, 1) == (5, 2, 1), "the first set alone can lose tokens"
 
@@ -97,7 +97,7 @@ def test_tome_never_merges_the_cls_token() -> None:
 @settings(deadline=None, max_examples=100)
 def test_tome_reaches_a_tenth_and_halves_at_most(tokens: int, ratio: float) -> None:
     kept = max(1, round(ratio * tokens))
-    counts = steps(tokens, kept, 4)
+    counts = counts_per_site(tokens, kept, 4)
     assert counts[-1] == kept
     for before, after in itertools.pairwise((tokens, *counts)):
         assert -(-before // 2) <= after <= before

@@ -158,14 +158,14 @@ def verify(
     limit = LIMITS[session.bundle.manifest.precision]
     errors: dict[tuple[float, str], float] = {}
     answers: list[AnswerParity] = []
-    requests = [prepare(session, sample) for sample in samples]
+    requests = [prepare_request(session, sample) for sample in samples]
     for budget in plan.budgets:
         for index, (sample, request) in enumerate(zip(samples, requests, strict=True)):
             expected, trace = reference.generate(
                 request, budget, checkpoint.stop_ids, max_new_tokens
             )
             seen, got = run_chain(session, budget.ratio, sample, max_new_tokens)
-            for stage, error in compare(trace, seen).items():
+            for stage, error in compare_traces(trace, seen).items():
                 key = (budget.ratio, stage)
                 errors[key] = max(error, errors.get(key, 0.0))
             answers.append(AnswerParity(budget.ratio, index, REFERENCE, expected, got))
@@ -181,7 +181,7 @@ def verify(
     return ParityReport(stages, tuple(answers))
 
 
-def prepare(session: Session, sample: ParitySample) -> ReferenceRequest:
+def prepare_request(session: Session, sample: ParitySample) -> ReferenceRequest:
     """Tokens and pixels of a sample for the model that a bundle was built from."""
     manifest = session.bundle.manifest
     token = manifest.text.image_token_id
@@ -235,7 +235,7 @@ def run_chain(
     return seen, answer.token_ids
 
 
-def compare(trace: Trace, seen: dict[str, NDArray[Any]]) -> dict[str, float]:
+def compare_traces(trace: Trace, seen: dict[str, NDArray[Any]]) -> dict[str, float]:
     """Relative error at every cut; a cut that one side lacks is an error of its own."""
     missing = set(trace.hidden) ^ set(seen)
     if missing:

@@ -15,7 +15,7 @@ EXAMPLE = Path(__file__).with_name("recipe_example.toml")
 # Flags about this run and not about the bundle.
 NOT_IN_A_RECIPE = {"recipe", "output", "check", "force"}
 # click keeps a paragraph's lines after \b.
-HELP = "\b\nA recipe (TOML, or YAML with the same entries):\n" + EXAMPLE.read_text(
+RECIPE_HELP = "\b\nA recipe (TOML, or YAML with the same entries):\n" + EXAMPLE.read_text(
     encoding="utf-8"
 ).replace("\n\n", "\n\n\b\n")
 
@@ -63,7 +63,7 @@ recipe_option = click.option(
 )
 
 
-def placement(options: dict[str, Any]) -> None:
+def set_placement(options: dict[str, Any]) -> None:
     """Turn ``sites`` and ``recipe`` of the options into ``placement``, and complete the ratios.
 
     Raises:

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lvlm_export.demo.evaluate import AnswerCounts, score
+from lvlm_export.demo.evaluate import AnswerCounts, score_answers
 from lvlm_export.demo.questions import MosaicSample
 from lvlm_runtime import Session
 
@@ -31,7 +31,7 @@ class CurvePoint:
     first_token_ms: float
 
 
-def measure(
+def measure_curve(
     session: Session,
     ratios: Sequence[float],
     samples: Iterable[MosaicSample],
@@ -52,7 +52,10 @@ def measure(
             stages[ratio] = result.visual_tokens
     return [
         CurvePoint(
-            ratio, stages[ratio], score(asked, answers[ratio]), statistics.median(first[ratio])
+            ratio,
+            stages[ratio],
+            score_answers(asked, answers[ratio]),
+            statistics.median(first[ratio]),
         )
         for ratio in ratios
     ]

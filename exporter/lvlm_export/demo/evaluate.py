@@ -47,10 +47,12 @@ def exact_match(
         Accuracy per kind of question and, last, "all".
     """
     samples = evaluation_set(n, seed)
-    return score(samples, [answer_fn(sample.image, sample.question) for sample in samples])
+    return score_answers(samples, [answer_fn(sample.image, sample.question) for sample in samples])
 
 
-def score(samples: Sequence[MosaicSample], answers: Sequence[str]) -> dict[str, AnswerCounts]:
+def score_answers(
+    samples: Sequence[MosaicSample], answers: Sequence[str]
+) -> dict[str, AnswerCounts]:
     """Accuracy of given answers per kind and, last, "all"; outer white space does not count."""
     right = [
         answer.strip() == sample.answer for sample, answer in zip(samples, answers, strict=True)

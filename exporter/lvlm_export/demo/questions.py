@@ -79,7 +79,7 @@ def training_questions_about(mosaic: Mosaic) -> dict[str, list[list[MosaicQuesti
     }
 
 
-def listing(mosaic: Mosaic) -> MosaicQuestion:
+def listing_question(mosaic: Mosaic) -> MosaicQuestion:
     """Asks for everything at once, cell by cell; only in training, where it is a dense lesson."""
     cells = ["no shape" if cell is None else f"{cell.color} {cell.shape}" for cell in mosaic.cells]
     return MosaicQuestion("What shapes are there?", ", ".join(cells), "listing")

@@ -28,14 +28,14 @@ FLAGS = tuple(name for name, kind in Method.__annotations__.items() if "bool" in
 SITE_EXAMPLE = "write stage@layer, for example vision@5,vision@6,decoder@8"
 
 
-def stages(method: Method) -> frozenset[str]:
+def stages_of(method: Method) -> frozenset[str]:
     """The stages a method acts in."""
     return frozenset(site.stage for site in method.sites(*NOMINAL))
 
 
-def combines(method: Method) -> str | None:
+def role_in_composed(method: Method) -> str | None:
     """``first`` or ``second``: the part a method takes in a composed one; None for alone."""
-    acts = stages(method)
+    acts = stages_of(method)
     if not acts or method.withdraws:
         return None
     if acts == {"decoder"}:
@@ -148,7 +148,7 @@ def compose(name: str) -> Composed:
         UsageError: Parts that are unknown or do not go together.
     """
     parts = [method_entry(part.strip()) for part in name.split("+")]
-    sides = [combines(part) for part in parts]
+    sides = [role_in_composed(part) for part in parts]
     if None in sides:
         alone = parts[sides.index(None)]
         raise UsageError(f"method {name}: {alone.name} {_why_alone(alone)}; {_what_combines()}")
@@ -190,7 +190,7 @@ def _sites_for(method: Method, names: Sequence[str] | Mapping[str, float]) -> tu
     twice = [site.name for site in sites if sites.count(site) > 1]
     if twice:
         raise UsageError(f"site {twice[0]} is given twice")
-    acts = stages(method)
+    acts = stages_of(method)
     strange = [site for site in sites if site.stage not in acts]
     if strange:
         at = " and ".join(stage for stage in STAGES if stage in acts)
@@ -223,7 +223,7 @@ def _check_depth(site: Site, vision_layers: int, text_layers: int) -> None:
 
 
 def _check_share(method: Method) -> None:
-    acts = stages(method)
+    acts = stages_of(method)
     if "decoder" not in acts or len(acts) < 2:
         raise UsageError(
             f"method {method.name} acts on one side of the decoder's input, so it has no share to"
@@ -232,7 +232,7 @@ def _check_share(method: Method) -> None:
 
 
 def _why_alone(method: Method) -> str:
-    acts = stages(method)
+    acts = stages_of(method)
     if not acts:
         return "reduces nothing at a site"
     if method.withdraws:
@@ -245,7 +245,7 @@ def _what_combines() -> str:
 
     names: dict[str | None, list[str]] = {}
     for name in METHODS:
-        names.setdefault(combines(method_entry(name)), []).append(name)
+        names.setdefault(role_in_composed(method_entry(name)), []).append(name)
     return (
         f"a composed method is one of {', '.join(names['first'])} and one of"
         f" {', '.join(names['second'])}"

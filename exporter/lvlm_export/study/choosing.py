@@ -22,7 +22,7 @@ from lvlm_export.checkpoint import Checkpoint
 from lvlm_export.plan.plan import BuildOptions, make_plan
 from lvlm_export.reduction.method import Site
 from lvlm_export.reduction.methods.prumerge import adaptive_ratio
-from lvlm_export.reduction.methods.vtw import divergence
+from lvlm_export.reduction.methods.vtw import kl_divergence
 from lvlm_runtime.prompt.encoder import PromptEncoder
 
 
@@ -41,7 +41,7 @@ class Withdrawal:
     divergence: float
 
 
-def withdrawals(
+def measure_withdrawals(
     checkpoint: Checkpoint,
     samples: Sequence[ParitySample],
     image_size: tuple[int, int] | None,
@@ -54,7 +54,7 @@ def withdrawals(
     for request in _requests(checkpoint, reference, samples, advance):
         full, withdrawn = withdrawn_logits(reference, request)
         for layer, logits in withdrawn.items():
-            found[layer].append(divergence(full.tolist(), logits.tolist()))
+            found[layer].append(kl_divergence(full.tolist(), logits.tolist()))
     return [
         Withdrawal(layer, layer / depth, statistics.fmean(each)) for layer, each in found.items()
     ]
@@ -83,7 +83,7 @@ def withdrawn_logits(
     return parts.lm_head(parts.norm(hidden[:, -1]))[0], found
 
 
-def outlier_shares(
+def measure_outlier_shares(
     checkpoint: Checkpoint,
     samples: Sequence[ParitySample],
     image_size: tuple[int, int] | None,

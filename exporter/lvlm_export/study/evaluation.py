@@ -144,7 +144,7 @@ def _plain(text: str) -> str:
     return text.strip().rstrip(".").strip().casefold()
 
 
-def wilson(right: int, total: int) -> tuple[float, float]:
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
     """95 % interval of a share. Source: E. B. Wilson, JASA 22 (1927), 209-212."""
     share, extra = right / total, Z * Z / total
     middle = (share + extra / 2) / (1 + extra)
@@ -172,7 +172,9 @@ def _row(kind: str, ratio: float, answers: Sequence[Answer], full: dict[str, boo
         pairs = [(full[answer.key], answer.right) for answer in answers if answer.key in full]
         lost, won = pairs.count((True, False)), pairs.count((False, True))
         change = (won - lost) / len(pairs) if pairs else None
-    return Row(kind, ratio, right, total, right / total, *wilson(right, total), change, lost, won)
+    return Row(
+        kind, ratio, right, total, right / total, *wilson_interval(right, total), change, lost, won
+    )
 
 
 class AnswerFile:

@@ -48,7 +48,7 @@ class Panel:
         return f"{kept} patches stay{extra}, {goes} are {'merged' if self.merges else 'dropped'}"
 
 
-def panels(
+def make_panels(
     patches: int, reductions: Sequence[Reduction], places: Mapping[str, NDArray[np.int64]]
 ) -> list[Panel]:
     """The sites in the order tokens pass them.

@@ -17,7 +17,7 @@ from lvlm_export.cli.options import (
     checkpoint_directory,
     image_size_option,
 )
-from lvlm_export.cli.recipes import HELP, placement, recipe_option
+from lvlm_export.cli.recipes import RECIPE_HELP, recipe_option, set_placement
 from lvlm_export.plan.targets import DIALECTS, PRECISIONS, TARGETS
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 BUNDLES = Path("bundles")
 
 
-@click.command(short_help="Export a checkpoint into a bundle.", epilog=HELP)
+@click.command(short_help="Export a checkpoint into a bundle.", epilog=RECIPE_HELP)
 @click.option(
     "--model",
     metavar="PATH_OR_HUB_ID",
@@ -125,7 +125,7 @@ def build(model: str | None, output: Path | None, check: bool, force: bool, **op
     """
     from lvlm_export.cli.console import open_progress, quiet_libraries
 
-    placement(options)
+    set_placement(options)
     quiet_libraries()
     if options["target"] == "rtx":
         # What is missing shows now and not after minutes of exporting.
@@ -196,7 +196,7 @@ def report(result: BuildResult, target: Path, is_demo: bool) -> None:
 def budget_table(manifest: Manifest) -> Any:
     """Ratio asked for, visual tokens at each stage and the ratio achieved, per tile layout."""
     from lvlm_export.cli.console import new_table
-    from lvlm_export.cli.summary import arrows
+    from lvlm_export.cli.summary import count_arrows
 
     table = new_table(
         "ratio", "layout", "vision, per tile", "decoder, per image", "kept", right=("ratio",)
@@ -206,7 +206,9 @@ def budget_table(manifest: Manifest) -> Any:
             kept = f"{part.tokens_out} of {part.tokens_full} = {part.achieved:.3f}"
             if part.tokens_out == 0:
                 kept = f"none after {part.decoder[-1].site}; mean over layers {part.achieved:.3f}"
-            table.add_row(f"{budget.ratio:g}", part.layout, *arrows(manifest, budget, part), kept)
+            table.add_row(
+                f"{budget.ratio:g}", part.layout, *count_arrows(manifest, budget, part), kept
+            )
     return table
 
 

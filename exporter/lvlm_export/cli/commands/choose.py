@@ -107,10 +107,10 @@ def withdraw(
     """VTW: a table of all layers and the first that passes."""
     from lvlm_export.cli.console import echo_json, new_table, open_progress, show_table
     from lvlm_export.reduction.methods.vtw import choose_layer
-    from lvlm_export.study.choosing import withdrawals
+    from lvlm_export.study.choosing import measure_withdrawals
 
     with open_progress().stage("withdrawing visual tokens", len(samples)) as advance:
-        rows = withdrawals(checkpoint, samples, image_size, advance)
+        rows = measure_withdrawals(checkpoint, samples, image_size, advance)
     layer = choose_layer({row.layer: row.divergence for row in rows}, divergence)
     chosen = next(row for row in rows if row.layer == layer)
     if as_json:
@@ -141,10 +141,10 @@ def outliers(
 ) -> None:
     """PruMerge: the mean share that its rule keeps, and how far pictures differ."""
     from lvlm_export.cli.console import echo_json, open_progress
-    from lvlm_export.study.choosing import outlier_shares
+    from lvlm_export.study.choosing import measure_outlier_shares
 
     with open_progress().stage("scoring patches", len(samples)) as advance:
-        shares = outlier_shares(checkpoint, samples, image_size, advance)
+        shares = measure_outlier_shares(checkpoint, samples, image_size, advance)
     ratio, least, most = statistics.fmean(shares), min(shares), max(shares)
     if as_json:
         echo_json({"method": "prumerge", "samples": len(samples), "ratio": ratio, "shares": shares})

@@ -145,7 +145,7 @@ def budget_table(manifest: Manifest, text_tokens: int, answer_tokens: int) -> An
                 f"{budget.ratio:g}",
                 f"{part.achieved:.3f}",
                 part.layout,
-                *summary.arrows(manifest, budget, part),
+                *summary.count_arrows(manifest, budget, part),
                 size(summary.budget_bytes(manifest, budget)),
                 size(summary.kv_bytes(manifest, part, text_tokens, answer_tokens)),
             )

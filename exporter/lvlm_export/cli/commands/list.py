@@ -47,7 +47,7 @@ def families() -> Rows:
 def methods() -> Rows:
     """Reduction methods: where they act, what they need, and where they were published."""
     from lvlm_export.reduction import METHODS, load_method
-    from lvlm_export.reduction.compose import combines
+    from lvlm_export.reduction.compose import role_in_composed
 
     loaded = {name: load_method(name) for name in METHODS}
     return {
@@ -55,7 +55,7 @@ def methods() -> Rows:
             "summary": method.summary,
             "acts in": method.acts_in,
             "fits": fits(method),
-            "composes": PARTS[combines(method)],
+            "composes": PARTS[role_in_composed(method)],
             "cost": method.cost,
             "source": method.paper,
         }

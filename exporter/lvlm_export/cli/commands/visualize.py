@@ -84,7 +84,7 @@ def look(
         UsageError: Nothing is reduced at this ratio.
         LvlmError: The model packs several tiles, whose places are not those of one grid.
     """
-    from lvlm_export.study.pictures import panels
+    from lvlm_export.study.pictures import make_panels
     from lvlm_runtime.bundle.route import route
     from lvlm_runtime.chain.recorder import Recorder
     from lvlm_runtime.image.picture import load_image
@@ -111,7 +111,9 @@ def look(
     recorder = Recorder(on_places=keep)
     session.generate(prompt, [opened], budget.ratio, max_new_tokens=1, recorder=recorder)
     pixels = preprocess([opened], manifest.preprocess, layout).pixel_values[0]
-    return as_seen(pixels, manifest.preprocess), panels(manifest.vision_tokens, reductions, places)
+    return as_seen(pixels, manifest.preprocess), make_panels(
+        manifest.vision_tokens, reductions, places
+    )
 
 
 def as_seen(pixels: NDArray[np.float32], spec: PreprocessSpec) -> Image.Image:

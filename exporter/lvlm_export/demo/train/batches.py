@@ -26,7 +26,7 @@ from lvlm_export.demo.mosaic import Mosaic, make_mosaic
 from lvlm_export.demo.questions import (
     MosaicQuestion,
     draw_question,
-    listing,
+    listing_question,
     training_questions_about,
 )
 from lvlm_export.demo.tiles import COLORS, SHAPES, Split
@@ -111,7 +111,7 @@ class Packer:
         """Token ids, positions, labels and question numbers of one picture's row."""
         ids, positions = list(self._head), list(range(len(self._head)))
         labels, question_index = [NO_LABEL] * len(ids), [-1] * len(ids)
-        questions = [listing(mosaic), *drawn_questions(mosaic, seed, per_kind)]
+        questions = [listing_question(mosaic), *drawn_questions(mosaic, seed, per_kind)]
         for number, question in enumerate(questions):
             tokens, asked = self._tail(question)
             ids += tokens

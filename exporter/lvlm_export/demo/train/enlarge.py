@@ -28,7 +28,7 @@ POSITIONS = "model.vision_tower.embeddings.position_embedding.weight"
 FIRST_SEED = 900_000_000
 
 
-def enlarged(checkpoint: Path, pixels: int) -> LlavaForConditionalGeneration:
+def enlarge_model(checkpoint: Path, pixels: int) -> LlavaForConditionalGeneration:
     """The model with its tower's position embeddings interpolated, in float32.
 
     Args:
@@ -47,13 +47,13 @@ def enlarged(checkpoint: Path, pixels: int) -> LlavaForConditionalGeneration:
     config.image_seq_length = side**2
     model = LlavaForConditionalGeneration(config)
     state = plain.state_dict()
-    state[POSITIONS] = interpolated(state[POSITIONS], side)
+    state[POSITIONS] = interpolate_positions(state[POSITIONS], side)
     model.load_state_dict(state)
     model.generation_config = plain.generation_config
     return model
 
 
-def interpolated(positions: Tensor, side: int) -> Tensor:
+def interpolate_positions(positions: Tensor, side: int) -> Tensor:
     """Embeddings ``[n², C]`` of a square grid for one of ``side``: ``[side², C]``, bicubic."""
     before = math.isqrt(len(positions))
     grid = positions.T.reshape(1, -1, before, before)
@@ -65,7 +65,7 @@ def main() -> None:
     """Trains the tower and writes the checkpoint and a log beside it."""
     arguments = _parse_arguments()
     torch.set_num_threads(arguments.threads)
-    model = enlarged(arguments.checkpoint, arguments.pixels)
+    model = enlarge_model(arguments.checkpoint, arguments.pixels)
     processor = AutoProcessor.from_pretrained(arguments.checkpoint)
     processor.image_processor.size = {"height": arguments.pixels, "width": arguments.pixels}
     vision = model.config.vision_config

@@ -16,7 +16,7 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from lvlm_export.demo import CHECKPOINT
-from lvlm_export.demo.evaluate import DEFAULT_QUESTIONS, format_table, score
+from lvlm_export.demo.evaluate import DEFAULT_QUESTIONS, format_table, score_answers
 from lvlm_export.demo.questions import evaluation_set
 
 _BATCH_SIZE = 50
@@ -69,7 +69,7 @@ def main() -> None:
     samples = evaluation_set(arguments.n, arguments.seed)
     started = time.perf_counter()
     answers = answerer.answers([(sample.image, sample.question) for sample in samples])
-    print(format_table(score(samples, answers)))
+    print(format_table(score_answers(samples, answers)))
     print(f"{len(samples)} questions in {time.perf_counter() - started:.0f} s")
 
 

@@ -40,7 +40,9 @@ METHODS = {
 }
 
 
-def accuracy(checkpoint: Path, options: BuildOptions, bundle: Path, questions: int) -> list[int]:
+def measure_accuracy(
+    checkpoint: Path, options: BuildOptions, bundle: Path, questions: int
+) -> list[int]:
     """``[right, total]`` of a bundle of one ratio.
 
     Raises:
@@ -50,23 +52,25 @@ def accuracy(checkpoint: Path, options: BuildOptions, bundle: Path, questions: i
     return [point.accuracy["all"].right, point.accuracy["all"].total]
 
 
-def training_free(method: str, tokens: int, bundles: Path, questions: int) -> list[int] | str:
+def measure_training_free(
+    method: str, tokens: int, bundles: Path, questions: int
+) -> list[int] | str:
     """Right answers and questions of a method at a token count, or why it does not reach it."""
     ratio = tokens / IMAGE_TOKENS
     options = BuildOptions(
         ratios=(ratio,), method=method, baseline=False, placement=METHODS[method]
     )
     try:
-        return accuracy(CHECKPOINT, options, bundles / f"few-{method}", questions)
+        return measure_accuracy(CHECKPOINT, options, bundles / f"few-{method}", questions)
     except UsageError as reason:
         return str(reason)
 
 
-def trained(directory: Path, bundles: Path, questions: int) -> dict[str, Any]:
+def measure_trained(directory: Path, bundles: Path, questions: int) -> dict[str, Any]:
     """Result of a QueCC checkpoint and how it was trained."""
     options = BuildOptions(ratios=(1.0,), method="none", baseline=False)
     return {
-        "accuracy": accuracy(directory, options, bundles / directory.name, questions),
+        "accuracy": measure_accuracy(directory, options, bundles / directory.name, questions),
         "training": training_of(directory),
     }
 
@@ -105,10 +109,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result: dict[str, Any] = {**head_of(options.questions), "quecc": {}, "training_free": {}}
     for tokens in track(TOKENS, "quecc"):
         checkpoint = options.directory / f"quecc-{tokens}"
-        result["quecc"][str(tokens)] = trained(checkpoint, options.bundles, options.questions)
+        result["quecc"][str(tokens)] = measure_trained(
+            checkpoint, options.bundles, options.questions
+        )
     for method in track(METHODS, "training-free methods"):
         result["training_free"][method] = {
-            str(tokens): training_free(method, tokens, options.bundles, options.questions)
+            str(tokens): measure_training_free(method, tokens, options.bundles, options.questions)
             for tokens in TOKENS
         }
     write_result(options.output, result)

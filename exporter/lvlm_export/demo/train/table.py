@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvlm_export.demo import CHECKPOINT, DEMO_DIR
-from lvlm_export.demo.curve import CurvePoint, measure
+from lvlm_export.demo.curve import CurvePoint, measure_curve
 from lvlm_export.demo.questions import evaluation_set
 from lvlm_export.reduction import METHODS
 from lvlm_runtime import Session
@@ -64,7 +64,7 @@ def ask_all(
     opened = Checkpoint.open(checkpoint)
     build(opened, "demo", options, bundle, NoProgress(), verify_samples=1, force=True)
     session = Session.open(bundle, device="cpu", threads=1)
-    return measure(session, options.ratios, evaluation_set(questions, seed=0))
+    return measure_curve(session, options.ratios, evaluation_set(questions, seed=0))
 
 
 def measure_all(methods: Sequence[str], bundles: Path, questions: int, output: Path) -> None:
@@ -146,7 +146,7 @@ def write_result(path: Path, result: dict[str, Any]) -> None:
 
 def as_markdown(result: dict[str, Any]) -> str:
     """Accuracy, one row per method, best first; a mark where random has more right answers."""
-    curves = {name: shares(points) for name, points in result["curves"].items()}
+    curves = {name: accuracy_by_ratio(points) for name, points in result["curves"].items()}
     full = curves.pop(UNREDUCED)[1.0]
     random = curves[BASELINE]
     ordered = sorted(curves, key=lambda name: -sum(curves[name].values()))
@@ -165,7 +165,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def shares(points: Sequence[dict[str, Any]]) -> dict[float, float]:
+def accuracy_by_ratio(points: Sequence[dict[str, Any]]) -> dict[float, float]:
     """Right answers over all kinds as a share, per ratio."""
     return {
         point["ratio"]: point["accuracy"]["all"][0] / point["accuracy"]["all"][1]

@@ -187,7 +187,7 @@ def loss_of(model: ProjectedLlava, batch: Asked) -> tuple[Tensor, Tensor]:
     """Cross entropy of the answers and the share of fully right ones (scalars)."""
     with torch.no_grad():
         features = frozen_features(model, batch.pixel_values)
-        query = questions(model, batch)
+        query = question_states(model, batch)
     visual = model.model.multi_modal_projector(features, query, batch.pictures)
     # The visual tokens are made already; the rest is the demo's own objective.
     view = SimpleNamespace(
@@ -209,7 +209,7 @@ def frozen_features(model: ProjectedLlava, pixels: Tensor) -> Tensor:
     return torch.cat([out.hidden_states[level] for level in shape.levels], dim=-1)
 
 
-def questions(model: ProjectedLlava, batch: Asked) -> Tensor:
+def question_states(model: ProjectedLlava, batch: Asked) -> Tensor:
     """Last hidden state ``[R, 1, 192]`` of every question alone."""
     hidden = model.model.language_model(input_ids=batch.query_ids, use_cache=False)[0]
     last: Tensor = hidden[torch.arange(len(hidden)), batch.query_lengths - 1]

@@ -99,7 +99,7 @@ def _levels(config: PretrainedConfig, kind: str) -> tuple[int, ...]:
     return levels
 
 
-def mlp(first: int, hidden: int, last: int) -> nn.Sequential:
+def make_mlp(first: int, hidden: int, last: int) -> nn.Sequential:
     """Linear, GELU, Linear."""
     return nn.Sequential(nn.Linear(first, hidden), nn.GELU(), nn.Linear(hidden, last))
 
@@ -121,12 +121,12 @@ class QueCC(nn.Module):
         super().__init__()
         self.side, self.cell = side, cell
         self.clip_attn = nn.MultiheadAttention(width, HEADS, batch_first=True)
-        self.q_proj = nn.Sequential(*mlp(width, width, width), nn.LayerNorm(width, EPSILON))
+        self.q_proj = nn.Sequential(*make_mlp(width, width, width), nn.LayerNorm(width, EPSILON))
         self.k_proj = nn.Sequential(
-            *mlp(levels * width, width, width), nn.LayerNorm(width, EPSILON)
+            *make_mlp(levels * width, width, width), nn.LayerNorm(width, EPSILON)
         )
         self.v_proj = nn.Sequential(
-            *mlp(levels * width, width, width), nn.LayerNorm(width, EPSILON)
+            *make_mlp(levels * width, width, width), nn.LayerNorm(width, EPSILON)
         )
         self.q_downsample = nn.Conv2d(width, width, cell, stride=cell, groups=width)
         self.text_projection = nn.Sequential(
@@ -141,8 +141,8 @@ class QueCC(nn.Module):
         """
         width = self.clip_attn.embed_dim
         picture = features[..., -width:]
-        keys = cells(self.k_proj(features), self.side, self.cell)
-        values = cells(self.v_proj(features), self.side, self.cell)
+        keys = group_by_cell(self.k_proj(features), self.side, self.cell)
+        values = group_by_cell(self.v_proj(features), self.side, self.cell)
         if pictures is not None:
             picture, keys, values = picture[pictures], keys[pictures], values[pictures]
         asked = picture + self.text_projection(query)
@@ -150,7 +150,7 @@ class QueCC(nn.Module):
         # is: its gradient takes ten times less than that of the convolution.
         weight, bias = self.q_downsample.weight.flatten(1).T, self.q_downsample.bias
         assert bias is not None, "made with one above"
-        grid = cells(self.q_proj(asked), self.side, self.cell)
+        grid = group_by_cell(self.q_proj(asked), self.side, self.cell)
         queries = (grid * weight).sum(dim=2) + bias
         return attend_cells(self.clip_attn, queries, keys, values)
 
@@ -160,7 +160,7 @@ class QueccProjector(nn.Sequential):
 
     def __init__(self, width: int, levels: int, text_width: int, side: int, cell: int) -> None:
         compressor = QueCC(width, levels, text_width, side, cell)
-        super().__init__(compressor, *mlp(width, text_width, text_width))
+        super().__init__(compressor, *make_mlp(width, text_width, text_width))
 
     def forward(
         self, features: Tensor, query: Tensor | None = None, pictures: Tensor | None = None
@@ -184,39 +184,39 @@ class TokenPacker(nn.Module):
         super().__init__()
         self.side, self.cell = side, cell
         self.q_proj_1 = nn.Linear(width, width, bias=False)
-        self.k_proj_1 = mlp(levels * width, width, width)
-        self.v_proj_1 = mlp(levels * width, width, width)
+        self.k_proj_1 = make_mlp(levels * width, width, width)
+        self.v_proj_1 = make_mlp(levels * width, width, width)
         self.ln_q_1 = nn.LayerNorm(width, EPSILON)
         self.ln_k_1 = nn.LayerNorm(width, EPSILON)
         self.ln_v_1 = nn.LayerNorm(width, EPSILON)
         self.clip_attn = nn.MultiheadAttention(width, HEADS)
-        self.mlp = mlp(width, text_width, text_width)
+        self.mlp = make_mlp(width, text_width, text_width)
 
     def forward(self, features: Tensor, query: Tensor | None = None) -> Tensor:
         """``features [B, N, L*C]`` -> ``[B, N/s², D]``; the question is not read."""
         width = self.clip_attn.embed_dim
-        coarse = shrink(features[..., -width:], self.side, self.cell)
-        keys = cells(self.ln_k_1(self.k_proj_1(features)), self.side, self.cell)
-        values = cells(self.ln_v_1(self.v_proj_1(features)), self.side, self.cell)
+        coarse = shrink_grid(features[..., -width:], self.side, self.cell)
+        keys = group_by_cell(self.ln_k_1(self.k_proj_1(features)), self.side, self.cell)
+        values = group_by_cell(self.ln_v_1(self.v_proj_1(features)), self.side, self.cell)
         queries = self.ln_q_1(self.q_proj_1(coarse))
         projected: Tensor = self.mlp(attend_cells(self.clip_attn, queries, keys, values))
         return projected
 
 
-def cells(tokens: Tensor, side: int, cell: int) -> Tensor:
+def group_by_cell(tokens: Tensor, side: int, cell: int) -> Tensor:
     """Patches ``[B, side², C]`` by the cell they lie in: ``[B, (side/cell)², cell², C]``."""
     count = side // cell
     grid = tokens.reshape(-1, count, cell, count, cell, tokens.shape[-1])
     return grid.permute(0, 1, 3, 2, 4, 5).reshape(-1, count**2, cell**2, tokens.shape[-1])
 
 
-def shrink(tokens: Tensor, side: int, cell: int) -> Tensor:
+def shrink_grid(tokens: Tensor, side: int, cell: int) -> Tensor:
     """Bilinear resize of ``[B, side², C]`` by 1/cell without antialiasing: ``[B, (side/cell)², C]``.
 
     By a whole number it is the patch in the middle of each cell, or the mean of the four around it,
     which needs no Resize in the graph.
     """
-    middle = cells(tokens, side, cell)
+    middle = group_by_cell(tokens, side, cell)
     around = sorted({(cell - 1) // 2, cell // 2})
     picked = [middle[:, :, row * cell + col] for row in around for col in around]
     mean: Tensor = torch.stack(picked).mean(dim=0)

@@ -24,7 +24,7 @@ FRACTION = 5 / 32
 PIVOTS = 4
 
 
-def quotas(keep: int) -> tuple[int, ...]:
+def pivot_quotas(keep: int) -> tuple[int, ...]:
     """Tokens that each pivot keeps beside the visual pivots; the first take the remainder."""
     share, rest = divmod(max(0, keep - PIVOTS), 2 * PIVOTS)
     return tuple(share + (index < rest) for index in range(2 * PIVOTS))
@@ -45,7 +45,7 @@ class Dart(Method):
     def selector(self, site: Site, shape: ReducerShape) -> Selector:
         from lvlm_export.reduction.selectors.dart import LeastDuplicated
 
-        return LeastDuplicated(shape.tokens_out, PIVOTS, quotas(shape.tokens_out))
+        return LeastDuplicated(shape.tokens_out, PIVOTS, pivot_quotas(shape.tokens_out))
 
 
 METHOD = Dart()

@@ -31,7 +31,7 @@ NEIGHBOURS = 32
 WHISKER = 1.5
 
 
-def neighbours(tokens: int) -> int:
+def neighbour_count(tokens: int) -> int:
     """Tokens that a kept one takes in, of a tile of ``tokens``."""
     return min(NEIGHBOURS, tokens - 1)
 
@@ -79,7 +79,7 @@ class PruMerge(Method):
     def selector(self, site: Site, shape: ReducerShape) -> Selector:
         from lvlm_export.reduction.selectors.prumerge import PruneAndMerge
 
-        return PruneAndMerge(shape.tokens_out - 1, neighbours(shape.tokens_in))
+        return PruneAndMerge(shape.tokens_out - 1, neighbour_count(shape.tokens_in))
 
 
 METHOD = PruMerge()

@@ -36,32 +36,32 @@ VISUAL = 576
 PUBLISHED = {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)}
 
 
-def clusters(pruned: int) -> int:
+def cluster_count(pruned: int) -> int:
     """Clusters that are made of ``pruned`` tokens."""
-    return int(candidates(pruned) / 10) + 1
+    return int(candidate_count(pruned) / 10) + 1
 
 
-def candidates(pruned: int) -> int:
+def candidate_count(pruned: int) -> int:
     """The better tokens of ``pruned`` that are recycled."""
     return int(0.3 * pruned) + 1
 
 
-def split(tokens: int, keep: int) -> tuple[int, int]:
+def split_budget(tokens: int, keep: int) -> tuple[int, int]:
     """Kept and recycled tokens of a site: kept plus their clusters is ``keep``.
 
     Where K is smaller than what would be recycled, one token is kept and the rest is clusters.
     """
     for kept in range(min(keep, tokens - 1), 0, -1):
-        if kept + clusters(tokens - kept) == keep:
+        if kept + cluster_count(tokens - kept) == keep:
             return kept, keep - kept
     return (1, keep - 1) if tokens > keep else (tokens, 0)
 
 
-def with_clusters(kept: Sequence[int], tokens: int = VISUAL) -> tuple[int, ...]:
+def counts_with_clusters(kept: Sequence[int], tokens: int = VISUAL) -> tuple[int, ...]:
     """Tokens after each site that keeps so many and recycles from what it prunes."""
     counts = []
     for each in kept:
-        tokens = each + clusters(tokens - each)
+        tokens = each + cluster_count(tokens - each)
         counts.append(tokens)
     return tuple(counts)
 
@@ -74,7 +74,7 @@ def log_shares(ratio: float) -> tuple[float, ...]:
     """
     points = []
     for kept in PUBLISHED.values():
-        logs = [math.log(count / VISUAL) for count in with_clusters(kept)]
+        logs = [math.log(count / VISUAL) for count in counts_with_clusters(kept)]
         points.append((logs[-1], tuple(log / logs[-1] for log in logs)))
     points.sort()
     at = math.log(ratio)
@@ -107,8 +107,8 @@ class SparseVlm(Method):
     def selector(self, site: Site, shape: ReducerShape) -> Selector:
         from lvlm_export.reduction.selectors.sparsevlm import RatedAndRecycled
 
-        kept, made = split(shape.tokens_in, shape.tokens_out)
-        recycled = max(candidates(shape.tokens_in - kept), made)
+        kept, made = split_budget(shape.tokens_in, shape.tokens_out)
+        recycled = max(candidate_count(shape.tokens_in - kept), made)
         return RatedAndRecycled(kept, made, recycled)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 FRACTIONS = (1 / 8, 3 / 8, 5 / 8, 7 / 8)
 
 
-def steps(tokens: int, kept: int, sites: int) -> tuple[int, ...]:
+def counts_per_site(tokens: int, kept: int, sites: int) -> tuple[int, ...]:
     """Tokens after each site on the way to ``kept``: equal steps of the logarithm, none over half.
 
     Raises:
@@ -63,7 +63,7 @@ class TokenMerging(Method):
         return tuple(Site("vision", layer) for layer in layers)
 
     def vision_counts(self, tokens: int, kept: int, sites: int) -> tuple[int, ...]:
-        return steps(tokens, kept, sites)
+        return counts_per_site(tokens, kept, sites)
 
     def selector(self, site: Site, shape: ReducerShape) -> Selector:
         if 2 * shape.tokens_out < shape.tokens_in:

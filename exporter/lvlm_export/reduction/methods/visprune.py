@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 REMOVED_PER_STEP = 8
 
 
-def split(keep: int) -> tuple[int, int]:
+def split_budget(keep: int) -> tuple[int, int]:
     """Important and diverse tokens of a budget; at least one is important."""
     important = max(1, keep // 2)
     return important, keep - important
@@ -55,7 +55,7 @@ class VisPrune(Method):
     def selector(self, site: Site, shape: ReducerShape) -> Selector:
         from lvlm_export.reduction.selectors.visprune import ImportantAndDiverse
 
-        important, diverse = split(shape.tokens_out)
+        important, diverse = split_budget(shape.tokens_out)
         return ImportantAndDiverse(
             important, removals_per_step(shape.tokens_in - important, diverse)
         )

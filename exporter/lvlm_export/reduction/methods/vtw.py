@@ -37,7 +37,7 @@ def withdrawal_layer(text_layers: int, ratio: float) -> int:
     return layer
 
 
-def divergence(full: Sequence[float], withdrawn: Sequence[float]) -> float:
+def kl_divergence(full: Sequence[float], withdrawn: Sequence[float]) -> float:
     """KL(withdrawn || full) of two rows of logits, in nats."""
     first, second = _log_softmax(full), _log_softmax(withdrawn)
     return sum(math.exp(q) * (q - p) for p, q in zip(first, second, strict=True))

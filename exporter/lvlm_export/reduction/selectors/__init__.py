@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lvlm_export.reduction.tensors import ascending, cosine, gather_rows, merge_least_attended
+from lvlm_export.reduction.tensors import cosine, gather_rows, merge_least_attended, sort_ascending
 
 Attention = Literal["received", "salience", "fused", "last_row"]
 Clue = Literal[
@@ -92,7 +92,7 @@ class KeepBest(Selector):
 
     def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
         assert clues.scores is not None
-        kept = ascending(clues.scores.topk(self.keep, dim=-1, sorted=True).indices)
+        kept = sort_ascending(clues.scores.topk(self.keep, dim=-1, sorted=True).indices)
         return gather_rows(tokens, kept), kept
 
 
@@ -108,7 +108,7 @@ class KeepMostLikeCls(Selector):
     def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
         assert clues.cls is not None
         like = cosine(clues.cls.unsqueeze(1), tokens)[:, 0]
-        kept = ascending(like.topk(self.keep, dim=-1, sorted=True).indices)
+        kept = sort_ascending(like.topk(self.keep, dim=-1, sorted=True).indices)
         return gather_rows(tokens, kept), kept
 
 

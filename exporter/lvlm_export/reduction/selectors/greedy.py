@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lvlm_export.reduction.selectors import Clue, Clues, Selector
-from lvlm_export.reduction.tensors import ascending, cosine, gather_rows
+from lvlm_export.reduction.tensors import cosine, gather_rows, sort_ascending
 
 TAKEN = 1e6
 RIDGE = 1e-4
@@ -39,7 +39,7 @@ class FarthestFirst(Selector):
             index = nearest.argmax(dim=-1, keepdim=True)
             chosen.append(index)
             nearest = torch.minimum(nearest, row_of(distance, index))
-        kept = ascending(torch.cat(chosen, dim=1))
+        kept = sort_ascending(torch.cat(chosen, dim=1))
         return gather_rows(tokens, kept), kept
 
 
@@ -90,5 +90,5 @@ class GreedyDpp(Selector):
             last = row.unsqueeze(1)
             factor = last if factor is None else torch.cat((factor, last), dim=1)
             gain = torch.where(places == index, -TAKEN, gain - row.square())
-        kept = ascending(torch.cat(chosen, dim=1))
+        kept = sort_ascending(torch.cat(chosen, dim=1))
         return gather_rows(tokens, kept), kept

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lvlm_export.reduction.selectors import Attention, Clue, Clues, Selector
-from lvlm_export.reduction.tensors import ascending, cosine, gather_rows, marked
+from lvlm_export.reduction.tensors import cosine, gather_rows, mark_places, sort_ascending
 
 FAR = 4.0  # below every cosine, subtracted
 
@@ -40,7 +40,7 @@ class PruneAndMerge(Selector):
         batch, count = tokens.shape[0], tokens.shape[1]
         kept = self._places(clues.scores, batch)
         weighted = clues.scores.unsqueeze(-1) * tokens.float()
-        rest = torch.matmul(1.0 - marked(kept, count).unsqueeze(1), weighted)
+        rest = torch.matmul(1.0 - mark_places(kept, count).unsqueeze(1), weighted)
         gone = torch.full_like(clues.scores[:, :1], -1.0).to(torch.int64)
         if not kept.shape[1]:
             return rest.to(tokens.dtype), gone
@@ -55,8 +55,8 @@ class PruneAndMerge(Selector):
     def _places(self, scores: Tensor, batch: int) -> Tensor:
         """Kept places ``[B, K-1]``, ascending."""
         if not self.has_spaced:
-            return ascending(scores.topk(self.salient, dim=-1, sorted=True).indices)
+            return sort_ascending(scores.topk(self.salient, dim=-1, sorted=True).indices)
         spaced = self.spaced.unsqueeze(0).expand(batch, -1)
-        left = scores - FAR * marked(self.spaced.unsqueeze(0), scores.shape[1])
+        left = scores - FAR * mark_places(self.spaced.unsqueeze(0), scores.shape[1])
         salient = left.topk(self.salient, dim=-1, sorted=True).indices
-        return ascending(torch.cat((spaced, salient), dim=1))
+        return sort_ascending(torch.cat((spaced, salient), dim=1))
