@@ -139,8 +139,8 @@ def test_downsample_keeps_the_nearest_square(ratio: float, kept: int) -> None:
 
 def test_downsample_refuses_what_is_no_smaller_square() -> None:
     with pytest.raises(
-        UsageError, match=r"24 x 24 tokens and ratio 0.99 is the whole of it; .* reach is 0.9184"
+        UsageError, match=r"24 x 24 tokens and ratio 0.99 keeps all of them; .* reach is 0.9184"
     ):
         plan_budget(0.99, load_method("downsample"), llava())
-    with pytest.raises(UsageError, match=r"keeps a square and 10 is none; .* can are 9 and 16"):
+    with pytest.raises(UsageError, match=r"keeps a square and 10 is not one; .* are 9 and 16"):
         selector("downsample", PIXELS, 36, 10)

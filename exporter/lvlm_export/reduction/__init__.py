@@ -53,5 +53,5 @@ def load_method(name: str, placement: HandPlacement | None = None) -> Method:
 
 
 def method_entry(name: str) -> Method:
-    """The method registered under ``name``; UsageError that lists the known ones if there is none."""
+    """The method registered under ``name``; UsageError lists the known ones where there is none."""
     return cast("Method", resolve(METHODS, name, "method"))

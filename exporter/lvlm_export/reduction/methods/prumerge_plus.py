@@ -2,7 +2,7 @@
 
 Source: arXiv:2403.15388 and the authors' code (clip_encoder.py:208-227); shared METHODS §5. Half
 of the K-1 places are evenly spaced, the other half the most salient of what is left. The authors'
-fixed ratio does not look whether a place was chosen twice; here every place is chosen once. At
+fixed ratio does not check for a place that is chosen twice; here every place is chosen once. At
 K = 145 that is their 72 + 72 + 1.
 """
 

@@ -4,7 +4,7 @@ Source: arXiv:2410.04417 and the authors' code (Gumpest/SparseVLMs @26a5f488,
 modelling_sparse_llama.py:199-310, score.py, utils.py:179-239); shared METHODS §7. On the decoder's
 input each visual token spreads its attention, a softmax of plain products, over the text after
 its image; the text tokens that get more than the mean of it are raters. After layers 2, 6 and 15 of
-32 the visual tokens that the raters attend most stay. Of those that go the better 30 % are
+32 the visual tokens that the raters attend most stay. Of those that leave the better 30 % are
 recycled: density peaks make one cluster of about ten, and a cluster's mean stays.
 
 The counts are the published lists: at the published shares of tokens in the last layer the steps
@@ -15,7 +15,7 @@ Differences: raters are a 0-1 weight on the text rows, so that no shape depends 
 stands at its centre's place in raster order (theirs follow the kept tokens); the random noise on
 the densities is a small ramp, so that equal ones have an order; original positions are kept, as
 in the authors' second version (their first renumbers); the sites move to the same fractions of
-other depths. The rank that chose the counts in the first release is gone from the authors' code.
+other depths. The rank that chose the counts in the first release is no longer in the authors' code.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def cluster_count(pruned: int) -> int:
 
 
 def candidate_count(pruned: int) -> int:
-    """The better tokens of ``pruned`` that are recycled."""
+    """How many of ``pruned`` tokens, the better ones, are recycled."""
     return int(0.3 * pruned) + 1
 
 
@@ -107,9 +107,9 @@ class SparseVlm(Method):
     def selector(self, site: Site, shape: ReducerShape) -> Selector:
         from lvlm_export.reduction.selectors.sparsevlm import RatedAndRecycled
 
-        kept, made = split_budget(shape.tokens_in, shape.tokens_out)
-        recycled = max(candidate_count(shape.tokens_in - kept), made)
-        return RatedAndRecycled(kept, made, recycled)
+        kept, clusters = split_budget(shape.tokens_in, shape.tokens_out)
+        recycled = max(candidate_count(shape.tokens_in - kept), clusters)
+        return RatedAndRecycled(kept, clusters, recycled)
 
 
 METHOD = SparseVlm()

@@ -1,7 +1,7 @@
 """What a method does to one site's tokens: the protocol, and the selectors that several share.
 
-A selector of a method of its own is a module here under the method's name; the method's file in
-``reduction`` stays free of torch.
+A selector that only one method uses is a module here under the method's name; the method's own file
+in ``methods`` stays free of torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Clue = Literal[
 
 @dataclass(frozen=True)
 class Clues:
-    """What a site knows beside its tokens; a field that the selector did not ask for is None.
+    """What a selector gets beside the tokens of its site; a field that it does not need is None.
 
     Attributes:
         scores: ``[B, N]`` float32, of the kind that ``Selector.attention`` names.

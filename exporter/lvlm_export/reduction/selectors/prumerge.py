@@ -41,16 +41,16 @@ class PruneAndMerge(Selector):
         kept = self._places(clues.scores, batch)
         weighted = clues.scores.unsqueeze(-1) * tokens.float()
         rest = torch.matmul(1.0 - mark_places(kept, count).unsqueeze(1), weighted)
-        gone = torch.full_like(clues.scores[:, :1], -1.0).to(torch.int64)
+        no_place = torch.full_like(clues.scores[:, :1], -1.0).to(torch.int64)
         if not kept.shape[1]:
-            return rest.to(tokens.dtype), gone
+            return rest.to(tokens.dtype), no_place
         own = (kept.unsqueeze(-1) == torch.arange(count, device=kept.device)).to(torch.float32)
         like = cosine(gather_rows(clues.keys, kept), clues.keys) - FAR * own
         least = like.topk(self.neighbours, dim=-1, sorted=True).values[..., -1:]
         near = (like >= least).to(torch.float32)
         merged = gather_rows(tokens, kept).float() + torch.matmul(near, weighted)
         out = torch.cat((merged, rest), dim=1).to(tokens.dtype)
-        return out, torch.cat((kept, gone), dim=1)
+        return out, torch.cat((kept, no_place), dim=1)
 
     def _places(self, scores: Tensor, batch: int) -> Tensor:
         """Kept places ``[B, K-1]``, ascending."""

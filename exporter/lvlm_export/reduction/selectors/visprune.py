@@ -12,7 +12,7 @@ from lvlm_export.reduction.tensors import cosine, gather_rows, sort_ascending
 
 
 class ImportantAndDiverse(Selector):
-    """Most salient tokens, and of the rest what has no twin.
+    """Most salient tokens, and those of the rest that have no near duplicate.
 
     Args:
         important: Tokens taken by their score.
