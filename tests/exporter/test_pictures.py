@@ -12,11 +12,11 @@ from PIL import Image
 from lvlm_export.cli.commands.visualize import as_seen
 from lvlm_export.study.pictures import (
     CAPTION,
-    GOES,
-    GONE,
-    KEPT,
+    LEAVES_HERE,
+    LEFT_BEFORE,
     MARGIN,
     PANEL,
+    STAYS,
     Panel,
     draw_page,
     draw_panel,
@@ -35,10 +35,10 @@ def test_places_compose_from_site_to_site() -> None:
     sites = [reduction("vision@1", 9, 5, True), reduction("decoder@2", 5, 2)]
     places = {"vision@1": np.array([0, 2, 4, 6, 8]), "decoder@2": np.array([1, 4])}
     first, second = make_panels(9, sites, places)
-    assert first.states.tolist() == [KEPT, GOES] * 4 + [KEPT]
-    assert np.flatnonzero(second.states == KEPT).tolist() == [2, 8]
-    assert np.flatnonzero(second.states == GOES).tolist() == [0, 4, 6]
-    assert np.flatnonzero(second.states == GONE).tolist() == [1, 3, 5, 7]
+    assert first.states.tolist() == [STAYS, LEAVES_HERE] * 4 + [STAYS]
+    assert np.flatnonzero(second.states == STAYS).tolist() == [2, 8]
+    assert np.flatnonzero(second.states == LEAVES_HERE).tolist() == [0, 4, 6]
+    assert np.flatnonzero(second.states == LEFT_BEFORE).tolist() == [1, 3, 5, 7]
     assert first.caption == "5 patches stay, 4 are merged"
     assert second.caption == "2 patches stay, 3 are dropped"
 
@@ -48,7 +48,7 @@ def test_tokens_of_no_single_patch_are_counted_and_carried() -> None:
     places = {"features@4": np.array([-1, 1, 3]), "decoder@2": np.array([0, 2])}
     first, second = make_panels(4, sites, places)
     assert first.caption == "2 patches stay and 1 of no single patch, 2 are merged"
-    assert np.flatnonzero(second.states == KEPT).tolist() == [3]
+    assert np.flatnonzero(second.states == STAYS).tolist() == [3]
     assert second.extra == 1
 
 
@@ -66,7 +66,9 @@ def test_missing_places_are_no_silent_empty_panel() -> None:
 def test_a_patch_that_leaves_is_tinted_and_one_that_stays_is_not(merges: bool) -> None:
     picture = Image.new("RGB", (32, 32), (0, 200, 0))
     shown = np.asarray(
-        draw_panel(picture, Panel("s", np.array([KEPT, GOES, GONE, KEPT]), 0, merges))
+        draw_panel(
+            picture, Panel("s", np.array([STAYS, LEAVES_HERE, LEFT_BEFORE, STAYS]), 0, merges)
+        )
     )
     middle = PANEL // 4
     stays, goes, gone = shown[middle, middle], shown[middle, -middle], shown[-middle, middle]

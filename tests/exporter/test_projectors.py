@@ -218,7 +218,7 @@ def test_a_checkpoint_without_those_keys_is_what_it_was() -> None:
         ),
         (
             {"projector_type": "quecc", "vision_feature_layer": [3, 1]},
-            "it takes ascending layers of the tower's 5, the last one the picture's own",
+            "it takes ascending layers of the tower's 5, the last one gives the queries",
         ),
         ({"projector_type": "quecc", "vision_feature_layer": [1, 9]}, "takes ascending layers"),
     ],

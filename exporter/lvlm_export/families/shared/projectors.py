@@ -1,9 +1,9 @@
 """Trained projectors that give fewer tokens than the tower has patches: QueCC and TokenPacker.
 
-Both take the tower's features of several layers, side by side: the last listed layer is the picture
-that queries are made of, all of them together are what they attend. Every query sees the cell of
-``s x s`` patches that it stands for and nothing else. Tensor names behind ``multi_modal_projector.``
-are the authors' behind ``mm_projector.``. Shared METHODS §4 and §9.
+Both take the tower's features of several layers, side by side: queries are computed from the last
+listed layer, keys and values from all layers together. Every query attends the cell of ``s x s``
+patches that it stands for and nothing else. Tensor names after ``multi_modal_projector.`` are the
+authors' after ``mm_projector.``. Shared METHODS §4 and §9.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ def projector_shape(config: PretrainedConfig) -> ProjectorShape | None:
 
 
 def patch_maps(shape: ProjectorShape, width: int) -> tuple[tuple[int, int], ...]:
-    """``(in, out)`` of the linear maps over every patch of a tower of ``width``, for the cost model.
+    """``(in, out)`` of the linear maps over every patch of a tower, for the cost model.
 
-    Those over the few tokens that come out are left out.
+    ``width`` is the tower's. Maps over the few tokens of the result are left out.
     """
     keys = ((len(shape.levels) * width, width), (width, width), (width, width))
     queries = ((width, width), (width, width)) if shape.reads_text else ()
@@ -94,7 +94,7 @@ def _levels(config: PretrainedConfig, kind: str) -> tuple[int, ...]:
     if list(levels) != sorted(set(levels)) or not 0 < levels[0] <= levels[-1] <= depth:
         raise LvlmError(
             f"vision_feature_layer {wanted!r} does not fit projector {kind}: it takes ascending"
-            f" layers of the tower's {depth}, the last one the picture's own"
+            f" layers of the tower's {depth}, the last one gives the queries"
         )
     return levels
 
@@ -137,7 +137,7 @@ class QueCC(nn.Module):
         """``features [B, N, L*C]``, ``query [B or 1, 1, D]`` -> ``[B, N/s², C]``.
 
         With ``pictures [R]`` there are ``R`` queries about ``B`` pictures, and query ``r`` is about
-        picture ``pictures[r]``: what does not depend on the question is made once for a picture.
+        picture ``pictures[r]``: what does not depend on the question is computed once per picture.
         """
         width = self.clip_attn.embed_dim
         picture = features[..., -width:]
@@ -145,18 +145,18 @@ class QueCC(nn.Module):
         values = group_by_cell(self.v_proj(features), self.side, self.cell)
         if pictures is not None:
             picture, keys, values = picture[pictures], keys[pictures], values[pictures]
-        asked = picture + self.text_projection(query)
-        # A depthwise convolution whose stride is its kernel, as the weighted sum of each cell that it
-        # is: its gradient takes ten times less than that of the convolution.
+        queries = picture + self.text_projection(query)
+        # A depthwise convolution whose stride is its kernel is a weighted sum of each cell; written
+        # as that sum, its gradient takes a tenth of the time.
         weight, bias = self.q_downsample.weight.flatten(1).T, self.q_downsample.bias
-        assert bias is not None, "made with one above"
-        grid = group_by_cell(self.q_proj(asked), self.side, self.cell)
+        assert bias is not None, "the convolution above has one"
+        grid = group_by_cell(self.q_proj(queries), self.side, self.cell)
         queries = (grid * weight).sum(dim=2) + bias
         return attend_cells(self.clip_attn, queries, keys, values)
 
 
 class QueccProjector(nn.Sequential):
-    """QueCC and the plain projector's linear maps behind it, under the authors' numbers."""
+    """QueCC and after it the plain projector's linear maps, under the authors' numbers."""
 
     def __init__(self, width: int, levels: int, text_width: int, side: int, cell: int) -> None:
         compressor = QueCC(width, levels, text_width, side, cell)
@@ -211,10 +211,10 @@ def group_by_cell(tokens: Tensor, side: int, cell: int) -> Tensor:
 
 
 def shrink_grid(tokens: Tensor, side: int, cell: int) -> Tensor:
-    """Bilinear resize of ``[B, side², C]`` by 1/cell without antialiasing: ``[B, (side/cell)², C]``.
+    """Bilinear resize of ``[B, side², C]`` by 1/cell, no antialiasing: ``[B, (side/cell)², C]``.
 
-    By a whole number it is the patch in the middle of each cell, or the mean of the four around it,
-    which needs no Resize in the graph.
+    By a whole number it is the patch in the middle of each cell, or the mean of the four around the
+    middle, which needs no Resize in the graph.
     """
     middle = group_by_cell(tokens, side, cell)
     around = sorted({(cell - 1) // 2, cell // 2})
