@@ -36,13 +36,13 @@ def measure_curve(
     ratios: Sequence[float],
     samples: Iterable[MosaicSample],
 ) -> list[CurvePoint]:
-    """Ask every question at every ratio, the ratios in turn so that noise hits all alike."""
-    asked: list[MosaicSample] = []
+    """Ask every question at every ratio, the ratios by turns so that noise affects all equally."""
+    done: list[MosaicSample] = []
     answers: dict[float, list[str]] = {ratio: [] for ratio in ratios}
     first: dict[float, list[float]] = {ratio: [] for ratio in ratios}
     stages: dict[float, tuple[tuple[str, int], ...]] = {}
     for sample in samples:
-        asked.append(sample)
+        done.append(sample)
         for ratio in ratios:
             result = session.generate(
                 sample.question, [sample.image], ratio, max_new_tokens=ANSWER_TOKENS
@@ -54,7 +54,7 @@ def measure_curve(
         CurvePoint(
             ratio,
             stages[ratio],
-            score_answers(asked, answers[ratio]),
+            score_answers(done, answers[ratio]),
             statistics.median(first[ratio]),
         )
         for ratio in ratios

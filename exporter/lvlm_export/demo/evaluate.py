@@ -1,7 +1,7 @@
 """Exact-match accuracy on questions about mosaics of unseen tiles; needs neither torch nor ONNX.
 
 Whatever can answer a question about a picture can be measured: the Hugging Face checkpoint
-(`python -m lvlm_export.demo.train.evaluate_checkpoint`), an exported bundle, a person.
+(``python -m lvlm_export.demo.train.evaluate_checkpoint``), an exported bundle, a person.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from PIL import Image
 from lvlm_export.demo.questions import KINDS, MosaicSample, evaluation_set
 
 AnswerFn = Callable[[Image.Image, str], str]
-"""Takes a picture [112, 112] RGB and a question, returns the answer's text."""
+"""Takes a picture ``[112, 112]`` RGB and a question, returns the answer's text."""
 
 DEFAULT_QUESTIONS = 2500
 """500 pictures with five questions each."""
@@ -29,19 +29,19 @@ class AnswerCounts:
 
     @property
     def share(self) -> float:
-        """Right answers as a share in [0, 1]."""
+        """Right answers as a share in ``[0, 1]``."""
         return self.right / self.total
 
 
 def exact_match(
     answer_fn: AnswerFn, n: int = DEFAULT_QUESTIONS, seed: int = 0
 ) -> dict[str, AnswerCounts]:
-    """Asks n questions one by one and counts exactly right answers.
+    """Ask ``n`` questions one by one and count exactly right answers.
 
     Args:
-        answer_fn: what is measured.
-        n: number of questions, a multiple of five.
-        seed: another seed gives other pictures.
+        answer_fn: What is measured.
+        n: Number of questions, a multiple of five.
+        seed: Another seed gives other pictures.
 
     Returns:
         Accuracy per kind of question and, last, "all".
@@ -53,7 +53,7 @@ def exact_match(
 def score_answers(
     samples: Sequence[MosaicSample], answers: Sequence[str]
 ) -> dict[str, AnswerCounts]:
-    """Accuracy of given answers per kind and, last, "all"; outer white space does not count."""
+    """Accuracy of answers per kind and, last, "all"; outer white space does not count."""
     right = [
         answer.strip() == sample.answer for sample, answer in zip(samples, answers, strict=True)
     ]

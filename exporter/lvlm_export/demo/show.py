@@ -29,7 +29,7 @@ console = Console()
 
 
 def run_command(*words: str) -> None:
-    """Type a command: show it, run it in a process of its own, stop the demo where it fails."""
+    """Show a command and run it in a process of its own; the demo stops where it fails."""
     console.print(
         f"\n[bold]$ lvlm-export {shlex.join(words)}[/bold]", highlight=False, soft_wrap=True
     )
@@ -41,9 +41,9 @@ def run_command(*words: str) -> None:
 
 
 def build_bundle(path: Path, ratios: Sequence[float], method: str = "illava") -> Path:
-    """Build the demo model at these ratios; 1.0 comes along by itself."""
-    asked = [word for ratio in ratios if ratio != 1.0 for word in ("--ratio", f"{ratio:g}")]
-    run_command("build", *asked, "--method", method, "--output", str(path))
+    """Build the demo model at these ratios; 1.0 is always added by the command."""
+    options = [word for ratio in ratios if ratio != 1.0 for word in ("--ratio", f"{ratio:g}")]
+    run_command("build", *options, "--method", method, "--output", str(path))
     return path
 
 

@@ -1,4 +1,4 @@
-"""QueCC and training-free methods at 16, 4 and 1 visual tokens: what training buys there.
+"""QueCC and training-free methods at 16, 4 and 1 visual tokens: what training gains there.
 
     python -m lvlm_export.demo.train.few_tokens DIRECTORY
 
@@ -27,8 +27,8 @@ from lvlm_runtime.errors import UsageError
 
 TOKENS = (16, 4, 1)
 RESULT = DEMO_DIR / "few_tokens.json"
-# Methods that are done before the language model, and the baselines put there by hand: at the last
-# site of the tower, whose patches have by then seen each other.
+# Methods that act before the language model, and the baselines placed there by hand: at the last
+# site of the tower, where the patches have attended each other.
 METHODS = {
     "divprune": AS_PUBLISHED,
     "prumerge_plus": AS_PUBLISHED,
@@ -78,8 +78,8 @@ def measure_trained(directory: Path, bundles: Path, questions: int) -> dict[str,
 def as_markdown(result: dict[str, Any]) -> str:
     """Accuracy, one row per method, best at the most tokens first."""
 
-    def cell(found: Sequence[int] | str) -> str:
-        return "-" if isinstance(found, str) else f"{found[0] / found[1]:.1%}"
+    def cell(score: Sequence[int] | str) -> str:
+        return "-" if isinstance(score, str) else f"{score[0] / score[1]:.1%}"
 
     counts = [str(tokens) for tokens in TOKENS]
     free = result["training_free"]

@@ -2,8 +2,8 @@
 
 Builds one bundle per method at all ratios, asks every question at every ratio through the ONNX
 chain, and writes the table as JSON beside this file, from which ``make readme`` fills the README.
-``make demo-table`` runs it. Methods run side by side, one per core, each with one thread; what one
-method gave is kept, so ``--method`` measures one anew and leaves the others.
+``make demo-table`` runs it. Methods run side by side, one per core, each with one thread. Results
+are kept per method, so ``--method`` measures one again and leaves the others.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ UNREDUCED = "none"
 
 
 def measure_method(method: str, bundles: Path, questions: int) -> list[CurvePoint]:
-    """Build a bundle of one method and ask it everything, on one thread.
+    """Build a bundle of one method and ask it every question, on one thread.
 
     Raises:
         UsageError: The method does not fit the model, or cannot reach a ratio.
@@ -53,7 +53,7 @@ def measure_method(method: str, bundles: Path, questions: int) -> list[CurvePoin
 def ask_all(
     checkpoint: Path, options: BuildOptions, bundle: Path, questions: int
 ) -> list[CurvePoint]:
-    """Build a bundle of a checkpoint and ask it everything at all its ratios, on one thread.
+    """Build a bundle of a checkpoint and ask every question at all its ratios, on one thread.
 
     Raises:
         UsageError: The method does not fit the model, or cannot reach a ratio.
@@ -105,7 +105,7 @@ def add_curve(path: Path, questions: int, method: str, points: Sequence[CurvePoi
 
 
 def add_refusal(path: Path, questions: int, method: str, reason: str) -> None:
-    """Put into the result file why a method does not fit."""
+    """Put into the result file the reason why a method does not fit."""
     result = read_result(path, questions)
     result["curves"].pop(method, None)
     result["refused"][method] = reason
@@ -116,14 +116,14 @@ def read_result(path: Path, questions: int) -> dict[str, Any]:
     """What is in the file, or an empty result where it is of other weights, versions or counts."""
     head = head_of(questions)
     if path.exists():
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if all(found.get(key) == value for key, value in head.items()):
-            return found
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if all(result.get(key) == value for key, value in head.items()):
+            return result
     return {**head, "curves": {}, "refused": {}}
 
 
 def head_of(questions: int) -> dict[str, Any]:
-    """What a result rests on: question count, weights, machine and versions."""
+    """What a result depends on: question count, weights, machine and versions."""
     import onnxruntime
 
     from lvlm_export.checkpoint import Checkpoint
