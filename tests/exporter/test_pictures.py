@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lvlm_export.cli.commands.visualize import as_seen
+from lvlm_export.cli.commands.visualize import seen_picture
 from lvlm_export.study.pictures import (
     CAPTION,
     LEAVES_HERE,
@@ -99,5 +99,5 @@ def test_pixels_go_back_to_the_picture() -> None:
     spec = PreprocessSpec(rescale_factor=1 / 255, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
     values = np.random.default_rng(0).integers(0, 256, (6, 5, 3))
     pixels = (values / 255 - np.array(spec.mean)) / np.array(spec.std)
-    seen = as_seen(pixels.transpose(2, 0, 1).astype(np.float32), spec)
+    seen = seen_picture(pixels.transpose(2, 0, 1).astype(np.float32), spec)
     assert np.abs(np.asarray(seen).astype(int) - values).max() == 0

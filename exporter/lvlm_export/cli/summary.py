@@ -1,4 +1,4 @@
-"""What a manifest says, as plain data for tables and JSON: tokens, bytes, key-value memory."""
+"""Facts of a manifest as plain data for tables and JSON: tokens, bytes, key-value memory."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Recipe:
         path: The file.
         flags: Flag name with underscores -> what would be typed, once or several times.
         share: Share of the log-ratio of the sites before the decoder, or None.
-        budgets: Ratios counted out by hand.
+        budgets: Ratios with counts by hand.
     """
 
     path: Path | None = None

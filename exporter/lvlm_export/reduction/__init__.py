@@ -42,7 +42,7 @@ def load_method(name: str, placement: HandPlacement | None = None) -> Method:
     """The method of a name, ``fastv`` or ``visionzip+fastv``, at the sites a user gave if any.
 
     Raises:
-        UsageError: There is none, or its parts or sites do not go together.
+        UsageError: There is none, or its parts or sites cannot be combined.
     """
     if "+" not in name and placement is None:
         return method_entry(name)

@@ -42,8 +42,8 @@ SAMPLES = 20
     "--data",
     type=click.Path(path_type=Path),
     required=True,
-    help="Questions about pictures of the kind that will be asked, as `eval` reads them; answers are"
-    " not looked at.",
+    help="Questions like those that the bundle is for, in the format of `eval`; their answers are"
+    " not used.",
 )
 @images_option
 @click.option(
@@ -78,7 +78,7 @@ def choose(
     """Run a method's search for its place or count on sample questions, in PyTorch.
 
     VTW and PruMerge were published with a rule instead of a ratio. The rule is applied here once;
-    what it finds is the --ratio to build with.
+    its result is the --ratio to build with.
     """
     from lvlm_export.check.parity import ParitySample
     from lvlm_export.cli.console import quiet_libraries

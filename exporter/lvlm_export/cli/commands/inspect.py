@@ -91,7 +91,7 @@ def record(
 
 
 def by_hand(manifest: Manifest) -> str:
-    """What of the method's places a user gave; nothing where they are as published."""
+    """What a user gave by hand: sites, share, counts; empty where all is as published."""
     given = manifest.placement
     words = ["sites"] if given.sites else []
     words += [f"a share of {given.vision_share:g}"] if given.vision_share is not None else []
