@@ -1,7 +1,7 @@
 """Reading ONNX graph files, and fixing their input sizes, without the ``onnx`` package.
 
 A device that builds engines has no ``onnx`` installed, and the graphs of a bundle are small: their
-weights lie in a file beside them. So this reads the protobuf wire format directly, as far as the
+weights are in a file beside them. So this reads the protobuf wire format directly, as far as the
 operator gate and the engine builder need it.
 Source: field numbers from onnx/onnx.proto3 of the ONNX repository.
 """
@@ -25,7 +25,7 @@ ELEMENT_TYPES = {
     **{14: "complex64", 15: "complex128", 16: "bfloat16", 17: "float8e4m3fn", 18: "float8e4m3fnuz"},
     **{19: "float8e5m2", 20: "float8e5m2fnuz", 21: "uint4", 22: "int4", 23: "float4e2m1"},
 }
-# Fields of ModelProto, GraphProto, ValueInfoProto and what hangs below.
+# Fields of ModelProto, GraphProto, ValueInfoProto and of the messages inside them.
 MODEL_GRAPH, MODEL_OPSET = 7, 8
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 1, 5, 11, 12
 
@@ -73,9 +73,9 @@ class Node:
 
     @property
     def label(self) -> str:
-        """Its name, or where it has none, what it makes."""
-        made = next((name for name in self.outputs if name), "nothing")
-        return self.name or f"node of {made}"
+        """Its name, or where it has none, that of its first output."""
+        output = next((name for name in self.outputs if name), "nothing")
+        return self.name or f"node of {output}"
 
 
 @dataclass(frozen=True)
@@ -248,11 +248,11 @@ def _integers(value: Any) -> list[int]:
     """A repeated integer field: one value, or several packed."""
     if isinstance(value, int):
         return [_signed(value)]
-    found, at = [], 0
+    numbers, at = [], 0
     while at < len(value):
         number, at = read_varint(value, at)
-        found.append(_signed(number))
-    return found
+        numbers.append(_signed(number))
+    return numbers
 
 
 def _signed(value: int) -> int:
