@@ -32,11 +32,11 @@ echo "Jetson Linux R$major.$revision, JetPack $jetpack"
 # The package needs Python 3.10: JetPack 6 has 3.10, JetPack 7 has 3.12.
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
   fail "$python is older than Python 3.10"
-found=$("$python" -c 'import tensorrt; print(tensorrt.__version__)' 2>/dev/null) ||
+tensorrt=$("$python" -c 'import tensorrt; print(tensorrt.__version__)' 2>/dev/null) ||
   fail "TensorRT's Python module is missing; sudo apt-get install nvidia-jetpack (or python3-libnvinfer)"
-echo "TensorRT $found"
+echo "TensorRT $tensorrt"
 
-# The backend talks to the driver through cuda-python, of the driver's CUDA major version.
+# The backend uses the driver through cuda-python, of the driver's CUDA major version.
 case $jetpack in
   6) libraries+=("cuda-bindings>=12.6,<13") ;;
   7) libraries+=("cuda-bindings>=13,<14") ;;
@@ -50,9 +50,9 @@ run() {
   fi
 }
 
-# --system-site-packages: TensorRT's module lies in the system's packages.
+# --system-site-packages: TensorRT's module is in the system's packages.
 run "$python" -m venv --system-site-packages "$venv"
 run "$venv/bin/pip" install --disable-pip-version-check "${libraries[@]}"
-# Without its dependencies: those for a PC name builds of ONNX Runtime that no Jetson has.
+# Without its dependencies: they name builds of ONNX Runtime for a PC, which no Jetson has.
 run "$venv/bin/pip" install --disable-pip-version-check --no-deps "$package"
 echo "installed; next: $venv/bin/lvlm-export engines BUNDLE --device orin_nano_8gb"

@@ -1,7 +1,7 @@
 """The golden answers of a bundle: what it answered when its build compared it with PyTorch.
 
-They lie beside the manifest as ``golden.json``, picture included, so that a device without PyTorch
-can say whether its backend gives the same tokens.
+They are beside the manifest as ``golden.json``, picture included, so that a device without PyTorch
+can check whether its backend gives the same tokens.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Golden:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One ratio here and in the golden answers.
+    """One ratio on this machine and in the golden answers.
 
     Attributes:
         first_difference: Index of the first token that differs; None when all are equal.
@@ -96,9 +96,9 @@ def read_golden(bundle: Bundle) -> Golden:
 
 
 def compare_golden(session: Session, golden: Golden) -> list[Comparison]:
-    """Ask a session what the golden answers are about."""
+    """Ask a session the golden question at every ratio, and compare the answers."""
     pictures = [base64.b64decode(each) for each in golden.pictures]
-    found = []
+    comparisons = []
     for answer in golden.answers:
         got = session.generate(
             golden.prompt, pictures, answer.ratio, max_new_tokens=golden.max_new_tokens
@@ -107,8 +107,8 @@ def compare_golden(session: Session, golden: Golden) -> list[Comparison]:
         equal = [a == b for a, b in pairs]
         at = equal.index(False) if False in equal else len(equal)
         same = got == answer.token_ids
-        found.append(Comparison(answer.ratio, answer.token_ids, got, None if same else at))
-    return found
+        comparisons.append(Comparison(answer.ratio, answer.token_ids, got, None if same else at))
+    return comparisons
 
 
 def comparison_record(comparison: Comparison) -> dict[str, object]:

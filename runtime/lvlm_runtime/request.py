@@ -1,4 +1,4 @@
-"""A request that was checked: everything that can be wrong with it is found before a graph runs."""
+"""A checked request: everything that can be wrong with it is reported before a graph runs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class CheckedRequest:
 
 
 def layout_for(manifest: Manifest, images: int) -> TileLayout | None:
-    """The tile layout for a number of images; the family decided which there are."""
+    """The tile layout for a number of images, among those that the family has."""
     if images == 0:
         return None
     if images > 1:
@@ -79,7 +79,7 @@ def check_request(
     """Read the pictures and count everything.
 
     Args:
-        bundle: What is asked.
+        bundle: The bundle that is to answer.
         token_ids: The prompt, one placeholder id per image.
         images: As many pictures.
         ratio: One of the bundle's; None for its first.
@@ -96,7 +96,7 @@ def check_request(
     if len(runs) - 1 != len(images):
         raise LvlmError(
             f"the prompt has {len(runs) - 1} image placeholders and {len(images)} images were"
-            " given; give as many images as the prompt speaks of (--image)"
+            " given; give one image for each placeholder (--image)"
         )
     layout = layout_for(manifest, len(images))
     part = None if layout is None else budget.layout(layout.name)

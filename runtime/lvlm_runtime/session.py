@@ -34,13 +34,13 @@ GREEDY = SamplingOptions()
 
 @dataclass(frozen=True)
 class Generation:
-    """An answer and what it took.
+    """An answer, its tokens and its timings.
 
     Attributes:
         text: The answer.
         token_ids: Its tokens, the stop token included.
         finish_reason: ``stop``, or ``length`` when ``max_new_tokens`` ran out.
-        ratio: Share of visual tokens kept, as asked for.
+        ratio: Share of visual tokens kept, as requested.
         visual_tokens: Visual tokens at each stage, ``(stage, tokens)``, all images together;
             empty without images.
         prompt_tokens: Positions of the prompt before reduction in the decoder.
@@ -125,14 +125,14 @@ class Session:
 
         Args:
             prompt: The question.
-            images: Paths, PIL pictures or arrays, in the order the prompt speaks of them.
+            images: Paths, PIL pictures or arrays, in the order in which the prompt names them.
             ratio: Share of visual tokens to keep; one of the bundle's, None for its first.
             max_new_tokens: Longest answer.
-            sampling: How tokens are chosen; greedy unless told otherwise.
-            system: A system message, where the template knows one.
+            sampling: How tokens are chosen; greedy by default.
+            system: A system message, where the template takes one.
             on_text: Called with each new piece of the answer (streaming).
             recorder: Takes the timing of every graph call.
-            ignore_stop: Answer ``max_new_tokens`` tokens whatever they are, to measure.
+            ignore_stop: Answer exactly ``max_new_tokens`` tokens, for measurements.
 
         Raises:
             UsageError: The bundle has no such ratio.
@@ -182,7 +182,7 @@ class Session:
         is the question alone, for a bundle whose projector reads it.
         """
         if max_new_tokens < 1:
-            raise UsageError(f"max_new_tokens {max_new_tokens} is below 1")
+            raise UsageError(f"max_new_tokens {max_new_tokens} is below 1; give 1 or more")
         recorder = Recorder() if recorder is None else recorder
         start = time.perf_counter() if started_s is None else started_s
         request = check_request(self.bundle, token_ids, images, ratio, max_new_tokens, recorder)
@@ -234,7 +234,7 @@ class Session:
         return self.chain.prefill(request.runs, visual, request.part, max_new_tokens, recorder)
 
     def layout(self, images: int) -> TileLayout | None:
-        """The tile layout for a number of images; the family decided which there are."""
+        """The tile layout for a number of images, among those that the family has."""
         return layout_for(self.bundle.manifest, images)
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lvlm_export.demo import CHECKPOINT, PICTURES
-from lvlm_export.demo.evaluate import score
+from lvlm_export.demo.evaluate import score_answers
 from lvlm_export.demo.mosaic import PLACES, Mosaic, make_mosaic
 from lvlm_export.demo.questions import KINDS, evaluation_set, questions_about
 from lvlm_export.demo.tiles import COLORS, SHAPES, load_tiles
@@ -107,7 +107,7 @@ def test_score_counts_exact_matches_per_kind() -> None:
     answers = [sample.answer for sample in samples]
     answers[0] = "nonsense"
     answers[1] = f" {answers[1]} "  # outer white space does not count
-    table = score(samples, answers)
+    table = score_answers(samples, answers)
     assert (table["color"].right, table["color"].total) == (1, 2)
     assert table["all"].share == pytest.approx(0.9)
 

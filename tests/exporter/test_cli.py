@@ -218,7 +218,7 @@ def test_errors_become_one_line_and_a_status() -> None:
     full = OSError(errno.ENOSPC, "No space left on device", "/data/bundle")
     assert explain(LvlmError("a\nb")) == ("error: a b", 1)
     assert explain(UsageError("a")) == ("error: a", 2)
-    assert explain(click.Abort()) == ("interrupted; type the same command to go on", 130)
+    assert explain(click.Abort()) == ("interrupted; type the same command to continue", 130)
     line, status = explain(full)
     assert status == 1
     assert line is not None

@@ -1,7 +1,7 @@
 """``lvlm-export``: the command line. Each command is one module, imported when it is called.
 
-Everything a user can do wrong ends here as one line on stderr: exit 2 for usage, 1 for the rest,
-130 for Ctrl-C. ``LVLM_EXPORT_DEBUG=1`` shows the traceback behind the line.
+Every mistake of a user ends here as one line on stderr: exit 2 for usage, 1 for the rest, 130 for
+Ctrl-C. ``LVLM_EXPORT_DEBUG=1`` shows the traceback behind the line.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ COMMANDS: dict[str, str] = {
 }
 DEBUG = "LVLM_EXPORT_DEBUG"
 INTERRUPTED = 130
-# What the extra `export` brings; a device that only runs bundles does without.
+# Packages of the extra ``export``; a device that only runs bundles does not need them.
 EXPORT_PACKAGES = {
     "torch",
     "transformers",
@@ -48,10 +48,10 @@ EXPORT_PACKAGES = {
     "huggingface_hub",
 }
 HINTS = {
-    errno.ENOSPC: "the disk is full; free some space and type the same command again, a build goes"
-    " on where it stopped",
+    errno.ENOSPC: "the disk is full; free some space and type the same command again, a build"
+    " continues where it stopped",
     errno.EDQUOT: "the disk quota is used up; free some space and type the same command again, a"
-    " build goes on where it stopped",
+    " build continues where it stopped",
     errno.EACCES: "permission denied; change its rights or name another path",
     errno.EPERM: "not permitted; change its rights or name another path",
     errno.EROFS: "the file system is read-only; name another path",
@@ -84,7 +84,7 @@ class Cli(click.Group):
             with noting_interrupts(interrupts):
                 status = super().main(*args, **kwargs)
         except Exception as error:
-            # A library that is interrupted while it loads may turn that into an error of its own.
+            # A library that is interrupted while it loads may raise an error of its own.
             line, status = explain(click.Abort() if interrupts else error)
             if line is None:
                 raise
@@ -98,7 +98,7 @@ class Cli(click.Group):
 
 @contextmanager
 def noting_interrupts(seen: list[int]) -> Iterator[None]:
-    """Inside, Ctrl-C raises KeyboardInterrupt as ever, and is noted in ``seen``."""
+    """Inside, Ctrl-C raises KeyboardInterrupt as usual, and is noted in ``seen``."""
 
     def note(number: int, _frame: object) -> None:
         seen.append(number)
@@ -115,7 +115,7 @@ def noting_interrupts(seen: list[int]) -> Iterator[None]:
 
 
 def explain(error: Exception) -> tuple[str | None, int]:
-    """The line for an error and the exit status; None for what is a bug of ours."""
+    """The line for an error and the exit status; None for a bug of this program."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         return error.format_message(), 2
     if isinstance(error, click.ClickException):
@@ -123,7 +123,7 @@ def explain(error: Exception) -> tuple[str | None, int]:
         hint = f"; see {context.command_path} --help" if context is not None else ""
         return f"error: {one_line(error.format_message()).rstrip('.')}{hint}", error.exit_code
     if isinstance(error, click.Abort):
-        return "interrupted; type the same command to go on", INTERRUPTED
+        return "interrupted; type the same command to continue", INTERRUPTED
     if isinstance(error, LvlmError):
         return f"error: {one_line(str(error))}", 2 if isinstance(error, UsageError) else 1
     if isinstance(error, ModuleNotFoundError) and error.name in EXPORT_PACKAGES:

@@ -1,4 +1,4 @@
-"""What a manifest says, as plain data for tables and JSON: tokens, bytes, key-value memory."""
+"""Facts of a manifest as plain data for tables and JSON: tokens, bytes, key-value memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def token_counts(manifest: Manifest, budget: Budget, part: LayoutBudget) -> list
     return [(name, tokens) for name, _, tokens in counts]
 
 
-def arrows(manifest: Manifest, budget: Budget, part: LayoutBudget) -> tuple[str, str]:
+def count_arrows(manifest: Manifest, budget: Budget, part: LayoutBudget) -> tuple[str, str]:
     """``196 → 162 → 94`` for a tile in the vision encoder, and for an image in the decoder."""
     counts = visual_tokens(route(manifest, budget, part))
     of = {

@@ -1,7 +1,7 @@
 """Exact-match accuracy on questions about mosaics of unseen tiles; needs neither torch nor ONNX.
 
 Whatever can answer a question about a picture can be measured: the Hugging Face checkpoint
-(`python -m lvlm_export.demo.train.evaluate_checkpoint`), an exported bundle, a person.
+(``python -m lvlm_export.demo.train.evaluate_checkpoint``), an exported bundle, a person.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ class AnswerCounts:
 
     @property
     def share(self) -> float:
-        """Right answers as a share in [0, 1]."""
+        """Right answers as a share in ``[0, 1]``."""
         return self.right / self.total
 
 
-def score(samples: Sequence[MosaicSample], answers: Sequence[str]) -> dict[str, AnswerCounts]:
-    """Accuracy of given answers per kind and, last, "all"; outer white space does not count."""
+def score_answers(
+    samples: Sequence[MosaicSample], answers: Sequence[str]
+) -> dict[str, AnswerCounts]:
+    """Accuracy of answers per kind and, last, "all"; outer white space does not count."""
     right = [
         answer.strip() == sample.answer for sample, answer in zip(samples, answers, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""A prompt to its first logits, one token to the next logits, over caches that are written in place."""
+"""A prompt to its first logits, one token to the next, over caches that are written in place."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _Prompt:
         visual: The images' tokens as they entered; None without images.
         placed: Where text and images stand now.
         hidden: ``[1, S, C]``; None until text and images are put together.
-        positions: ``[1, S]``; None likewise.
+        positions: ``[1, S]``; None as long as ``hidden`` is.
         query: ``[1, H, S, D]`` of the last layer before a site.
         group: Caches of the last decoder subgraph.
     """
@@ -102,7 +102,7 @@ class Decoder:
             elif step.kind == "decoder":
                 assert step.subgraph is not None
                 if prompt.positions is None:
-                    # Every reduction before the decoder is behind us: now the positions are known.
+                    # Every reduction before the decoder has run: now the positions are known.
                     next_position = self._set_positions(prompt)
                 group = self.allocate(step.subgraph, len(prompt.placed.order) + answer_tokens)
                 groups.append(group)
@@ -122,7 +122,7 @@ class Decoder:
         return self._logits(hidden, recorder, "decode")
 
     def last_row(self, token_ids: Sequence[int]) -> Row:
-        """The last row ``[1, 1, C]`` at the end of the decoder, of text alone; caches are let go."""
+        """The last row ``[1, 1, C]`` at the end of the decoder, of text alone; keeps no caches."""
         count, silent = len(token_ids), Recorder()
         hidden = self.backend.put(self.graphs.embeddings[list(token_ids)][None])
         positions = self.backend.put(np.arange(count, dtype=np.int64)[None])
@@ -134,7 +134,7 @@ class Decoder:
         return row
 
     def allocate(self, stage: Subgraph, rows: int) -> kv_cache.LayerGroup:
-        """Caches of a decoder subgraph, of as many rows as its runner wants for ``rows``."""
+        """Caches of a decoder subgraph, of as many rows as its runner needs for ``rows``."""
         text, layout = self.manifest.text, self.manifest.kv_layout
         rows = self.graphs.runner(stage.graph).cache_rows(rows)
         return kv_cache.allocate(stage, rows, text, layout, self.graphs.dtype, self.backend)

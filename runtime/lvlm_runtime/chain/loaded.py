@@ -1,4 +1,4 @@
-"""The loaded graphs of a bundle, and what goes in at the bottom of the decoder."""
+"""The loaded graphs of a bundle, and the token table for the decoder's input."""
 
 from __future__ import annotations
 

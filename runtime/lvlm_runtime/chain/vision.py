@@ -17,7 +17,7 @@ from lvlm_runtime.chain.text_query import TextQuery
 from lvlm_runtime.prompt.sequence import Origins
 
 SUFFIX = "_out"
-# What a projector or packer gives is the features that a packer behind it takes.
+# The output of a projector or packer is the features that a packer after it takes.
 NEXT = {"visual": "features"}
 
 
@@ -27,7 +27,7 @@ class Visual:
 
     Attributes:
         tokens: ``[n, V, C]``.
-        origins: Where they stood before any reduction.
+        origins: Their places before any reduction.
     """
 
     tokens: Value
@@ -35,14 +35,14 @@ class Visual:
 
 
 class VisionFlow:
-    """Values on their way from pixels to features.
+    """Values between the graphs from pixels to features.
 
     A graph's output ``x_out`` is what the next one takes as ``x``. ``sizes [tiles, T]``, how many
-    patches each token stands for, is carried past the graphs that do not change it; before the
+    patches each token stands for, is kept through the graphs that do not change it; before the
     first that does, every token is one patch.
 
     Args:
-        backend: Where the values lie.
+        backend: The backend that holds the values.
         pixel_values: ``[tiles, 3, H, W]`` in the bundle's precision.
     """
 
@@ -52,7 +52,7 @@ class VisionFlow:
         self.values = {"pixel_values": backend.put(pixel_values)}
 
     def run(self, runner: Runner, inputs: Sequence[str]) -> dict[str, Value]:
-        """Run a graph on what flows; returns its outputs, which flow on."""
+        """Run a graph on the values; returns its outputs, which are the next values."""
         if "sizes" in inputs and "sizes" not in self.values:
             tokens = self.backend.shape(self.values["hidden"])[:2]
             self.values["sizes"] = self.backend.put(np.ones(tokens, self.dtype))
@@ -105,9 +105,9 @@ class VisionEncoder:
                 recorder.show_places(step.name, out)
                 places.append(out["places"])
             elif step.kind in ("projector", "packer"):
-                # What it gives has an order of its own, whatever was reduced before.
+                # Its output has an order of its own, whatever was reduced before.
                 origins, places = Origins.whole(*backend.shape(flow.main)[:2]), []
-        # Fetched last: a device that works behind the host is not waited for in between.
+        # Fetched last, so that the host does not wait for the device between the graphs.
         for kept in places:
             origins = origins.keep(backend.fetch(kept))
         return Visual(flow.main, origins)

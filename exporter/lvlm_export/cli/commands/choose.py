@@ -42,8 +42,8 @@ SAMPLES = 20
     "--data",
     type=click.Path(path_type=Path),
     required=True,
-    help="Questions about pictures of the kind that will be asked, as `eval` reads them; answers are"
-    " not looked at.",
+    help="Questions like those that the bundle is for, in the format of `eval`; their answers are"
+    " not used.",
 )
 @images_option
 @click.option(
@@ -78,7 +78,7 @@ def choose(
     """Run a method's search for its place or count on sample questions, in PyTorch.
 
     VTW and PruMerge were published with a rule instead of a ratio. The rule is applied here once;
-    what it finds is the --ratio to build with.
+    its result is the --ratio to build with.
     """
     from lvlm_export.check.parity import ParitySample
     from lvlm_export.cli.console import open_progress, quiet_libraries
@@ -87,7 +87,7 @@ def choose(
 
     quiet_libraries()
     from lvlm_export.checkpoint import Checkpoint
-    from lvlm_export.study.choosing import outlier_shares, withdrawals
+    from lvlm_export.study.choosing import measure_outlier_shares, measure_withdrawals
 
     checkpoint = Checkpoint.open(checkpoint_directory(model))
     samples = [
@@ -96,11 +96,11 @@ def choose(
     ]
     if method == "vtw":
         with open_progress().stage("withdrawing visual tokens", len(samples)) as advance:
-            layers = withdrawals(checkpoint, samples, image_size, advance)
+            layers = measure_withdrawals(checkpoint, samples, image_size, advance)
         show_layers(layers, divergence, len(samples), as_json)
     else:
         with open_progress().stage("scoring patches", len(samples)) as advance:
-            shares = outlier_shares(checkpoint, samples, image_size, advance)
+            shares = measure_outlier_shares(checkpoint, samples, image_size, advance)
         show_shares(shares, len(samples), as_json)
 
 

@@ -76,7 +76,7 @@ def record(
 
 
 def by_hand(manifest: Manifest) -> str:
-    """What of the method's places a user gave; nothing where they are as published."""
+    """What a user gave by hand: sites, share, counts; empty where all is as published."""
     given = manifest.placement
     words = ["sites"] if given.sites else []
     words += [f"a share of {given.vision_share:g}"] if given.vision_share is not None else []
@@ -130,7 +130,7 @@ def budget_table(manifest: Manifest, text_tokens: int, answer_tokens: int) -> An
                 f"{budget.ratio:g}",
                 f"{part.achieved:.3f}",
                 part.layout,
-                *summary.arrows(manifest, budget, part),
+                *summary.count_arrows(manifest, budget, part),
                 size(summary.budget_bytes(manifest, budget)),
                 size(summary.kv_bytes(manifest, part, text_tokens, answer_tokens)),
             )

@@ -60,7 +60,7 @@ def visualize(
     from lvlm_runtime.session import Session
 
     session = Session.open(bundle, backend, device, threads)
-    picture, sites = look(session, image, prompt, ratio)
+    picture, sites = run_picture(session, image, prompt, ratio)
     manifest = session.bundle.manifest
     kept = session.bundle.budget(ratio).ratio
     heading = f"{manifest.method} at ratio {kept:g}: {image.name}"
@@ -75,7 +75,7 @@ def visualize(
         click.echo(f"{panel.title}: {panel.caption}")
 
 
-def look(
+def run_picture(
     session: Session, image: Path, prompt: str, ratio: float | None
 ) -> tuple[Image.Image, list[Panel]]:
     """What the model sees of a picture, and its sites at a ratio.
@@ -84,7 +84,7 @@ def look(
         UsageError: Nothing is reduced at this ratio.
         LvlmError: The model packs several tiles, whose places are not those of one grid.
     """
-    from lvlm_export.study.pictures import panels
+    from lvlm_export.study.pictures import make_panels
     from lvlm_runtime.bundle.route import route
     from lvlm_runtime.chain.recorder import Recorder
     from lvlm_runtime.image.picture import load_image
@@ -111,11 +111,13 @@ def look(
     recorder = Recorder(on_places=keep)
     session.generate(prompt, [opened], budget.ratio, max_new_tokens=1, recorder=recorder)
     pixels = preprocess([opened], manifest.preprocess, layout).pixel_values[0]
-    return as_seen(pixels, manifest.preprocess), panels(manifest.vision_tokens, reductions, places)
+    return seen_picture(pixels, manifest.preprocess), make_panels(
+        manifest.vision_tokens, reductions, places
+    )
 
 
-def as_seen(pixels: NDArray[np.float32], spec: PreprocessSpec) -> Image.Image:
-    """The picture behind ``pixels [3, H, W]``."""
+def seen_picture(pixels: NDArray[np.float32], spec: PreprocessSpec) -> Image.Image:
+    """The picture that ``pixels [3, H, W]`` were computed from, at the model's size."""
     import numpy as np
     from PIL import Image
 
