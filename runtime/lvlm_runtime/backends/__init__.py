@@ -26,8 +26,9 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "tensorrt": ("tensorrt_rtx", "tensorrt"),
 }
 
-# A tensor in the backend's own memory; only the backend that made it looks inside.
-Value = Any
+# A tensor in the backend's own memory; only the backend that made it looks inside, and a type
+# checker refuses it to everybody else.
+Value = object
 
 
 class Runner(Protocol):

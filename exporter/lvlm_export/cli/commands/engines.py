@@ -91,7 +91,7 @@ def engines(
     )
     if profile is not None:
         check_device(opened, settings.limits, profile)
-    result = build_engines(opened, settings, open_progress().stage)
+    result = build_engines(opened, settings, open_progress())
     if as_json:
         echo_json(record(result))
     else:
@@ -108,7 +108,7 @@ def build_beside(bundle: Path) -> None:
     settings = EngineSettings(
         "rtx", limits(opened.manifest, None, None, 1), compute_capabilities("rtx", ())
     )
-    show(build_engines(opened, settings, open_progress().stage), opened.directory)
+    show(build_engines(opened, settings, open_progress()), opened.directory)
 
 
 def device_with_engines(name: str) -> Device:
