@@ -19,6 +19,10 @@ def resolve(table: Mapping[str, str], name: str, kind: str) -> Any:
 
     Raises:
         UsageError: ``name`` is not in the table; the message lists what is.
+
+    Example:
+        >>> resolve({"square_root": "math:sqrt"}, "square_root", "function")(9)
+        3.0
     """
     if name not in table:
         raise UsageError(f"unknown {kind} {name!r}; known: {', '.join(sorted(table))}")

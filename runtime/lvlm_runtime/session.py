@@ -2,7 +2,8 @@
 
 >>> from lvlm_runtime import Session
 >>> session = Session.open("bundle")
->>> session.generate(images=["cat.jpg"], prompt="What is on the table?", ratio=0.33).text
+>>> session.generate(images=["cat.jpg"], prompt="What color is the circle?", ratio=0.33).text
+'yellow'
 """
 
 from __future__ import annotations

@@ -43,6 +43,12 @@ def load_method(name: str, placement: HandPlacement | None = None) -> Method:
 
     Raises:
         UsageError: There is none, or its parts or sites cannot be combined.
+
+    Example:
+        >>> load_method("fastv").sites(vision_layers=24, text_layers=32, ratio=0.5)
+        (Site(stage='decoder', layer=2),)
+        >>> load_method("visionzip+fastv").name
+        'visionzip+fastv'
     """
     if "+" not in name and placement is None:
         return method_entry(name)

@@ -27,6 +27,10 @@ def parse_ratio(text: str | float) -> float:
 
     Raises:
         UsageError: Not a number, or outside (0, 1].
+
+    Example:
+        >>> parse_ratio("0.33")
+        0.33
     """
     hint = "a ratio is the share of visual tokens KEPT, a number in (0, 1], for example 0.33"
     try:

@@ -72,8 +72,14 @@ def route(manifest: Manifest, budget: Budget, part: LayoutBudget) -> tuple[Step,
         part: That budget's part for the request's tile layout.
 
     Example:
-        >>> [step.name for step in route(manifest, budget, budget.layouts[0])]  # doctest: +SKIP
-        ['vision.0', 'vision@2', 'vision.1', 'assemble', 'decoder.0', 'decoder@2', 'decoder.1', …]
+        >>> from lvlm_runtime.bundle.bundle import Bundle
+        >>> manifest = Bundle.open("bundle").manifest
+        >>> budget = manifest.budgets[0]
+        >>> steps = route(manifest, budget, budget.layouts[0])
+        >>> [step.name for step in steps][:3]
+        ['vision.0', 'vision@2', 'vision.1']
+        >>> [(step.name, step.tokens_in) for step in steps if step.kind == "decoder"]
+        [('decoder.0', 94), ('decoder.1', 65)]
     """
     return vision_steps(manifest, budget, part) + prompt_steps(manifest, part)
 
