@@ -217,7 +217,7 @@ def test_ratios_typed_beside_counted_budgets_are_refused() -> None:
 
 def test_no_ratio_anywhere_is_refused(tmp_path: Path) -> None:
     for words in ((), ("--recipe", write(tmp_path, "seed = 1"))):
-        assert "no ratio given; say which shares" in error_line(typed("build", *words), 2)
+        assert "no ratio given; give the shares" in error_line(typed("build", *words), 2)
 
 
 @pytest.mark.parametrize(
