@@ -31,7 +31,9 @@ AIM_MINUTES, AIM_GB = 10.0, 10.0
 def main() -> int:
     """Build, print, save; 1 when an aim is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, default=WORK, help="checkpoint and bundle lie here")
+    parser.add_argument(
+        "--work", type=Path, default=WORK, help="directory of checkpoint and bundle"
+    )
     parser.add_argument("--layers", type=int, help="cut both towers to so many layers, for a trial")
     parser.add_argument("--engine", nargs=2, metavar=("BUNDLE", "GRAPH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -70,7 +72,7 @@ def ensure_bundle(work: Path, layers: int | None) -> Bundle:
 
 
 def graphs(bundle: Bundle) -> list[str]:
-    """The graphs that engines are built of, weighted ones first."""
+    """The graphs that engines are built from, weighted ones first."""
     return [spec.graph for spec in specs(bundle)]
 
 
@@ -97,7 +99,7 @@ def measured(bundle: Path, graph: str) -> dict[str, Any]:
 
 
 def build_one(directory: Path, graph: str) -> dict[str, Any]:
-    """In the child: build, and say what it took."""
+    """In the child: build, and return time and memory."""
     from lvlm_runtime.bundle.bundle import read_manifest
     from lvlm_runtime.engines.builder import build_engine
     from lvlm_runtime.tensorrt.library import RTX_COMPUTE_CAPABILITIES, open_library

@@ -31,7 +31,9 @@ PRECISION_BYTES = {"fp32": 4, "fp16": 2}
 def main() -> int:
     """Measure, print, save; 1 when the export is over the bound."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, default=WORK, help="checkpoint and bundles lie here")
+    parser.add_argument(
+        "--work", type=Path, default=WORK, help="directory of checkpoint and bundles"
+    )
     parser.add_argument("--precision", choices=PRECISION_BYTES, default="fp32")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -58,7 +60,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def export(checkpoint: Path, bundle: Path, precision: str) -> dict[str, Any]:
-    """Build a bundle and say what it took (in the child)."""
+    """Build a bundle and return time and memory (in the child)."""
     import onnxruntime  # noqa: F401  (the build imports it late; its code is no copy of weights)
     import torch.onnx  # noqa: F401
 

@@ -2,11 +2,11 @@
 
     python benchmarks/first_token.py [--layout llava] [--rounds 7]
 
-Builds (once) a bundle of a random checkpoint with the shapes of LLaVA-OneVision-0.5B for the CPU
-in fp32, and asks it about one picture, A B A B …, after a warm-up of both. Every number is the
-median over the rounds, with the least beside it; on a shared machine the least is the truer one.
-``own time`` is what the runtime spends between graph calls on the way to the first token. A run
-ends with 1 when an aim is missed.
+Builds (once) a bundle of a random checkpoint with the shapes of LLaVA-OneVision-0.5B for the CPU in
+fp32, and asks about one picture at both ratios by turns, after a warm-up of both. Every number is
+the median over the rounds, with the least beside it; on a shared machine the least is the truer
+one. ``own time`` is what the runtime spends between graph calls on the way to the first token. A
+run ends with 1 when an aim is missed.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ class Samples:
 def main() -> int:
     """Measure, print, save; 1 when an aim is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, default=WORK, help="checkpoint and bundle lie here")
+    parser.add_argument(
+        "--work", type=Path, default=WORK, help="directory of checkpoint and bundle"
+    )
     parser.add_argument("--layout", choices=("onevision", "llava"), default="onevision")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--answer-tokens", type=int, default=17)
@@ -171,9 +173,7 @@ def report(
     print(f"image preprocessing {_both(preparing)} ms, part of the first token's time")
     print(f"first token at 0.33: {ratio:.3f} of 1.0 (least {least:.3f}); aim {AIM_RATIO}")
     print(f"own time: {own:.2%} of the first token's; aim {AIM_OWN:.0%}")
-    print(
-        f"{options.rounds} rounds after a warm-up, {options.answer_tokens} answer tokens asked for"
-    )
+    print(f"{options.rounds} rounds after a warm-up, {options.answer_tokens} tokens per answer")
     print_environment(where)
     save(
         f"first_token.{options.layout}",

@@ -2,8 +2,8 @@
 
 Reads one JSON request per line and answers with one JSON line; a side holds nothing of another's
 memory, libraries or threads. Requests: ``{"do": "ask", "ratio": r}`` (a picture and a question) and
-``{"do": "text", "tokens": n}`` (a text prompt of n tokens). Answers: milliseconds to the first token
-and per token after it, the token ids, and this process's resident memory now and at its peak.
+``{"do": "text", "tokens": n}`` (a text prompt of n tokens). Answers: milliseconds to the first
+token and per token after it, the token ids, and this process's resident memory now and at its peak.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class PyTorch:
 
 
 class GenAI:
-    """onnxruntime-genai on a float32 model that its own builder made of the same text weights."""
+    """onnxruntime-genai on a float32 model by its own builder, of the same text weights."""
 
     def __init__(self, directory: Path) -> None:
         import onnxruntime_genai as og

@@ -2,12 +2,13 @@
 
     python benchmarks/peers.py [--shapes llava-0.5b|llava-7b-cut] [--genai-python PATH]
 
-Every side runs in a process of its own with two threads, on the same weights in float32, asked the
-same in turn: A B C A B C … after one round of warm-up. The picture and question go to this runtime
-at 1.0 and 0.33 and to ``transformers``; a text prompt of the same length goes to this runtime and
-to onnxruntime-genai, whose model its own builder makes of the same text weights. onnxruntime-genai
-brings its own onnxruntime, so it needs an environment of its own (``make bench-peers``); left out,
-the result says so. Aims stand beside what was reached; one that is missed ends the run with 1.
+Every side runs in a process of its own with two threads, on the same weights in float32, and gets
+the same requests by turns, A B C A B C …, after one round of warm-up. The picture and question go
+to this runtime at 1.0 and 0.33 and to ``transformers``; a text prompt of the same length goes to
+this runtime and to onnxruntime-genai, whose model its own builder makes of the same text weights.
+onnxruntime-genai brings its own onnxruntime, so it needs an environment of its own (``make
+bench-peers``); left out, the result notes it. Aims are beside the results; a missed one ends the
+run with 1.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ class Side:
 def main() -> int:
     """Measure, print, save; 1 when an aim is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, default=WORK, help="checkpoints and bundles lie here")
+    parser.add_argument(
+        "--work", type=Path, default=WORK, help="directory of checkpoints and bundles"
+    )
     parser.add_argument("--shapes", choices=("llava-0.5b", "llava-7b-cut"), default="llava-0.5b")
     parser.add_argument("--genai-python", type=Path, help="interpreter that has onnxruntime-genai")
     parser.add_argument("--rounds", type=int, default=5)
@@ -103,33 +106,33 @@ def ensure_genai(work: Path, layout: str, python: Path) -> Path:
     """The float32 text model that onnxruntime-genai's builder makes, unless it is there."""
     import shapes
 
-    source, made = work / f"{layout}-text", work / f"{layout}-genai"
-    if not (made / "genai_config.json").exists():
+    source, model = work / f"{layout}-text", work / f"{layout}-genai"
+    if not (model / "genai_config.json").exists():
         print("building onnxruntime-genai's model …", flush=True)
         shapes.write_text_model(source, work / layout)
         builder = [python, "-m", "onnxruntime_genai.models.builder"]
         subprocess.run(
-            [*builder, "-i", source, "-o", made, "-p", "fp32", "-e", "cpu", "-c", work / "cache"],
+            [*builder, "-i", source, "-o", model, "-p", "fp32", "-e", "cpu", "-c", work / "cache"],
             check=True,
         )
-        config = json.loads((made / "genai_config.json").read_text(encoding="utf-8"))
+        config = json.loads((model / "genai_config.json").read_text(encoding="utf-8"))
         config["model"]["decoder"]["session_options"]["intra_op_num_threads"] = 2
-        (made / "genai_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
-    return made
+        (model / "genai_config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    return model
 
 
 def measure(sides: dict[str, Side], rounds: int) -> Answers:
-    """The requests in turn, round 0 not kept."""
-    asked: list[tuple[str, str, dict[str, Any]]] = [
+    """The requests by turns; round 0 is not kept."""
+    requests: list[tuple[str, str, dict[str, Any]]] = [
         ("ours 1.0", "ours", {"do": "ask", "ratio": 1.0}),
         ("pytorch 1.0", "pytorch", {"do": "ask", "ratio": 1.0}),
         ("ours 0.33", "ours", {"do": "ask", "ratio": 0.33}),
         ("ours text", "ours", {"do": "text", "tokens": TEXT_TOKENS}),
         ("genai text", "genai", {"do": "text", "tokens": TEXT_TOKENS}),
     ]
-    answers: Answers = {name: [] for name, side, _ in asked if side in sides}
+    answers: Answers = {name: [] for name, side, _ in requests if side in sides}
     for number in range(rounds + 1):
-        for name, side, request in asked:
+        for name, side, request in requests:
             if side not in sides:
                 continue
             time.sleep(0.5)  # the side before lets its threads rest
@@ -194,7 +197,7 @@ def aims(content: dict[str, Any]) -> list[dict[str, Any]]:
     def ratio(one: str, other: str, what: str) -> float:
         return _median(answers, one, what) / _median(answers, other, what)
 
-    found = [
+    results = [
         _aim("first token at 1.0 / PyTorch's", ratio("ours 1.0", "pytorch 1.0", "first_ms"), 1.0),
         _aim("first token at 0.33 / at 1.0", ratio("ours 0.33", "ours 1.0", "first_ms"), 1 / 1.9),
         _aim(
@@ -210,7 +213,7 @@ def aims(content: dict[str, Any]) -> list[dict[str, Any]]:
         ),
     ]
     if "genai text" in answers:
-        found += [
+        results += [
             _aim(
                 "first token of a text / onnxruntime-genai's",
                 ratio("ours text", "genai text", "first_ms"),
@@ -226,10 +229,10 @@ def aims(content: dict[str, Any]) -> list[dict[str, Any]]:
         each["resident"]["VmHWM"] for name in answers for each in answers[name] if "ours" in name
     )
     allowed = content["weights_bytes"] / 1e6 * 1.15 + 200
-    found.append(
+    results.append(
         _aim("peak resident / (weights x 1.15 + 200 MB), KV included", peak / allowed, 1.0)
     )
-    return found
+    return results
 
 
 def _aim(text: str, value: float, limit: float) -> dict[str, Any]:

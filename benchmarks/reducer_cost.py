@@ -3,11 +3,11 @@
     python benchmarks/reducer_cost.py [--method fastv --method tome] [--rounds 9]
 
 Exports the reducers of each method for the shapes of LLaVA-1.5-7B (CLIP-L/336, Llama-7B, 60 text
-tokens) and runs them through onnxruntime in fp32, on random values, on the CPU. No machine that runs
-the tests holds the model itself in fp32, so its first token is an estimate: the arithmetic of tower,
-projector and decoder at the method's own token counts, over the rate that one product of the
-decoder's MLP reaches here, measured between the rounds. Every number is the least of the rounds. A
-run ends with 1 when a method misses the aim.
+tokens) and runs them through onnxruntime in fp32, on random values, on the CPU. The model itself in
+fp32 is too large for the machines of the tests, so its first token is an estimate: the arithmetic
+of tower, projector and decoder at the method's own token counts, over the rate that one product of
+the decoder's MLP reaches here, measured between the rounds. Every number is the least of the
+rounds. A run ends with 1 when a method misses the aim.
 """
 
 from __future__ import annotations

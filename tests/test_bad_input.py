@@ -1,4 +1,4 @@
-"""Every bad input gets one clear line and the right status, and nothing half is taken for whole."""
+"""Every bad input gets one clear line and the right status; nothing partial counts as whole."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def huge_png(path: Path, width: int, height: int) -> Path:
 @pytest.mark.parametrize("ratio", ["0", "1.5", "abc", "-0.3", "nan", "inf", ""])
 @pytest.mark.parametrize("command", ["build", "run"])
 def test_a_ratio_outside_its_range_is_a_usage_error(command: str, ratio: str) -> None:
-    # The ratio is looked at before anything is loaded, so no bundle has to be there.
+    # The ratio is checked before anything is loaded, so no bundle has to be there.
     words = ("build",) if command == "build" else ("run", "absent", QUESTION)
     line = error_line(typed(*words, f"--ratio={ratio}"), 2)
     assert "a ratio is the share of visual tokens KEPT, a number in (0, 1]" in line

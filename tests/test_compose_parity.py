@@ -54,7 +54,7 @@ def test_the_chain_equals_pytorch(
     manifest = result.manifest
     assert (manifest.method, manifest.placement) == (load_method(method).name, placement)
     wanted = make_plan(checkpoint, BuildOptions((0.4,), **options))
-    # What `verify` makes of the manifest is the same plan.
+    # The plan that ``verify`` computes from the manifest is the same.
     assert make_plan(checkpoint, options_of(manifest)).budgets == wanted.budgets
     session = Session.open(result.directory, device="cpu")
     samples = synthetic_samples(wanted.shape.layouts, 1, seed=5)

@@ -25,7 +25,7 @@ def test_reducing_in_a_tower_whose_layers_stand_side_by_side_is_refused(tmp_path
 
 
 def cases() -> list[object]:
-    """All of them; shrinking a large picture's grid takes the way of the other tiles, and longer."""
+    """All of them; the shrunk grid of a large picture is slow and takes the same code as tiles."""
     marks = {"onevision-shrunk": pytest.mark.slow}
     return [pytest.param(each, id=each.name, marks=marks.get(each.name, ())) for each in CASES]
 

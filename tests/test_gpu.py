@@ -1,8 +1,8 @@
 """On a machine with an NVIDIA GPU: ONNX Runtime's CUDA provider first, then TensorRT.
 
 Deselected by default; ``make test-gpu`` runs it and prints why it skips where something is missing.
-Every backend must give the CPU chain's tokens on the demo bundle at 1.0 and 0.33, and leaves what it
-was and how long each stage took in ``benchmarks/results/gpu.<backend>.json``.
+Every backend must give the CPU chain's tokens on the demo bundle at 1.0 and 0.33; its versions and
+the time of each stage go into ``benchmarks/results/gpu.<backend>.json``.
 """
 
 from __future__ import annotations

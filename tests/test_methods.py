@@ -48,7 +48,7 @@ def test_chain_equals_pytorch(
     options = {"method": method}
     if family == "onevision":
         options["image_size"] = (100, 140)
-    # A method that tells no more tokens apart than the model is wide needs one as wide as real ones.
+    # A method with a limit by the model's width needs a model as wide as real ones.
     wide = family == "onevision" and load_method(method).needs_rank
     path = getattr(tiny, family)(tmp_path / family, **({"text_width": 288} if wide else {}))
     result = build_tiny(path, tmp_path / "bundle", *ratios, **options)

@@ -77,7 +77,7 @@ def check_questions(session: Session, image: Any) -> None:
         session.generate_ids(ids, [image], max_new_tokens=2)
     answer = session.generate_ids(ids, [image], max_new_tokens=2, query_ids=[70, 71])
     assert len(answer.token_ids) <= 2
-    # Without a picture nothing asks for the question.
+    # Without a picture nothing needs the question.
     assert session.generate("Which colour?", max_new_tokens=2).visual_tokens == ()
 
 

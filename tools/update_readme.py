@@ -1,7 +1,7 @@
 """Fill the README's generated parts: ``make readme``. A test holds that they are up to date.
 
-Commands come from the command line itself, numbers from the JSON files that `make demo-table` and
-`make bench` write; nobody types either.
+Commands come from the command line itself, numbers from the JSON files that ``make demo-table`` and
+``make bench`` write; neither is typed by hand.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ def flags(option: click.Option) -> list[str]:
 
 
 def methods() -> str:
-    """What ``lvlm-export list methods`` says."""
+    """The table of ``lvlm-export list methods``, with measured costs."""
     from lvlm_export.cli.commands.list import methods as listed
 
     cost = json.loads((BENCHMARKS / "reducer_cost.json").read_text(encoding="utf-8"))
-    share = {name: f"{found['share']:.2%}" for name, found in cost["methods"].items()}
+    share = {name: f"{entry['share']:.2%}" for name, entry in cost["methods"].items()}
     rows = [
         f"| `{name}` | {row['summary']} | {row['acts in']} | {row['composes']} | {row['fits']} |"
         f" {share.get(name, '-')} | {row['source']} |"
@@ -231,11 +231,11 @@ def losses(result: dict[str, Any]) -> list[str]:
 
 
 def fill(text: str, name: str, content: str) -> str:
-    """Replace what stands between the markers of a part."""
+    """Replace the text between the markers of a part."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not pattern.search(text):
         raise ValueError(f"README.md has no <!-- {name} --> … <!-- /{name} --> part")
-    return pattern.sub(lambda found: f"{found[1]}{content}\n{found[2]}", text)
+    return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
 
 
 def render(text: str) -> str:

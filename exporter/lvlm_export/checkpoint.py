@@ -86,7 +86,7 @@ class Checkpoint:
     """A checkpoint directory whose family is known.
 
     Attributes:
-        directory: Where it lies.
+        directory: The directory.
         family: The family of its ``model_type``.
         config: The HF configuration.
     """

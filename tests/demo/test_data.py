@@ -21,7 +21,7 @@ MAX_CHECKPOINT_BYTES = 12_000_000
 
 
 def answer_from_cells(mosaic: Mosaic, question: str) -> str:
-    """Answers by parsing the question's words: knows nothing of how questions are made."""
+    """Answers by parsing the question's words, apart from the code that writes questions."""
     words = re.findall(r"[a-z]+", question.lower())
     places = [place for place in PLACES if f"in the {place}?" in question]
     colors = {word for word in words if word in COLORS}

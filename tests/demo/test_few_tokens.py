@@ -65,5 +65,5 @@ def test_the_committed_result_is_whole() -> None:
     assert set(result["training_free"]) == set(METHODS)
     for tokens in map(str, TOKENS):
         assert result["quecc"][tokens]["accuracy"][1] == QUESTIONS
-        found = [row[tokens] for row in result["training_free"].values()]
-        assert all(isinstance(each, str) or each[1] == QUESTIONS for each in found)
+        scores = [row[tokens] for row in result["training_free"].values()]
+        assert all(isinstance(each, str) or each[1] == QUESTIONS for each in scores)

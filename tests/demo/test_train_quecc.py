@@ -35,9 +35,9 @@ def test_a_row_is_the_prompt_that_the_runtime_writes(packer: QuestionPacker) -> 
     for row, length, query in zip(
         range(len(batch.pictures)), batch.query_lengths, batch.query_ids, strict=True
     ):
-        asked = decode(query[:length], skip_special_tokens=True)
-        assert query[:length].tolist() == encoder.question(asked)
-        prompt = encoder.encode(asked, 1)
+        question = decode(query[:length], skip_special_tokens=True)
+        assert query[:length].tolist() == encoder.question(question)
+        prompt = encoder.encode(question, 1)
         at = prompt.index(encoder.image_token_id)
         expected = [*prompt[:at], *[encoder.image_token_id] * TOKENS, *prompt[at + 1 :]]
         assert batch.input_ids[row, : len(expected)].tolist() == expected
@@ -81,10 +81,10 @@ def test_features_and_questions_are_the_checkpoints(packer: QuestionPacker) -> N
 def test_many_questions_about_a_picture_are_as_each_alone(packer: QuestionPacker) -> None:
     model = quecc_model(CHECKPOINT, TOKENS, seed=0)
     batch = packer.batch(0, 2, flip=False)
-    features, asked = frozen_features(model, batch.pixel_values), question_states(model, batch)
+    features, question = frozen_features(model, batch.pixel_values), question_states(model, batch)
     projector = model.model.multi_modal_projector
-    shared = projector(features, asked, batch.pictures)
-    torch.testing.assert_close(shared, projector(features[batch.pictures], asked))
+    shared = projector(features, question, batch.pictures)
+    torch.testing.assert_close(shared, projector(features[batch.pictures], question))
 
 
 @pytest.mark.parametrize("tokens", [2, 16, 0])

@@ -1,4 +1,4 @@
-"""Reading checkpoints: names of every era, shards, ties, and what does not fit."""
+"""Reading checkpoints: tensor names old and new, shards, ties, and what does not fit."""
 
 from __future__ import annotations
 

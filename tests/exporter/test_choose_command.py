@@ -39,7 +39,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_withdrawing_is_what_a_build_with_that_ratio_does(folder: Path) -> None:
-    """Text alone behind the layer, instead of the reducer of a build, gives the same logits."""
+    """Text alone after the layer, instead of the reducer of a build, gives the same logits."""
     checkpoint = Checkpoint.open(folder)
     ratios = (0.25, 0.5, 0.75)
     plan = make_plan(checkpoint, BuildOptions(ratios, method="vtw"))
@@ -66,13 +66,13 @@ def test_every_layer_is_tried_on_every_sample(folder: Path) -> None:
 
 def test_vtw_as_a_user_types_it(folder: Path, data: Path) -> None:
     command = ("choose", "--model", folder, "--method", "vtw", "--data", data)
-    said = typed(*command, "--divergence", "100").stdout
-    passing = [line.split() for line in said.splitlines() if "first that passes" in line]
+    output = typed(*command, "--divergence", "100").stdout
+    passing = [line.split() for line in output.splitlines() if "first that passes" in line]
     assert [row[:2] for row in passing] == [["1", "0.25"]]
-    assert said.splitlines()[-1] == "--method vtw --ratio 0.25"
-    found = json.loads(typed(*command, "--divergence", "100", "--limit", "2", "--json").stdout)
-    assert (found["ratio"], found["samples"]) == (0.25, 2)
-    assert [row["layer"] for row in found["layers"]] == [1, 2, 3]
+    assert output.splitlines()[-1] == "--method vtw --ratio 0.25"
+    result = json.loads(typed(*command, "--divergence", "100", "--limit", "2", "--json").stdout)
+    assert (result["ratio"], result["samples"]) == (0.25, 2)
+    assert [row["layer"] for row in result["layers"]] == [1, 2, 3]
     refused = error_line(typed(*command, "--divergence", "1e-12"), 1)
     assert "no layer reaches a divergence of 1e-12; the best is layer" in refused
 
@@ -81,11 +81,11 @@ def test_prumerge_as_a_user_types_it(folder: Path, data: Path) -> None:
     command = ("choose", "--model", folder, "--method", "prumerge", "--data", data)
     lines = typed(*command).stdout.splitlines()
     assert "over 3 pictures" in lines[0]
-    found = json.loads(typed(*command, "--json").stdout)
-    assert lines[-1] == f"--method prumerge --ratio {found['ratio']:.4g}"
-    assert found["ratio"] == pytest.approx(sum(found["shares"]) / 3)
+    result = json.loads(typed(*command, "--json").stdout)
+    assert lines[-1] == f"--method prumerge --ratio {result['ratio']:.4g}"
+    assert result["ratio"] == pytest.approx(sum(result["shares"]) / 3)
     # 36 patches, and the token that is appended counts as one.
-    assert all(round(share * 36, 6).is_integer() and share >= 1 / 36 for share in found["shares"])
+    assert all(round(share * 36, 6).is_integer() and share >= 1 / 36 for share in result["shares"])
 
 
 def test_scores_are_those_of_the_class_token(folder: Path) -> None:

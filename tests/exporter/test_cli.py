@@ -87,7 +87,7 @@ def test_run_gives_the_same_answer_from_argument_pipe_and_dash(demo_bundle: Path
 
 def test_run_draws_the_same_tokens_from_the_same_seed(demo_bundle: Path) -> None:
     words = ("run", demo_bundle, "--image", PICTURE, QUESTION, "--json", "--max-new-tokens", "8")
-    # The demo model is sure of itself; this temperature lets the second best through.
+    # The demo model is confident; at this temperature a second best token is drawn as well.
     drawn = (*words, "--temperature", "8", "--top-k", "50", "--top-p", "0.99", "--seed")
     ids = [
         json.loads(typed(*drawn, seed).stdout)["token_ids"] for seed in ("1", "1", "2", "3", "4")
@@ -121,7 +121,7 @@ def test_verify_fails_on_a_bundle_that_says_something_else(damaged_bundle: Path)
     from lvlm_runtime.bundle.bundle import MANIFEST, WEIGHTS, manifest_text
     from lvlm_runtime.bundle.manifest import FileRef
 
-    # Another model in the same clothes: weights changed, hashes made to fit.
+    # Another model under the same names: weights changed, hashes computed again.
     weights = damaged_bundle / WEIGHTS
     data = bytearray(weights.read_bytes())
     middle = len(data) // 2 // 4096 * 4096

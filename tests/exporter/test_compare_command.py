@@ -43,9 +43,9 @@ def test_compare_writes_large_numbers_out(tmp_path: Path) -> None:
 def test_compare_as_json(tmp_path: Path) -> None:
     before, after = saved(tmp_path / "a.json"), saved(tmp_path / "b.json", 1.2)
     content = json.loads(typed("compare", before, after, "--json").stdout)
-    [found] = [c for c in content["changes"] if (c["metric"], c["ratio"]) == ("ttft_ms", 0.33)]
-    assert found["change"] == pytest.approx(0.2)
-    assert found["verdict"] == "worse"
+    [change] = [c for c in content["changes"] if (c["metric"], c["ratio"]) == ("ttft_ms", 0.33)]
+    assert change["change"] == pytest.approx(0.2)
+    assert change["verdict"] == "worse"
     assert content["differences"] == content["broken"] == []
 
 
@@ -62,17 +62,17 @@ def test_a_broken_limit_fails_the_command_after_the_table(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "told"),
+    ("words", "status", "message"),
     [
         (("--fail-if", "ttft_ms"), 2, "'ttft_ms' is not a limit; write METRIC[@RATIO]:+5%"),
         (("--fail-if", "speed:+5%"), 2, "--fail-if speed:+5%: both reports have only load_ms, "),
     ],
 )
 def test_limits_that_say_nothing(
-    words: tuple[str, ...], status: int, told: str, tmp_path: Path
+    words: tuple[str, ...], status: int, message: str, tmp_path: Path
 ) -> None:
     before, after = saved(tmp_path / "a.json"), saved(tmp_path / "b.json")
-    assert told in error_line(typed("compare", before, after, *words), status)
+    assert message in error_line(typed("compare", before, after, *words), status)
 
 
 def test_reports_that_do_not_compare_need_force(tmp_path: Path) -> None:

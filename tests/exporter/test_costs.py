@@ -40,7 +40,7 @@ def counted(directory: Path) -> int:
 
 @pytest.mark.parametrize(("tower", "text"), [("clip", "llama"), ("siglip", "qwen2")])
 def test_flops_are_pytorchs(tower: str, text: str, tmp_path: Path) -> None:
-    """Grouped queries, gated MLP, CLS token; a layer behind ``vision_feature_layer`` never runs."""
+    """Grouped queries, gated MLP, CLS token; a layer after ``vision_feature_layer`` never runs."""
     directory = tiny.llava(tmp_path, tower=tower, text=text)
     dims = dims_of(directory)
     path = TokenPath("none", 1, 1, TEXT, 1, PATCHES, False, ())
@@ -98,7 +98,7 @@ def test_a_bundles_path_has_its_budgets_tokens(demo_bundle: Path) -> None:
         reducers = [work.graph for work in works if work.part == "reducer"]
         assert reducers == [cut.site for cut in (*budget.vision, *layout.decoder)]
         assert path.prompt_tokens(manifest.text.layers - 1) == 20 + layout.tokens_out
-        # Each reducer is told the tokens that the runtime's recorder will see.
+        # Each reducer gets the token counts that the runtime's recorder will report.
         entering = {work.graph: work.tokens for work in works if work.part == "reducer"}
         assert {cut.site: cut.tokens_in for cut in budget.vision}.items() <= entering.items()
 

@@ -59,7 +59,7 @@ def test_decomposed_chain_equals_pytorch(case: Case, tmp_path: Path) -> None:
 
 
 def check_old_operators(bundle: Path) -> None:
-    """Only opset 20, by the model's own word, by its checker, and node by node."""
+    """Only opset 20: as the model declares, by ONNX's checker, and node by node."""
     for path in bundle.glob("*.onnx"):
         model = onnx.load(path, load_external_data=False)
         assert [(each.domain, each.version) for each in model.opset_import] == [("", OPSET)]

@@ -1,4 +1,4 @@
-"""Reading questions, scoring answers, intervals, and going on where a run stopped."""
+"""Reading questions, scoring answers, intervals, and continuing a run that stopped."""
 
 from __future__ import annotations
 
@@ -112,8 +112,8 @@ def test_a_file_that_is_none_is_named(folder: Path) -> None:
     ],
 )
 def test_pope_answers_count_by_their_first_sentence(text: str, label: str) -> None:
-    asked = Question("k", Path("a"), "?", label, "pope", True)
-    assert is_right(asked, text)
+    pope_question = Question("k", Path("a"), "?", label, "pope", True)
+    assert is_right(pope_question, text)
 
 
 def test_plain_answers_count_but_for_case_space_and_stop() -> None:
@@ -152,13 +152,13 @@ def test_limit_counts_per_kind() -> None:
 
 
 class Recorded:
-    """A session that always answers red and keeps what it was asked."""
+    """A session that always answers red and keeps the questions."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, float]] = []
+        self.requests: list[tuple[str, float]] = []
 
     def generate(self, prompt: str, images: Any, ratio: float, **_: Any) -> Any:
-        self.asked.append((prompt, ratio))
+        self.requests.append((prompt, ratio))
         return SimpleNamespace(text="red")
 
 
@@ -169,7 +169,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     with path.open("a") as file:
         file.write('{"key": "q.json')  # the process died here
     answers = ask(session, questions, [1.0, 0.5], 16, AnswerFile(path, RUN))  # type: ignore[arg-type]
-    assert session.asked == [
+    assert session.requests == [
         ("Question 1?", 1.0),
         ("Question 1?", 0.5),
         ("Question 2?", 1.0),

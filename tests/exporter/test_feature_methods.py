@@ -1,4 +1,4 @@
-"""Methods between the vision tower and the decoder: counts, refusals, and their numpy statements."""
+"""Methods between the vision tower and the decoder: counts, refusals, numpy statements."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_cdpruner_equals_the_numpy_statement(keep: int) -> None:
 
 @pytest.mark.parametrize("keep", [3, 8, 15, 20])
 def test_of_equal_tokens_cdpruner_takes_the_first_and_the_others_last(keep: int) -> None:
-    """Newlines of packed tiles are equal; rounding must not say which of them stays."""
+    """Newlines of packed tiles are equal; rounding must not decide which of them stays."""
     (tokens, text) = draw(4, (1, 20, 12), (5, 12))
     tokens[0, [11, 15, 19]] = tokens[0, 7]
     _, places = selector("cdpruner", PROJECTED, 20, keep)(tensor(tokens), Clues(text=tensor(text)))

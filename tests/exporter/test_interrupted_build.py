@@ -58,7 +58,7 @@ def test_a_killed_build_resumes_without_doing_anything_twice(
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not target.exists()
-    # What is left is taken for a bundle by no command.
+    # No command accepts the unfinished directory as a bundle.
     assert "is not a bundle" in error_line(typed("run", building, "--image", PICTURE, QUESTION), 1)
     finished = {
         name: identity(building / name)
@@ -80,7 +80,7 @@ def test_a_second_build_of_the_same_bundle_is_refused(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
     process = start("build", *OPTIONS, "-o", target)
     wait_for(process, "1 of ")
-    process.send_signal(signal.SIGSTOP)  # so that it is surely still at it
+    process.send_signal(signal.SIGSTOP)  # so that it is certainly still running
     for options in (OPTIONS, ("--method", "none", "--ratio", "1")):
         line = error_line(typed("build", *options, "-o", target), 1)
         assert "another build is writing" in line
@@ -169,7 +169,7 @@ def test_a_full_disk(small_disk: Path) -> None:
     line = error_line(typed("build", *UNREDUCED, "-o", target), 1)
     assert f"{target}: the disk is full; free some space and type the same command again" in line
     assert not target.exists()
-    # With more space the same command goes on from what was finished.
+    # With more space the same command continues from what was finished.
     finished = identity(small_disk / "bundle.building" / "vision.0.onnx")
     resize = ["mount", "-o", "remount,size=64m", str(small_disk)]
     subprocess.run(resize, check=True, capture_output=True)

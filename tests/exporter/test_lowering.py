@@ -48,19 +48,19 @@ def check(directory: Path, **options: Any) -> Counter[str]:
 @pytest.mark.parametrize("text", ["llama", "qwen2", "mistral"])
 def test_cpu_graphs_are_fused(tmp_path: Path, text: str) -> None:
     tiny.llava(tmp_path / "checkpoint", text=text)
-    found = check(tmp_path)
+    operators = check(tmp_path)
     layers = tiny.TEXT["num_hidden_layers"]
-    assert found["GroupQueryAttention"] == layers
-    assert found["RotaryEmbedding"] == found["RMSNormalization"] == 2 * layers
-    for gone in ("Attention", "TensorScatter", "ReduceMean", "Slice", "Neg"):
-        assert found[gone] == 0, gone
+    assert operators["GroupQueryAttention"] == layers
+    assert operators["RotaryEmbedding"] == operators["RMSNormalization"] == 2 * layers
+    for fused in ("Attention", "TensorScatter", "ReduceMean", "Slice", "Neg"):
+        assert operators[fused] == 0, fused
 
 
 def test_head_size_that_does_not_fit_keeps_the_standard_node(tmp_path: Path) -> None:
     tiny.llava(tmp_path / "checkpoint")
-    found = check(tmp_path)
-    assert found["GroupQueryAttention"] == 0
-    assert found["Attention"] == tiny.TEXT["num_hidden_layers"]
+    operators = check(tmp_path)
+    assert operators["GroupQueryAttention"] == 0
+    assert operators["Attention"] == tiny.TEXT["num_hidden_layers"]
 
 
 @pytest.mark.usefixtures("head_size_16")
@@ -72,9 +72,9 @@ def test_rotary_of_another_form_stays_as_it_is(
         tiny, "TEXT", {**tiny.TEXT, "rope_parameters": YARN, "max_position_embeddings": 8192}
     )
     tiny.llava(tmp_path / "checkpoint")
-    found = check(tmp_path)
-    assert found["RotaryEmbedding"] == 0
-    assert found["GroupQueryAttention"] == tiny.TEXT["num_hidden_layers"]
+    operators = check(tmp_path)
+    assert operators["RotaryEmbedding"] == 0
+    assert operators["GroupQueryAttention"] == tiny.TEXT["num_hidden_layers"]
 
 
 @pytest.mark.usefixtures("head_size_16")

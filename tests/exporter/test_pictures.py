@@ -71,11 +71,11 @@ def test_a_patch_that_leaves_is_tinted_and_one_that_stays_is_not(merges: bool) -
         )
     )
     middle = PANEL // 4
-    stays, goes, gone = shown[middle, middle], shown[middle, -middle], shown[-middle, middle]
-    assert stays.tolist() == [0, 200, 0]
-    assert goes[0] > 120
-    assert (goes[1] > 100) == merges
-    assert gone.max() < 70
+    kept, leaving, left = shown[middle, middle], shown[middle, -middle], shown[-middle, middle]
+    assert kept.tolist() == [0, 200, 0]
+    assert leaving[0] > 120
+    assert (leaving[1] > 100) == merges
+    assert left.max() < 70
 
 
 def test_the_sheet_has_a_cell_per_site_and_the_page_a_step() -> None:

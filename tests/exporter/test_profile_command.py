@@ -189,7 +189,7 @@ def test_without_a_picture_one_is_made(
 
 
 @pytest.mark.parametrize(
-    ("words", "status", "told"),
+    ("words", "status", "message"),
     [
         (("--iterations", "3", "--duration", "1"), 2, "--iterations and --duration exclude each"),
         (("--device-profile", "toaster"), 2, "unknown device 'toaster'; known: agx_orin_32gb"),
@@ -202,9 +202,9 @@ def test_without_a_picture_one_is_made(
     ],
 )
 def test_a_profile_that_cannot_be_made(
-    words: tuple[str, ...], status: int, told: str, demo_bundle: Path
+    words: tuple[str, ...], status: int, message: str, demo_bundle: Path
 ) -> None:
-    assert told in error_line(typed("profile", demo_bundle, *words), status)
+    assert message in error_line(typed("profile", demo_bundle, *words), status)
 
 
 def test_a_report_that_cannot_be_written_is_known_before_measuring(
@@ -242,7 +242,7 @@ def test_a_profile_of_few_rounds_is_not_gone_by(
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("{", "is no result of `lvlm-export eval --json`"),
         ("{}", "is no result of `lvlm-export eval --json` (KeyError: 'rows')"),
@@ -254,11 +254,11 @@ def test_a_profile_of_few_rounds_is_not_gone_by(
     ],
 )
 def test_an_accuracy_that_is_not_the_bundles(
-    content: str, told: str, demo_bundle: Path, tmp_path: Path
+    content: str, message: str, demo_bundle: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / "eval.json"
     file.write_text(content, encoding="utf-8")
-    assert told in error_line(typed("profile", demo_bundle, "--accuracy", file), 1)
+    assert message in error_line(typed("profile", demo_bundle, "--accuracy", file), 1)
 
 
 def test_profile_and_compare_import_neither_torch_nor_the_exporter(

@@ -50,8 +50,8 @@ def plain_quecc(module: QueccProjector, features: Tensor, query: Tensor, cell: i
     compressor, first, last = module[0], module[1], module[3]
     pictures = []
     for picture in features:
-        asked = picture[:, -WIDTH:] + compressor.text_projection(query.reshape(TEXT))
-        grid = compressor.q_proj(asked).reshape(SIDE, SIDE, WIDTH)
+        queries = picture[:, -WIDTH:] + compressor.text_projection(query.reshape(TEXT))
+        grid = compressor.q_proj(queries).reshape(SIDE, SIDE, WIDTH)
         keys = compressor.k_proj(picture).reshape(SIDE, SIDE, WIDTH)
         values = compressor.v_proj(picture).reshape(SIDE, SIDE, WIDTH)
         kernel, bias = compressor.q_downsample.weight[:, 0], compressor.q_downsample.bias

@@ -217,7 +217,7 @@ def test_ratios_typed_beside_counted_budgets_are_refused() -> None:
 
 def test_no_ratio_anywhere_is_refused(tmp_path: Path) -> None:
     for words in ((), ("--recipe", write(tmp_path, "seed = 1"))):
-        assert "no ratio given; say which shares" in error_line(typed("build", *words), 2)
+        assert "no ratio given; give the shares" in error_line(typed("build", *words), 2)
 
 
 @pytest.mark.parametrize(
@@ -258,11 +258,11 @@ def test_inspect_says_what_was_placed_by_hand() -> None:
 
     from lvlm_export.cli.commands.inspect import by_hand
 
-    def said(placement: HandPlacement) -> str:
+    def summary(placement: HandPlacement) -> str:
         return by_hand(SimpleNamespace(placement=placement))  # type: ignore[arg-type]
 
-    assert said(HandPlacement()) == ""
+    assert summary(HandPlacement()) == ""
     counts = (HandBudget(0.25, {"decoder@3": 49.0}),)
-    assert said(HandPlacement(("decoder@3",), 0.75, counts)) == (
+    assert summary(HandPlacement(("decoder@3",), 0.75, counts)) == (
         ", by hand: sites, a share of 0.75, the counts of 0.25"
     )

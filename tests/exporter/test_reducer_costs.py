@@ -1,4 +1,4 @@
-"""What the cost model says of every method's reducers, against PyTorch's own count."""
+"""The cost model's count of every method's reducers, against PyTorch's own."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, .
 
 def test_the_table_has_no_method_that_is_gone() -> None:
     assert {*REDUCERS, *ELSEWHERE} <= set(METHODS)
-    # A method may do without an entry: its reducers are then counted as a gather, and plan says so.
+    # A method may have no entry: its reducers then count as a gather, and ``plan`` notes it.
     assert is_known("illava")
 
 

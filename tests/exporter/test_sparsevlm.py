@@ -44,9 +44,9 @@ def test_published_lists(kept: tuple[int, ...], after: tuple[int, ...]) -> None:
     assert kept in PUBLISHED.values()
     assert counts_with_clusters(kept) == after
     budget = plan_budget(after[-1] / 576, load_method("sparsevlm"), LLAVA)
-    found = budget.layouts[0].decoder
-    assert [count.site.name for count in found] == ["decoder@3", "decoder@7", "decoder@16"]
-    assert [split_budget(count.tokens_in, count.tokens_out)[0] for count in found] == list(kept)
+    counts = budget.layouts[0].decoder
+    assert [count.site.name for count in counts] == ["decoder@3", "decoder@7", "decoder@16"]
+    assert [split_budget(count.tokens_in, count.tokens_out)[0] for count in counts] == list(kept)
 
 
 def test_recycled_counts() -> None:

@@ -59,9 +59,9 @@ def test_scripts_are_shellcheck_clean() -> None:
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_and_unknown_arguments(jetson: dict[str, str], script: str) -> None:
-    told = call(jetson, script, "--help")
-    assert told.returncode == 0
-    assert f"./{script}" in told.stdout
+    result = call(jetson, script, "--help")
+    assert result.returncode == 0
+    assert f"./{script}" in result.stdout
     wrong = call(jetson, script, "--colour")
     assert wrong.returncode == 2
     [line] = wrong.stderr.splitlines()
@@ -152,7 +152,7 @@ def test_acceptance_reports_every_step(jetson: dict[str, str], tmp_path: Path) -
     (bundle / "manifest.json").write_text("{}", encoding="utf-8")
     tools = Path(jetson["LVLM_PYTHON"]).parent
     body = """
-        echo "$*" >>"$FAKES/asked"
+        echo "$*" >>"$FAKES/calls"
         if [[ $1 == check ]]; then echo "error: refused" >&2; exit 1; fi
         if [[ $1 == profile ]]; then mkdir "${!#}"; echo '{"ratios": []}' >"${!#}/report.json"; fi
         echo "{}"
@@ -177,9 +177,9 @@ def test_acceptance_reports_every_step(jetson: dict[str, str], tmp_path: Path) -
     }
     assert content["steps"]["power"]["output"] == "NV Power Mode: 15W\n0\n"
     assert content["profile"] == {"ratios": []}
-    asked = (tmp_path / "asked").read_text(encoding="utf-8").splitlines()
-    assert asked[3] == f"verify {bundle} --golden --backend tensorrt --json"
-    assert asked[4].startswith(f"profile {bundle} --backend tensorrt --iterations 3 -o ")
+    calls = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
+    assert calls[3] == f"verify {bundle} --golden --backend tensorrt --json"
+    assert calls[4].startswith(f"profile {bundle} --backend tensorrt --iterations 3 -o ")
     assert content["steps"]["check"]["errors"] == "error: refused\n"
 
 

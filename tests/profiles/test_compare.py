@@ -1,4 +1,4 @@
-"""What changed between two reports, and what a limit makes of it."""
+"""What changed between two reports, and which limits it breaks."""
 
 from __future__ import annotations
 
@@ -172,8 +172,8 @@ def test_reports_of_another_model_machine_or_request_do_not_compare() -> None:
 def test_what_else_changed_is_told() -> None:
     report = make_report()
     machine = replace(report.machine, libraries={"onnxruntime": "1.32"}, power_mode="15W")
-    told = other_changes(report, replace(report, machine=machine))
-    assert told == ["power mode none → 15W", "onnxruntime 1.31 → 1.32"]
+    changes = other_changes(report, replace(report, machine=machine))
+    assert changes == ["power mode none → 15W", "onnxruntime 1.31 → 1.32"]
 
 
 def test_a_stage_matters_when_it_changed_clearly_and_by_a_part_of_the_whole() -> None:

@@ -28,8 +28,8 @@ def test_locked_clocks_are_fine(tmp_path: Path) -> None:
 
 
 def test_clocks_that_nobody_shows_are_told(tmp_path: Path) -> None:
-    [told] = conditions.unknown_clocks(tmp_path)
-    assert told.code == "unknown_clocks"
+    [warning] = conditions.unknown_clocks(tmp_path)
+    assert warning.code == "unknown_clocks"
     assert conditions.unknown_clocks(plant("x86_rapl", tmp_path)) == []
 
 
@@ -46,8 +46,8 @@ def test_throttle_events_are_counted_over_the_run(tmp_path: Path) -> None:
     after = conditions.throttle_count(
         plant("x86_rapl", tmp_path, cpu0__thermal_throttle__core_throttle_count="5")
     )
-    [told] = conditions.thermal(before, after, [])
-    assert "2 throttle events" in told.message
+    [warning] = conditions.thermal(before, after, [])
+    assert "2 throttle events" in warning.message
     assert conditions.thermal(before, before, []) == []
 
 
@@ -56,35 +56,35 @@ def test_a_cooling_device_at_work_is_told_and_a_fan_is_not(tmp_path: Path) -> No
     assert conditions.throttled_devices(root) == [], "the fan slows nothing"
     hot = plant("orin_nano", tmp_path / "b", cooling_device1__cur_state="3")
     assert conditions.throttled_devices(hot) == ["cpufreq-cpu0 at 3"]
-    [told] = conditions.thermal(None, None, conditions.throttled_devices(hot))
-    assert "cpufreq-cpu0 at 3" in told.message
+    [warning] = conditions.thermal(None, None, conditions.throttled_devices(hot))
+    assert "cpufreq-cpu0 at 3" in warning.message
     assert conditions.throttle_count(root) is None
 
 
 def test_scatter_above_five_percent_is_told() -> None:
     steady, wide = summarize([100.0, 102.0, 98.0]), summarize([100.0, 130.0, 70.0])
     assert conditions.scattered({"TTFT at 1": steady}) == []
-    [told] = conditions.scattered({"TTFT at 1": steady, "TTFT at 0.5": wide})
-    assert "TTFT at 0.5 30%" in told.message
-    assert "TTFT at 1" not in told.message
+    [warning] = conditions.scattered({"TTFT at 1": steady, "TTFT at 0.5": wide})
+    assert "TTFT at 0.5 30%" in warning.message
+    assert "TTFT at 1" not in warning.message
     assert conditions.scattered({"one": summarize([5.0])}) == []
 
 
 def test_a_warm_up_that_did_not_settle_is_told() -> None:
     assert conditions.unsettled(True, 4) == []
-    [told] = conditions.unsettled(False, 10)
-    assert "after 10 warm-up rounds; give more with --warmup" in told.message
+    [warning] = conditions.unsettled(False, 10)
+    assert "after 10 warm-up rounds; give more with --warmup" in warning.message
 
 
 def test_a_stopwatch_that_disagrees_is_told() -> None:
     assert conditions.wall_difference({"1": 0.019, "0.5": -0.02}) == []
-    [told] = conditions.wall_difference({"1": 0.001, "0.5": 0.05})
-    assert "0.5 +5.0%" in told.message
+    [warning] = conditions.wall_difference({"1": 0.001, "0.5": 0.05})
+    assert "0.5 +5.0%" in warning.message
 
 
 def test_an_idle_gpu_is_told() -> None:
     assert conditions.idle_desktop(None, None) == []
     assert conditions.idle_desktop(1800.0, 2000.0) == []
-    [told] = conditions.idle_desktop(210.0, 2000.0)
-    assert "210 of 2000 MHz" in told.message
-    assert "nvidia-smi -lgc" in told.message
+    [warning] = conditions.idle_desktop(210.0, 2000.0)
+    assert "210 of 2000 MHz" in warning.message
+    assert "nvidia-smi -lgc" in warning.message

@@ -154,8 +154,8 @@ def test_a_smaller_picture_makes_the_whole_tower_cheaper() -> None:
 
 def test_a_projector_that_reads_the_question_costs_a_pass_of_it() -> None:
     plain = request(visual=36)
-    asked = replace(plain, condensed=True, query_tokens=36)
-    graphs = by_graph(prefill_works(LLAVA_7B, asked))
+    condensed = replace(plain, condensed=True, query_tokens=36)
+    graphs = by_graph(prefill_works(LLAVA_7B, condensed))
     assert list(graphs)[:3] == [
         ("vision", "vision.0"),
         ("prefill", "query"),
@@ -163,7 +163,7 @@ def test_a_projector_that_reads_the_question_costs_a_pass_of_it() -> None:
     ]
     query = graphs["prefill", "query"]
     assert query.flops == 32 * 2 * paper_layer_flops(36, 4096, 11008, gated=True)
-    whole, without = (total(prefill_works(LLAVA_7B, each)).flops for each in (asked, plain))
+    whole, without = (total(prefill_works(LLAVA_7B, each)).flops for each in (condensed, plain))
     assert whole == without + query.flops
 
 

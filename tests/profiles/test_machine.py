@@ -1,4 +1,4 @@
-"""What a machine says of itself, on the file systems of other machines."""
+"""Reading a machine's description, on the file systems of other machines."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def content(**changes: object) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("damaged", "told"),
+    ("damaged", "message"),
     [
         ([], "x is no report of `lvlm-export profile`"),
         (content(kind="eval"), "x is no report of `lvlm-export profile`"),
@@ -49,8 +49,8 @@ def content(**changes: object) -> dict[str, object]:
         (content(not_measured=[]), r"x, not_measured: expected an object"),
     ],
 )
-def test_what_is_no_report_is_refused_in_one_line(damaged: object, told: str) -> None:
-    with pytest.raises(LvlmError, match=told) as caught:
+def test_what_is_no_report_is_refused_in_one_line(damaged: object, message: str) -> None:
+    with pytest.raises(LvlmError, match=message) as caught:
         from_json(damaged, "x")
     assert "\n" not in str(caught.value)
 

@@ -36,7 +36,7 @@ def test_the_fit_is_least_squares_and_says_its_error() -> None:
     stages = [Measured("vision", "a", amount, 1.0), Measured("vision", "b", amount, 3.0)]
     fit = fit_shares(stages, "fp16", rates, "made up", PUBLISHED)
     assert 1 / fit.shares.by_kind["vision"] == pytest.approx(1.5)
-    # Stages of one size cannot tell fixed time from a low share.
+    # Stages of one size cannot separate fixed time from a low share.
     assert fit.shares.call_ms == 0.0
     assert fit.error == pytest.approx(((1 * 0.5**2 + 3 * 0.5**2) / 4) ** 0.5)
     assert abs(fit.worst) == pytest.approx(0.5)

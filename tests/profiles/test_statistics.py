@@ -12,19 +12,19 @@ from lvlm_profiles.statistics import median_change, percentile, summarize
 
 
 def test_a_summary_of_known_numbers() -> None:
-    found = summarize([4.0, 1.0, 3.0, 2.0])
-    assert (found.n, found.mean, found.median, found.p50) == (4, 2.5, 2.5, 2.5)
-    assert (found.minimum, found.maximum) == (1.0, 4.0)
-    assert found.p90 == pytest.approx(3.7)
-    assert found.p95 == pytest.approx(3.85)
-    assert found.p99 == pytest.approx(3.97)
-    assert found.deviation == pytest.approx(math.sqrt(5 / 3))
-    assert found.variation == pytest.approx(math.sqrt(5 / 3) / 2.5)
+    summary = summarize([4.0, 1.0, 3.0, 2.0])
+    assert (summary.n, summary.mean, summary.median, summary.p50) == (4, 2.5, 2.5, 2.5)
+    assert (summary.minimum, summary.maximum) == (1.0, 4.0)
+    assert summary.p90 == pytest.approx(3.7)
+    assert summary.p95 == pytest.approx(3.85)
+    assert summary.p99 == pytest.approx(3.97)
+    assert summary.deviation == pytest.approx(math.sqrt(5 / 3))
+    assert summary.variation == pytest.approx(math.sqrt(5 / 3) / 2.5)
 
 
 def test_one_sample_has_no_spread() -> None:
-    found = summarize([7.0])
-    assert (found.deviation, found.variation, found.p99) == (0.0, 0.0, 7.0)
+    summary = summarize([7.0])
+    assert (summary.deviation, summary.variation, summary.p99) == (0.0, 0.0, 7.0)
 
 
 def test_no_samples_are_refused() -> None:
@@ -53,8 +53,8 @@ def test_the_interval_covers_as_often_as_it_says() -> None:
     covered = 0
     for _ in range(100):
         sets = [draw.normal(50, 4, 25).tolist() for _ in range(2)]
-        found = median_change(*sets, resamples=200)
-        covered += found.low <= 0 <= found.high
+        summary = median_change(*sets, resamples=200)
+        covered += summary.low <= 0 <= summary.high
     assert covered >= 88
 
 

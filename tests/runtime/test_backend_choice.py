@@ -1,4 +1,4 @@
-"""Which backend runs a bundle where nobody says."""
+"""Which backend runs a bundle where no option names one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What flows through the vision encoder: names, sizes, and what is compared."""
+"""Values between the vision encoder's graphs: names, sizes, and what is compared."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class HostBackend:
 
 
 class Graph:
-    """Remembers what it was fed; gives what it was made with."""
+    """Keeps its inputs; gives the outputs that it was constructed with."""
 
     def __init__(self, *outputs: str) -> None:
         self.outputs = outputs

@@ -1,4 +1,4 @@
-"""Where chat templates lie, and what they can and cannot do."""
+"""Places of chat templates, and what templates can and cannot do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks that go round, pinned pieces that are not written too early, and views of rows."""
+"""Blocks that are reused, pinned pieces that are not written too early, and views of rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which profile a request takes, and what is said where none fits."""
+"""Which profile a request takes, and the error where none fits."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ TRT = SimpleNamespace(
 
 
 def test_bindings_are_read_from_the_engine() -> None:
-    """Also from TensorRT 10.3, which says nothing of aliases."""
+    """Also from TensorRT 10.3, which does not report aliases."""
     assert read_bindings(TRT, Engine(), "vision.0") == (
         Binding("hidden", True, FP16, (-1, 4), (((1, 4), (2, 4), (3, 4)),)),
         Binding("out", False, FP16, (-1, 4), ()),

@@ -123,7 +123,7 @@ def test_memory_is_counted_before_anything_is_built(demo_bundle: Path) -> None:
 
 
 def test_devices_without_engines_and_unknown_ones(demo_bundle: Path) -> None:
-    for device, told in (("x86_cpu", "no engines for it"), ("nano", "known: agx_orin_32gb")):
+    for device, message in (("x86_cpu", "no engines for it"), ("nano", "known: agx_orin_32gb")):
         result = typed("engines", demo_bundle, "--device", device)
         assert result.exit_code == 2
-        assert told in result.stderr
+        assert message in result.stderr

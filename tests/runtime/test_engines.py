@@ -226,7 +226,7 @@ def test_only_float32_products_are_rounded_for_turing(bundle: Bundle) -> None:
 
 
 def test_the_real_runtime_reads_the_file_up_to_the_driver(bundle: Bundle) -> None:
-    """As far as a machine without a GPU gets: the next thing TensorRT wants is a driver."""
+    """As far as possible without a GPU: the next step of TensorRT needs a driver."""
     with contextlib.suppress(LvlmError):
         pytest.skip(f"here is a GPU: {cuda_driver.open_driver().name}")
     backend = TensorRtBackend(CudaDriver(FakeDriver()))

@@ -20,8 +20,8 @@ def test_the_build_keeps_what_it_compared(demo_bundle: Path) -> None:
     golden = read_golden(bundle)
     assert [each.ratio for each in golden.answers] == [b.ratio for b in bundle.manifest.budgets]
     assert all(each.token_ids for each in golden.answers)
-    found = compare_golden(Session.load(bundle, device="cpu"), golden)
-    assert [each.first_difference for each in found] == [None] * len(golden.answers)
+    comparisons = compare_golden(Session.load(bundle, device="cpu"), golden)
+    assert [each.first_difference for each in comparisons] == [None] * len(golden.answers)
 
 
 def test_verify_golden_needs_no_pytorch(demo_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ PROMPT = Call(0, (("hidden", 4096, (1, 7, 8)), ("logits", 8192, (1, 99))), 512)
 
 
 class Policy(CapturePolicy):
-    """Captures when it is to, and writes down what was done."""
+    """Captures on request, and records the calls."""
 
     def __init__(self) -> None:
         self.dropped: list[object] = []

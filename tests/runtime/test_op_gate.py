@@ -25,7 +25,7 @@ FLOAT, HALF, INT64, DOUBLE = (
 
 
 def saved(path: Path, nodes: list[Any], inputs: dict[str, Any], **options: Any) -> Path:
-    """Write a graph; ``inputs`` maps a name to (element type, shape); outputs are the last node's."""
+    """Write a graph; ``inputs``: name to (element type, shape); outputs are the last node's."""
     infos = [helper.make_tensor_value_info(name, *each) for name, each in inputs.items()]
     kind = next(iter(inputs.values()))[0]
     outputs = [helper.make_tensor_value_info(nodes[-1].output[0], kind, None)]

@@ -53,10 +53,10 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_no_waiting")
 def test_energy_of_a_request_and_of_a_token() -> None:
-    asked: list[int] = []
-    found = count_energy(FakeMeter(), lambda: asked.append(1), answer_tokens=4)
+    calls: list[int] = []
+    found = count_energy(FakeMeter(), lambda: calls.append(1), answer_tokens=4)
     assert not isinstance(found, Missing)
-    assert len(asked) == found.requests == 3
+    assert len(calls) == found.requests == 3
     assert (found.joules_per_request, found.joules_per_token) == (2.0, 0.5)
     assert (found.mean_watts, found.idle_watts, found.temperature_c) == (3.0, 2.0, 50.0)
 
@@ -83,10 +83,10 @@ def test_every_condition_is_noticed(tmp_path: Path) -> None:
     root = plant("x86_rapl", tmp_path)
     clocks = iter([(210.0, 2000.0)])
     gpu: Any = SimpleNamespace(clocks_mhz=lambda: next(clocks), too_hot=lambda: True)
-    watch, said = Watch(gpu, 99.0, root), []
+    watch, messages = Watch(gpu, 99.0, root), []
     for phase in ("warming up", "warming up", "measuring", "measuring"):
-        watch.note(phase, said.append)
-    assert said == ["warming up", "measuring"], "a phase is told once"
+        watch.note(phase, messages.append)
+    assert messages == ["warming up", "measuring"], "each phase is reported once"
     found = watch.cautions()
     assert [each.code for each in found] == [
         "unlocked_clocks",

@@ -64,7 +64,7 @@ def test_the_last_profile_of_this_machine_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "setup", "told"),
+    ("key", "setup", "message"),
     [
         ("0" * 64, CPU, "with onnxruntime on cpu; type `lvlm-export profile bundle` first"),
         (MODEL.content_key, Setup("tensorrt", "cuda", None), "with tensorrt on cuda; type"),
@@ -76,10 +76,10 @@ def test_the_last_profile_of_this_machine_is_found() -> None:
     ],
 )
 def test_of_another_bundle_backend_or_number_of_threads_nothing_is_known(
-    key: str, setup: Setup, told: str
+    key: str, setup: Setup, message: str
 ) -> None:
     keep_report(make_report(machine=replace(MACHINE, fingerprint=fingerprint())))
-    with pytest.raises(LvlmError, match=f"never profiled on this machine {told}"):
+    with pytest.raises(LvlmError, match=f"never profiled on this machine {message}"):
         last_report(key, setup, BUNDLE)
 
 

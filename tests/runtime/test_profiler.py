@@ -29,7 +29,7 @@ def session(demo_bundle: Path) -> Session:
 
 
 def test_times_agree_with_a_stopwatch_around_the_same_call(session: Session) -> None:
-    """Within 2 %, in the middle of several calls: one may be interrupted outside of what is timed."""
+    """Within 2 % in the median of several calls: one may be interrupted outside the timed part."""
     session.generate(QUESTION, [PICTURE], 1.0, max_new_tokens=1)
     differences = []
     for _ in range(7):
@@ -93,17 +93,17 @@ def test_an_answer_of_one_token_has_no_time_per_token(session: Session) -> None:
 
 
 def test_every_answer_is_as_long_as_asked(session: Session) -> None:
-    """The demo model stops after a word; a measurement goes on."""
+    """The demo model stops after a word; a measurement continues."""
     assert len(session.generate(QUESTION, [PICTURE], 1.0, max_new_tokens=40).token_ids) < 40
     assert len(rounds.time_request(session, SHORT, 1.0, 40).generation.token_ids) == 40
 
 
 def test_rounds_are_interleaved_and_begin_with_another_budget_each(session: Session) -> None:
-    asked: list[tuple[str, float]] = []
-    found = measure_rounds(session, SHORT, lambda what, ratio: asked.append((what, ratio)))
+    calls: list[tuple[str, float]] = []
+    found = measure_rounds(session, SHORT, lambda what, ratio: calls.append((what, ratio)))
     one, other = RATIOS
-    assert asked[:2] == [("warming up", one), ("warming up", other)]
-    assert [ratio for what, ratio in asked if what == "measuring"] == [
+    assert calls[:2] == [("warming up", one), ("warming up", other)]
+    assert [ratio for what, ratio in calls if what == "measuring"] == [
         one,
         other,
         other,
@@ -157,7 +157,7 @@ def test_the_warm_up_rule_is_told() -> None:
 
 
 class EventClock:
-    """A clock of a device that says that every call took 7 ms."""
+    """A device's clock by which every call took 7 ms."""
 
     name = "events"
 

@@ -1,4 +1,4 @@
-"""The way through the chain: one description, held against hand-written orders and counts."""
+"""The way through the chain: one description, compared with hand-written orders and counts."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_a_step_with_several_files_has_no_single_one(llava: Manifest) -> None:
 def test_engines_without_one_that_a_request_passes_are_refused_by_name(
     tmp_path: Path, kind: str
 ) -> None:
-    """The projector's was once taken for unused, and its absence came up as a KeyError later."""
+    """The projector's engine once counted as unused, and its absence was a KeyError later."""
     checkpoint = tiny.projected(tmp_path / "checkpoint", kind, 3)
     bundle = build_tiny(checkpoint, tmp_path / "bundle", 0.5, method="fastv").directory
     manifest = Bundle.open(bundle).manifest

@@ -27,7 +27,7 @@ logits = hnp.arrays(
 def of_transformers(
     scores: np.ndarray, history: list[int], options: SamplingOptions
 ) -> torch.Tensor:
-    """What `generate` makes of the logits, in its order."""
+    """The logits after the processors of ``generate``, in its order."""
     processors = LogitsProcessorList()
     if options.repetition_penalty != 1.0:
         processors.append(RepetitionPenaltyLogitsProcessor(options.repetition_penalty))

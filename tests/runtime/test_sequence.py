@@ -1,4 +1,4 @@
-"""Where text and images stand, as properties."""
+"""Positions of text and images, as properties."""
 
 from __future__ import annotations
 

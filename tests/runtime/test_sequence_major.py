@@ -1,4 +1,4 @@
-"""Caches of the decomposed dialect: views of a buffer, their profiles, and engines built from them."""
+"""Caches of the decomposed dialect: views of a buffer, their profiles and engines."""
 
 from __future__ import annotations
 

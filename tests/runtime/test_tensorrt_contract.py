@@ -57,7 +57,7 @@ def trt() -> Any:
 
 
 def used(holder: str) -> set[str]:
-    """Every attribute that the backend's modules ask of a variable of this name."""
+    """Every attribute that the backend's modules use of a variable of this name."""
     found = set()
     for module in MODULES:
         tree = ast.parse(Path(inspect.getfile(module)).read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """A TensorRT whose engines are ONNX Runtime sessions on addresses of ``fake_cuda``.
 
 What is assumed of the real one, from its documentation:
-    - a context keeps shapes and addresses until it is told others, takes only shapes within its
+    - a context keeps shapes and addresses until it gets others, takes only shapes within its
       profile, and works only in memory that it was given, which must be large enough;
     - addresses begin on 256 bytes;
     - an engine whose caches have a static length updates them in place.

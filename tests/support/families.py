@@ -47,7 +47,7 @@ CASES = [
 
 
 def compare(case: Case, directory: Path) -> ParityReport:
-    """Build the case's checkpoint and hold its chain against PyTorch."""
+    """Build the case's checkpoint and compare its chain with PyTorch."""
     path = case.write(directory)
     result = build_tiny(path, directory / "bundle", *RATIOS, **case.options)
     checkpoint = Checkpoint.open(path)

@@ -13,7 +13,7 @@ from lvlm_export.plan.plan import BuildOptions
 
 
 class Silent:
-    """Build progress that nobody looks at, but tests can: it keeps the steps."""
+    """Build progress without output; it keeps the steps for tests."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[str, str]] = []

@@ -67,7 +67,7 @@ def prumerge(tokens: Rows, scores: Rows, keys: Rows, kept: list[int]) -> Rows:
 
 
 def divprune(tokens: Rows, keep: int) -> list[int]:
-    """DivPrune with every distance looked at again in every step."""
+    """DivPrune with every distance computed again in every step."""
     count = len(tokens)
     far = lambda i, j: 1 - cosine(tokens[i], tokens[j])  # noqa: E731
     chosen = [max(range(count), key=lambda i: min(far(i, j) for j in range(count) if j != i))]
@@ -98,7 +98,7 @@ def cdpruner(tokens: Rows, text: Rows, keep: int) -> list[int]:
 
 
 def visprune(tokens: Rows, scores: Rows, keep: int) -> list[int]:
-    """VisPruner's kept places: the important half, and what has no twin."""
+    """VisPruner's kept places: the important half, and those without a near duplicate."""
     important = best(scores, max(1, keep // 2))
     diverse = keep - len(important)
     rest = [i for i in range(len(tokens)) if i not in important] if diverse else []
@@ -162,9 +162,9 @@ def tome(
     second = list(range(1 - start, len(tokens), 2))
     partner = {i: max(second, key=lambda j: cosine(keys[i], keys[j])) for i in first}
     like = {i: cosine(keys[i], keys[partner[i]]) for i in first}
-    gone = sorted(first, key=lambda i: -like[i])[: len(tokens) - keep]
-    groups = {i: [i] for i in range(len(tokens)) if i not in gone}
-    for i in gone:
+    merging = sorted(first, key=lambda i: -like[i])[: len(tokens) - keep]
+    groups = {i: [i] for i in range(len(tokens)) if i not in merging}
+    for i in merging:
         groups[partner[i]].append(i)
     merged = [np.average(tokens[group], axis=0, weights=sizes[group]) for group in groups.values()]
     total = [sizes[group].sum() for group in groups.values()]

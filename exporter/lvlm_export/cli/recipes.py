@@ -80,7 +80,7 @@ def set_placement(options: dict[str, Any]) -> None:
     by_hand = tuple(budget.ratio for budget in recipe.budgets)
     options["ratios"] = tuple(dict.fromkeys((*options["ratios"], *by_hand)))
     if not options["ratios"]:
-        raise UsageError("no ratio given; say which shares of visual tokens to keep, --ratio 0.33")
+        raise UsageError("no ratio given; give the shares of visual tokens to keep, --ratio 0.33")
     options["placement"] = HandPlacement(sites, recipe.share, recipe.budgets)
     from lvlm_export.reduction import load_method
 

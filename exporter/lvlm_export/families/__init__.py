@@ -1,6 +1,6 @@
 """Families of checkpoints: the protocol and the table, keyed by HF ``model_type``.
 
-A family is one file here and one line in ``FAMILIES``. It says which parts a model has; cutting,
+A family is one file here and one line in ``FAMILIES``. It gives the parts of a model; cutting,
 tracing, budgets and the runtime never depend on which model it is.
 """
 

@@ -17,7 +17,7 @@ class VisionCut:
         index: Position in the chain.
         mlp_of: Layer whose MLP the subgraph starts with; None where it starts with a whole layer,
             the embedding (the first) or the projector.
-        whole: Layers that lie in it whole, ``(first, last)``.
+        whole: Layers that are whole in it, ``(first, last)``.
         site: The site that follows; None for the last, which ends with the projector.
         sized: Its attention counts the patches that a token stands for.
         any_size: It takes pictures of any size.

@@ -19,5 +19,5 @@ def packer_file(layout: str, kept: int) -> str:
 
 
 def reducer_file(count: SiteCount) -> str:
-    """File of a reducer; equal counts at a site share one, whatever budget or layout wants it."""
+    """File of a reducer; equal counts at a site share one, over all budgets and layouts."""
     return f"reduce.{count.site.name}.{count.tokens_in}-{count.tokens_out}.onnx"

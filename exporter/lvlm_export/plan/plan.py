@@ -133,7 +133,7 @@ def _all_sites(method: Method, shape: ModelShape, ratios: tuple[float, ...]) -> 
 
 def _ratios(options: BuildOptions) -> tuple[float, ...]:
     if not options.ratios:
-        raise UsageError("no ratio given; say which shares of visual tokens to keep, --ratio 0.33")
+        raise UsageError("no ratio given; give the shares of visual tokens to keep, --ratio 0.33")
     wanted = (*options.ratios, 1.0) if options.baseline else options.ratios
     return tuple(dict.fromkeys(wanted))
 

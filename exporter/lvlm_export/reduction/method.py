@@ -78,8 +78,8 @@ class Method(Protocol):
             many directions as the model is wide; past them rounding would decide.
         merges: What leaves is merged into what stays; else it is dropped.
         withdraws: Every visual token leaves at its site, whose layer depends on the ratio.
-        tracks_size: How many patches a token stands for travels along the vision encoder, whose
-            attention adds its logarithm to a key's logits.
+        tracks_size: The number of patches that a token stands for is kept through the vision
+            encoder, whose attention adds its logarithm to a key's logits.
         keeps_square: What stays of a tile is a square grid, on every model.
         vision_share: Share of the total log-ratio that the sites before the decoder carry, in
             [0, 1]; counts only where there are sites in both.

@@ -1,7 +1,7 @@
 """Ratio to integers: how many visual tokens stay at every site. Ints in, ints out, no torch.
 
 A ratio is the share of visual tokens KEPT at the decoder's last layer. The total log-ratio is
-shared between the vision encoder and the decoder as the method says (iLLaVA: 0.664 and 0.336),
+divided between the vision encoder and the decoder by the method (iLLaVA: 0.664 and 0.336),
 so its published point, 729 -> 361 -> 253, is exactly ``--ratio 0.347``.
 """
 

@@ -178,7 +178,7 @@ def reducer_amount(
 
     Args:
         method: Its name, or several joined by ``+``.
-        cut: Where it stands.
+        cut: The cut.
         dims: The model.
         batch: Tiles or images.
         rows: All rows that enter.

@@ -116,7 +116,7 @@ def preprocess(
 
     A picture of a "single" layout whose own layout is another one is padded with black, centred,
     to the layout's aspect ratio, then treated as a picture of the layout's nominal size; its
-    ``LayoutFit`` says so. Any other picture gives exactly what transformers gives.
+    ``LayoutFit`` is then ``letterboxed``. Any other picture gives exactly what transformers gives.
 
     Args:
         images: RGB pictures; exactly one for a "single" layout.

@@ -49,8 +49,8 @@ class SamplingOptions:
             raise UsageError(_outside("seed", self.seed, "a whole number, 0 or above"))
         if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):
             raise UsageError(
-                f"top_k {self.top_k} and top_p {self.top_p} have no effect at temperature 0 "
-                "(greedy); leave them out, or give a temperature above 0"
+                "top_k and top_p have no effect at temperature 0 (greedy); leave them out, or give "
+                "a temperature above 0"
             )
 
 

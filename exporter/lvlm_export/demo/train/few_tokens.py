@@ -101,7 +101,7 @@ def as_markdown(result: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Build, measure, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("directory", type=Path, help="where quecc-16, quecc-4 and quecc-1 lie")
+    parser.add_argument("directory", type=Path, help="directory of quecc-16, quecc-4, quecc-1")
     parser.add_argument("--questions", type=int, default=QUESTIONS)
     parser.add_argument("--bundles", type=Path, default=Path("bundles"))
     parser.add_argument("--output", type=Path, default=RESULT)

@@ -82,7 +82,7 @@ def _cell_pooling(side: int) -> Tensor:
 
 
 def vision_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
-    """Output ``[B, 196, 96]`` of the last vision layer, as ``vision_feature_layer=-1`` selects it."""
+    """Output ``[B, 196, 96]`` of the last vision layer, which ``vision_feature_layer=-1`` is."""
     tower = model.model.vision_tower
     features: Tensor = tower.encoder(inputs_embeds=tower.embeddings(pixels)).last_hidden_state
     return features

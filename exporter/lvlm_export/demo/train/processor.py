@@ -19,7 +19,7 @@ VOCAB_SIZE = 384
 PATCH_SIZE = 8
 
 PROMPT_HEAD = "USER: <image>"
-"""What stands before a question's own tokens in every prompt (BOS comes before it)."""
+"""The text before a question's own tokens in every prompt (BOS comes before it)."""
 
 # The template of LLaVA-1.5 as Hugging Face writes it: images first, then texts.
 CHAT_TEMPLATE = (
@@ -38,7 +38,7 @@ _CORPUS_MOSAICS = 400
 
 
 def prompt_tail(question: str) -> str:
-    """What stands after the image tokens when the model is to answer a question."""
+    """The text after the image tokens when the model is to answer a question."""
     return f"\n{question} ASSISTANT:"
 
 

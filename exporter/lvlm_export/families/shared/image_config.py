@@ -55,7 +55,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         ],
     },
 }
-"""What each of transformers' processors does where its file says nothing."""
+"""Defaults of each of transformers' processors, for settings that are not in its file."""
 
 # They name the class, the container or the device, or hold for inputs other than RGB pictures.
 _WITHOUT_EFFECT = {

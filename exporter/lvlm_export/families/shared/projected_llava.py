@@ -82,7 +82,7 @@ class ProjectedLlava(LlavaForConditionalGeneration):  # type: ignore[misc]
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> Any:
-        """As the parent's; ``query_ids [B, Q]`` is the question alone, if the projector needs it."""
+        """As the parent's; ``query_ids [B, Q]``: the question alone, if the projector needs it."""
         return super().forward(
             input_ids=input_ids,
             pixel_values=pixel_values,

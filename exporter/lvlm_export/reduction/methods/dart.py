@@ -6,9 +6,9 @@ keys in the layer before have the largest L1 norm are pivots; each in turn keeps
 least cosine-similar to it among those that are left. Original positions are kept.
 
 Differences: the site moves to the same fraction of other depths; pivots choose in the order of
-falling norm, visual ones first (a Python set decides in the port); similarity is taken on the hidden
-states without the final norm's gains, as reducers hold no weights; and the quotas of the eight
-pivots differ by at most one, so that any K is met exactly (the port rounds down).
+falling norm, visual ones first (a Python set decides in the port); similarity is taken on the
+hidden states without the final norm's gains, as reducers hold no weights; and the quotas of the
+eight pivots differ by at most one, so that any K is met exactly (the port rounds down).
 """
 
 from __future__ import annotations
