@@ -75,9 +75,12 @@ def test_install_detects_jetpack_and_installs_no_torch(jetson: dict[str, str]) -
     assert lines[:2] == ["Jetson Linux R36.4.3, JetPack 6", "TensorRT 10.3.0"]
     assert "torch" not in result.stdout
     assert "onnxruntime" not in result.stdout
+    assert lines[3] == (
+        "would run: /opt/x/bin/pip install --disable-pip-version-check"
+        f" {JETSON.parent} cuda-bindings>=12.6,<13"
+    )
     wide = call(jetson, "install.sh", "--dry-run", "--with-onnxruntime").stdout
-    assert "rich onnxruntime cuda-bindings" in wide
-    assert "cuda-bindings>=12.6,<13" in result.stdout
+    assert f"{JETSON.parent}[cpu] cuda-bindings>=12.6,<13" in wide
     Path(jetson["LVLM_RELEASE_FILE"]).write_text(R38, encoding="utf-8")
     newer = call(jetson, "install.sh", "--dry-run").stdout
     assert "R38.2.0, JetPack 7" in newer
