@@ -162,6 +162,9 @@ def test_without_torch_building_is_one_line_and_says_where_to_build(
 def test_without_onnx_runtime_a_command_is_one_line_and_names_the_extra(
     words: list[str], demo_bundle: Path, tmp_path: Path
 ) -> None:
+    if words[0] == "build":
+        # That is what it misses first.
+        pytest.importorskip("torch", reason="torch is not installed")
     typed = [word.format(bundle=demo_bundle) for word in words]
     done = without("onnxruntime", *typed, cwd=tmp_path)
     assert done.returncode == 1

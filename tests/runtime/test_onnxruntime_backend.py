@@ -7,8 +7,8 @@ from pathlib import Path
 import onnxruntime
 import pytest
 
-from lvlm_runtime.backends import open_backend
 from lvlm_runtime.backends import onnxruntime as backend
+from lvlm_runtime.backends import open_backend
 from lvlm_runtime.errors import LvlmError
 
 # A ModelProto of IR version 10 and opset 99 with an empty graph named "g".
