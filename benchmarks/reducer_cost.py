@@ -179,7 +179,7 @@ def first_token_flops(budget: BudgetPlan) -> float:
         total += attention(1 + tokens, CLIP_L_336)
         tokens = at_layer.get(layer, tokens)
         total += mlp(1 + tokens, CLIP_L_336, 2)
-    tokens = budget.vision[-1].tokens_out if budget.vision else tokens
+    tokens = budget.kept_per_tile(tokens)
     wide, narrow = LLAMA_7B_CUT["hidden_size"], CLIP_L_336["hidden_size"]
     total += 2 * tokens * (narrow * wide + wide * wide)
     part = budget.layouts[0]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Checks a bundle on a Jetson and leaves one JSON file to send back: what the device is, whether the
-# operator gate passes, whether engines were built, whether their answers are those of the build, and
-# what every ratio costs; each step with its exit status and output.
+# Checks a bundle on a Jetson and writes one JSON file to send back: the device, whether the operator
+# gate passes, whether engines were built, whether their answers are those of the build, and the cost
+# of every ratio; each step with its exit status and output.
 #
 #   ./acceptance.sh BUNDLE --device NAME --compute-capability SM [--output FILE] [--iterations N]
 set -euo pipefail
@@ -37,7 +37,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 status=0
 
-# step NAME COMMAND...: run it, keep its output and status, go on.
+# step NAME COMMAND...: run it, keep its output and status, continue.
 step() {
   local name=$1 code=0
   shift
@@ -50,7 +50,7 @@ step() {
   fi
 }
 
-# The power mode decides every time that is measured; without nvpmodel the report says so.
+# Every time depends on the power mode; without nvpmodel the report notes the failure.
 step power nvpmodel -q
 step inspect "$tool" inspect "$bundle" --json
 step check "$tool" check "$bundle" --target "trt-$(cut -d. -f1,2 <<<"$tensorrt")" --json
@@ -67,10 +67,12 @@ import sys
 work, output, l4t, tensorrt, device = sys.argv[1:]
 steps = {}
 for path in sorted(pathlib.Path(work).glob("*.status")):
-    said = path.with_suffix(".out").read_text(encoding="utf-8")
+    output_text = path.with_suffix(".out").read_text(encoding="utf-8")
     steps[path.stem] = {
         "status": int(path.read_text(encoding="utf-8")),
-        "output": json.loads(said) if said.lstrip().startswith("{") else said,
+        "output": json.loads(output_text)
+        if output_text.lstrip().startswith("{")
+        else output_text,
         "errors": path.with_suffix(".err").read_text(encoding="utf-8"),
     }
 profile = pathlib.Path(work, "report", "report.json")

@@ -1,4 +1,4 @@
-# Sourced by the scripts beside it: which Jetson Linux this is, and how errors are told.
+# Sourced by the scripts beside it: the version of Jetson Linux, and error messages.
 # shellcheck shell=bash
 
 # Tests point these at files of their own.

@@ -30,11 +30,11 @@ echo "Jetson Linux R$major.$revision, JetPack $jetpack"
 # The package needs Python 3.10: JetPack 6 has 3.10, JetPack 7 has 3.12.
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
   fail "$python is older than Python 3.10"
-found=$("$python" -c 'import tensorrt; print(tensorrt.__version__)' 2>/dev/null) ||
+tensorrt=$("$python" -c 'import tensorrt; print(tensorrt.__version__)' 2>/dev/null) ||
   fail "TensorRT's Python module is missing; sudo apt-get install nvidia-jetpack (or python3-libnvinfer)"
-echo "TensorRT $found"
+echo "TensorRT $tensorrt"
 
-# The backend talks to the driver through cuda-python, of the driver's CUDA major version.
+# The backend uses the driver through cuda-python, of the driver's CUDA major version.
 case $jetpack in
   6) cuda="cuda-bindings>=12.6,<13" ;;
   7) cuda="cuda-bindings>=13,<14" ;;
@@ -48,7 +48,7 @@ run() {
   fi
 }
 
-# --system-site-packages: TensorRT's module lies in the system's packages.
+# --system-site-packages: TensorRT's module is in the system's packages.
 run "$python" -m venv --system-site-packages "$venv"
 run "$venv/bin/pip" install --disable-pip-version-check "$package$extra" "$cuda"
 echo "installed; next: $venv/bin/lvlm-export engines BUNDLE --device orin_nano_8gb"

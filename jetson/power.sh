@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Shows, sets and restores power mode and clocks, so that a measurement says what it was made at.
+# Shows, sets and restores power mode and clocks, so that a measurement has a known power mode.
 #
 #   ./power.sh show                 the mode now
 #   sudo ./power.sh set MODE_ID     change mode, lock clocks, remember what was before
@@ -52,5 +52,5 @@ case ${1:-} in
     rm -r "$STATE"
     ;;
   -h | --help) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" ;;
-  *) usage_error "say show, set MODE_ID or restore" ;;
+  *) usage_error "give show, set MODE_ID or restore" ;;
 esac

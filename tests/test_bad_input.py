@@ -67,7 +67,7 @@ def test_a_ratio_that_the_model_cannot_reach_names_the_nearest(tmp_path: Path) -
 
 def test_a_missing_image(demo_bundle: Path, tmp_path: Path) -> None:
     line = error_line(typed("run", demo_bundle, "--image", tmp_path / "cat.jpg", QUESTION), 1)
-    assert "There is no picture file" in line
+    assert "no picture file at" in line
 
 
 def test_a_truncated_image(demo_bundle: Path, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_an_answer_longer_than_the_context(demo_bundle: Path) -> None:
 
 def test_a_prompt_that_speaks_of_an_image_that_is_not_there(demo_bundle: Path) -> None:
     line = error_line(typed("run", demo_bundle, "What is in <image>?"), 1)
-    assert "The prompt contains '<image>', which stands for a picture" in line
+    assert "the prompt contains '<image>', which stands for a picture" in line
 
 
 def test_fewer_images_than_the_prompt_has_places(demo_bundle: Path) -> None:

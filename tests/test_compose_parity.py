@@ -14,12 +14,12 @@ from lvlm_export.checkpoint import Checkpoint
 from lvlm_export.cli.commands.verify import options_of
 from lvlm_export.plan.plan import BuildOptions, make_plan
 from lvlm_export.reduction import METHODS, load_method
-from lvlm_export.reduction.compose import combines
+from lvlm_export.reduction.compose import role_in_composed
 from lvlm_runtime.bundle.placement import HandBudget, HandPlacement
 from lvlm_runtime.session import Session
 
-FIRST = [name for name in METHODS if combines(load_method(name)) == "first"]
-SECOND = [name for name in METHODS if combines(load_method(name)) == "second"]
+FIRST = [name for name in METHODS if role_in_composed(load_method(name)) == "first"]
+SECOND = [name for name in METHODS if role_in_composed(load_method(name)) == "second"]
 
 CASES = [
     ("visionzip+fastv", "llava", HandPlacement(("features@4", "decoder@3"))),

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from lvlm_export.check.parity import ParitySample, prepare
+from lvlm_export.check.parity import ParitySample, prepare_request
 from lvlm_export.check.reference import Reference
 from lvlm_export.checkpoint import Checkpoint
 from lvlm_export.demo import CHECKPOINT
@@ -67,7 +67,7 @@ def test_reduced_answers_equal_the_pytorch_reference(
     reference = Reference(CHECKPOINT, checkpoint.family, plan)
     different = []
     for sample in samples:
-        request = prepare(session, ParitySample((sample.image,), sample.question))
+        request = prepare_request(session, ParitySample((sample.image,), sample.question))
         expected, _ = reference.generate(
             request, plan.budgets[0], checkpoint.stop_ids, ANSWER_TOKENS
         )

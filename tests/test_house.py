@@ -52,7 +52,7 @@ FLOORS = {
     ),
     "lvlm_profiles": (
         *("planner", "report", "cost", "energy", "devices", "shapes", "records", "registry"),
-        *("files", "statistics", "errors"),
+        *("files", "statistics", "missing", "errors"),
     ),
 }
 # Files on a package's top floor, ``__init__`` included.

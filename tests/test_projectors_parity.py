@@ -65,8 +65,10 @@ def test_the_chain_equals_pytorch(
 def check_questions(session: Session, image: Any) -> None:
     """The text pass runs once per question, and the question changes the visual tokens."""
     seen: list[int] = []
-    compute = session.chain.text_query.compute
-    session.chain.text_query = TextQuery(lambda ids: (seen.append(len(ids)), compute(ids))[1])
+    compute = session.chain.vision.text_query.compute
+    session.chain.vision.text_query = TextQuery(
+        lambda ids: (seen.append(len(ids)), compute(ids))[1]
+    )
     for question in ("Which colour?", "Which colour?", "How many?", "Which colour?"):
         session.generate(question, [image], max_new_tokens=2)
     assert seen == [len("Which colour?"), len("How many?")]

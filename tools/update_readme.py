@@ -18,7 +18,7 @@ import click
 from lvlm_export.cli import COMMANDS, cli
 from lvlm_export.demo.curve import stage_text
 from lvlm_export.demo.train import few_tokens as few
-from lvlm_export.demo.train.table import BASELINE, RESULT, UNREDUCED, as_markdown, shares
+from lvlm_export.demo.train.table import BASELINE, RESULT, UNREDUCED, accuracy_by_ratio, as_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -112,7 +112,9 @@ def few_tokens() -> str:
         for tokens in few.TOKENS
     }
     trained = ", ".join(f"{count:,} steps at {tokens}" for tokens, count in steps.items())
-    full = shares(json.loads(RESULT.read_text(encoding="utf-8"))["curves"][UNREDUCED])[1.0]
+    full = accuracy_by_ratio(json.loads(RESULT.read_text(encoding="utf-8"))["curves"][UNREDUCED])[
+        1.0
+    ]
     return (
         f"{few.as_markdown(result)}\n\n"
         f"Exact answers on the same {result['questions']:,} questions; columns are the visual tokens that"
@@ -218,7 +220,7 @@ def engines() -> str:
 
 def losses(result: dict[str, Any]) -> list[str]:
     """Methods with fewer right answers than random at half of the ratios or more."""
-    curves = {name: shares(points) for name, points in result["curves"].items()}
+    curves = {name: accuracy_by_ratio(points) for name, points in result["curves"].items()}
     random = curves[BASELINE]
     return [
         name

@@ -130,13 +130,13 @@ class Checkpoint:
 
     @cached_property
     def _index(self) -> dict[str, tuple[Path, str]]:
-        found: dict[str, tuple[Path, str]] = {}
+        index: dict[str, tuple[Path, str]] = {}
         for path in self._shards():
             with _open_shard(path) as shard:
                 for stored in shard.keys():  # noqa: SIM118 (not a dict)
                     if not IGNORED.search(stored):
-                        found[self._current_name(stored)] = (path, stored)
-        return found
+                        index[self._current_name(stored)] = (path, stored)
+        return index
 
     def _shards(self) -> list[Path]:
         index = self.directory / "model.safetensors.index.json"
@@ -211,7 +211,7 @@ class Checkpoint:
         return tuple(ids) if isinstance(ids, list) else (int(ids),)
 
     def content_key(self) -> str:
-        """SHA-256 over everything a bundle is made of."""
+        """SHA-256 over everything that a bundle is built from."""
         digest = hashlib.sha256()
         names = {
             "config.json",

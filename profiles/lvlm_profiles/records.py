@@ -1,61 +1,162 @@
-"""Frozen dataclasses to JSON and back, strictly. For files that other programs may write."""
+"""Frozen dataclasses from JSON, strictly: the one reader of every file that a program may write.
+
+A message says where, what was expected and what was there. What to do about it only the owner of
+the file knows, so every call brings its own remedy, which ends the message:
+``engines/rtx/record.json, limits.images: expected int, got 'two'; build them: lvlm-export …``.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import types
 import typing
+from pathlib import Path
 from typing import Any, TypeVar
 
+from lvlm_profiles.errors import LvlmError
+
 T = TypeVar("T")
+# Longest part of a wrong value that a message shows.
+SHOWN = 60
 
 
-class RecordError(ValueError):
-    """An entry that does not fit; the message names it."""
+def read_json(path: Path, remedy: str) -> Any:
+    """What ``json.loads`` makes of a file.
 
-
-def read(kind: type[T], value: Any, where: str = "report") -> T:
-    """A dataclass from plain JSON types: nothing missing, nothing unknown, no wrong type.
+    Args:
+        path: The file.
+        remedy: What to do about a damaged one.
 
     Raises:
-        RecordError: Names the entry that does not fit.
+        LvlmError: It is no JSON.
+        OSError: It is not there or cannot be read.
     """
-    return typing.cast("T", _read(kind, value, where))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise LvlmError(f"{path} is damaged: it is no JSON ({error}); {remedy}") from None
 
 
-def _read(kind: Any, value: Any, where: str) -> Any:
+def read(kind: type[T], value: Any, where: str | Path, remedy: str) -> T:
+    """A dataclass from plain JSON types: nothing missing, nothing unknown, no wrong type.
+
+    Fields may be dataclasses, ``str``, ``int``, ``bool``, ``float`` (which takes an int too, and no
+    bool), ``Any``, ``X | None``, ``dict[str, X]``, ``tuple[X, ...]`` and tuples of a fixed length.
+
+    Args:
+        kind: The dataclass, or any of the types above.
+        value: What ``json.loads`` or ``dataclasses.asdict`` gave.
+        where: The file that it is from.
+        remedy: What to do about a wrong one.
+
+    Raises:
+        LvlmError: Names the entry that does not fit.
+        TypeError: ``kind`` has a field of a type that this does not read: a mistake in the code.
+
+    Example:
+        >>> read(dict[str, int], {"tiles": 5}, "layout.json", "build the bundle again")
+        {'tiles': 5}
+        >>> read(dict[str, int], {"tiles": "five"}, "layout.json", "build the bundle again")
+        Traceback (most recent call last):
+        ...
+        lvlm_profiles.errors.LvlmError: layout.json, tiles: expected int, got 'five'; build the bundle again
+    """
+    try:
+        return typing.cast("T", _read(kind, value, ""))
+    except _MismatchError as error:
+        raise mismatch(where, error.entry, error.wanted, error.got, remedy) from None
+
+
+def mismatch(where: str | Path, entry: str, wanted: str, got: str, remedy: str) -> LvlmError:
+    """The error for an entry that does not fit, for rules that no type states.
+
+    Args:
+        where: The file.
+        entry: The entry in it, ``limits.images``; empty for the whole.
+        wanted: What it should be.
+        got: What it is.
+        remedy: What to do.
+    """
+    place = f"{where}, {entry}" if entry else f"{where}"
+    return LvlmError(f"{place}: expected {wanted}, got {got}; {remedy}")
+
+
+class _MismatchError(Exception):
+    """On its way to ``read``, which knows file and remedy."""
+
+    def __init__(self, entry: str, wanted: str, got: str) -> None:
+        super().__init__(entry, wanted, got)
+        self.entry, self.wanted, self.got = entry, wanted, got
+
+
+def _read(kind: Any, value: Any, entry: str) -> Any:
     if kind is Any:
         return value
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
-        return _read_dataclass(kind, value, where)
+        return _read_dataclass(kind, value, entry)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
-        inner = next(option for option in arguments if option is not type(None))
-        return None if value is None else _read(inner, value, where)
+        options = [option for option in arguments if option is not type(None)]
+        if len(options) == 1:
+            return None if value is None else _read(options[0], value, entry)
     if origin is tuple:
-        _expect(isinstance(value, list), value, "a list", where)
-        return tuple(_read(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is dict:
-        _expect(isinstance(value, dict), value, "an object", where)
-        return {key: _read(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
+        return _read_tuple(arguments, value, entry)
+    if origin is dict and arguments[0] is str:
+        _expect(isinstance(value, dict), value, "an object", entry)
+        return {key: _read(arguments[1], item, _join(entry, key)) for key, item in value.items()}
     if kind is float:
-        _expect(type(value) in (int, float), value, "a number", where)
-        return float(value)
-    _expect(type(value) is kind, value, kind.__name__, where)
-    return value
+        _expect(type(value) in (int, float), value, "a number", entry)
+        try:
+            return float(value)
+        except OverflowError:
+            raise _MismatchError(entry, "a number", _shown(value)) from None
+    if kind in (int, str, bool):
+        _expect(type(value) is kind, value, kind.__name__, entry)
+        return value
+    raise TypeError(f"{entry}: there is no reader for {kind}")
 
 
-def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
-    _expect(isinstance(value, dict), value, "an object", where)
+def _read_tuple(kinds: tuple[Any, ...], value: Any, entry: str) -> tuple[Any, ...]:
+    # What `asdict` gives has tuples where JSON has lists.
+    _expect(isinstance(value, list | tuple), value, "a list", entry)
+    if len(kinds) == 2 and kinds[1] is Ellipsis:
+        kinds = (kinds[0],) * len(value)
+    _expect(len(value) == len(kinds), value, f"{len(kinds)} entries", entry)
+    pairs = zip(kinds, value, strict=True)
+    return tuple(_read(kind, item, f"{entry}[{i}]") for i, (kind, item) in enumerate(pairs))
+
+
+def _read_dataclass(kind: Any, value: Any, entry: str) -> Any:
+    _expect(isinstance(value, dict), value, "an object", entry)
+    fields = _fields(kind)
+    unknown, missing = sorted(set(value) - set(fields)), sorted(set(fields) - set(value))
+    if unknown or missing:
+        words = [f"unknown {_shown(name)}" for name in unknown]
+        words += [f"no {_shown(name)}" for name in missing]
+        raise _MismatchError(entry, "exactly the known entries", ", ".join(words))
+    return kind(
+        **{name: _read(each, value[name], _join(entry, name)) for name, each in fields.items()}
+    )
+
+
+@functools.cache
+def _fields(kind: Any) -> dict[str, Any]:
+    """Name -> type; a manifest has one record per tensor, and resolving types takes time."""
     hints = typing.get_type_hints(kind)
-    names = {field.name for field in dataclasses.fields(kind)}
-    odd = sorted(set(value) ^ names)
-    _expect(not odd, ", ".join(odd), "exactly the known entries", where)
-    return kind(**{name: _read(hints[name], value[name], f"{where}.{name}") for name in names})
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
-def _expect(condition: bool, value: Any, wanted: str, where: str) -> None:
+def _join(entry: str, name: str) -> str:
+    return f"{entry}.{name}" if entry else name
+
+
+def _expect(condition: bool, value: Any, wanted: str, entry: str) -> None:
     if not condition:
-        shown = repr(value)
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        raise RecordError(f"{where}: expected {wanted}, got {shown}")
+        raise _MismatchError(entry, wanted, _shown(value))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."

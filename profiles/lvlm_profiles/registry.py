@@ -1,4 +1,4 @@
-"""One mechanism for every table of the exporter: name -> ``"module:ATTRIBUTE"``."""
+"""One mechanism for every table of names: name -> ``"module:ATTRIBUTE"``, imported when wanted."""
 
 from __future__ import annotations
 
@@ -15,10 +15,14 @@ def resolve(table: Mapping[str, str], name: str, kind: str) -> Any:
     Args:
         table: name -> ``"package.module:ATTRIBUTE"``.
         name: The entry wanted.
-        kind: What the table holds, for the message ("method", "family").
+        kind: What the table holds, for the message ("method", "backend").
 
     Raises:
         UsageError: ``name`` is not in the table; the message lists what is.
+
+    Example:
+        >>> resolve({"square_root": "math:sqrt"}, "square_root", "function")(9)
+        3.0
     """
     if name not in table:
         raise UsageError(f"unknown {kind} {name!r}; known: {', '.join(sorted(table))}")

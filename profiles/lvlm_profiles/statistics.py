@@ -15,7 +15,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Summary:
-    """What a set of samples says, in the samples' own unit.
+    """Statistics of a set of samples, in the samples' own unit.
 
     Attributes:
         n: Samples.
@@ -99,8 +99,8 @@ def median_change(
     """Relative change of the median with its 95 % bootstrap interval.
 
     The percentile bootstrap: both sets are drawn again with replacement, the two medians are
-    compared, and the middle 95 % of what comes out is the interval. The seed is fixed, so the
-    same two reports always give the same answer.
+    compared, and the middle 95 % of the results is the interval. The seed is fixed, so the same
+    two reports always give the same interval.
 
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
     """

@@ -1,7 +1,7 @@
 """The golden answers of a bundle: what it answered when its build compared it with PyTorch.
 
-They lie beside the manifest as ``golden.json``, picture included, so that a device without PyTorch
-can say whether its backend gives the same tokens.
+They are beside the manifest as ``golden.json``, picture included, so that a device without PyTorch
+can check whether its backend gives the same tokens.
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ from pathlib import Path
 
 from PIL import Image
 
+from lvlm_profiles import records
+from lvlm_profiles.files import write_whole
 from lvlm_runtime.bundle.bundle import Bundle
-from lvlm_runtime.bundle.manifest import from_json, to_json
+from lvlm_runtime.bundle.manifest import to_json
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.session import Session
 
 FILE = "golden.json"
+REBUILD = "build the bundle again, without --no-verify"
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Golden:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One ratio here and in the golden answers.
+    """One ratio on this machine and in the golden answers.
 
     Attributes:
         first_difference: Index of the first token that differs; None when all are equal.
@@ -81,24 +84,21 @@ def make_golden(
 
 def write_golden(directory: Path, golden: Golden) -> None:
     """Keep answers beside a bundle's manifest, which then names the file."""
-    text = json.dumps(to_json(golden), indent=1)
-    (directory / FILE).write_text(text, encoding="utf-8")
+    write_whole(directory / FILE, json.dumps(to_json(golden), indent=1))
 
 
 def read_golden(bundle: Bundle) -> Golden:
-    """The golden answers of a bundle; LvlmError where it was built without the gate."""
+    """The golden answers of a bundle; LvlmError where it has none or damaged ones."""
     if FILE not in bundle.manifest.files:
-        raise LvlmError(
-            f"{bundle.directory} has no {FILE}; build the bundle again, without --no-verify"
-        )
-    content = json.loads(bundle.path(FILE).read_text(encoding="utf-8"))
-    return from_json(Golden, content, FILE)
+        raise LvlmError(f"{bundle.directory} has no {FILE}; {REBUILD}")
+    path, remedy = bundle.path(FILE), f"copy the bundle again, or {REBUILD}"
+    return records.read(Golden, records.read_json(path, remedy), path, remedy)
 
 
 def compare_golden(session: Session, golden: Golden) -> list[Comparison]:
-    """Ask a session what the golden answers are about."""
+    """Ask a session the golden question at every ratio, and compare the answers."""
     pictures = [base64.b64decode(each) for each in golden.pictures]
-    found = []
+    comparisons = []
     for answer in golden.answers:
         got = session.generate(
             golden.prompt, pictures, answer.ratio, max_new_tokens=golden.max_new_tokens
@@ -107,8 +107,8 @@ def compare_golden(session: Session, golden: Golden) -> list[Comparison]:
         equal = [a == b for a, b in pairs]
         at = equal.index(False) if False in equal else len(equal)
         same = got == answer.token_ids
-        found.append(Comparison(answer.ratio, answer.token_ids, got, None if same else at))
-    return found
+        comparisons.append(Comparison(answer.ratio, answer.token_ids, got, None if same else at))
+    return comparisons
 
 
 def comparison_record(comparison: Comparison) -> dict[str, object]:

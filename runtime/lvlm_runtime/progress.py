@@ -1,4 +1,4 @@
-"""How long work says what it is doing; the command line draws bars from it."""
+"""Progress of long work, step by step; the command line draws bars from it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told what the build is doing; the command line draws bars."""
+    """Receives the stages and steps of long work; the command line draws bars from them."""
 
     def stage(self, title: str, steps: int) -> AbstractContextManager[Advance]:
         """A stage of ``steps`` steps; inside, call the value once per step with its name."""
@@ -21,8 +21,8 @@ class Advance(Protocol):
 
 
 class NoProgress:
-    """Draws nothing: for work that others watch, or that is being timed."""
+    """Shows nothing: for work that is timed, or whose caller shows its own progress."""
 
     def stage(self, title: str, steps: int) -> AbstractContextManager[Advance]:
-        """A stage that nobody looks at."""
+        """A stage that is not shown."""
         return nullcontext(lambda step: None)

@@ -2,7 +2,8 @@
 
 >>> from lvlm_runtime import Session
 >>> session = Session.open("bundle")
->>> session.generate(images=["cat.jpg"], prompt="What is on the table?", ratio=0.33).text
+>>> session.generate(images=["cat.jpg"], prompt="What color is the circle?", ratio=0.33).text
+'yellow'
 """
 
 from __future__ import annotations
@@ -11,41 +12,36 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from lvlm_runtime.backends import open_backend
 from lvlm_runtime.backends.choice import AUTO, choose_backend
 from lvlm_runtime.bundle.bundle import TOKENIZER, Bundle
-from lvlm_runtime.bundle.manifest import Budget, LayoutBudget
-from lvlm_runtime.chain.chain import Chain, DecodeState
+from lvlm_runtime.chain.chain import Chain
+from lvlm_runtime.chain.decoder import DecodeState
 from lvlm_runtime.chain.recorder import Recorder
-from lvlm_runtime.errors import LvlmError, UsageError
-from lvlm_runtime.image import preprocess
-from lvlm_runtime.image.anyres import MULTI, TileLayout
-from lvlm_runtime.image.picture import load_image
+from lvlm_runtime.errors import UsageError
+from lvlm_runtime.image.anyres import TileLayout
 from lvlm_runtime.prompt.encoder import PromptEncoder
 from lvlm_runtime.prompt.sampling import Sampler, SamplingOptions
-from lvlm_runtime.prompt.sequence import text_runs
+from lvlm_runtime.request import CheckedRequest, Picture, check_request, layout_for
 
 __all__ = ["Generation", "Picture", "Session"]
 
 GREEDY = SamplingOptions()
-Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Generation:
-    """An answer and what it took.
+    """An answer, its tokens and its timings.
 
     Attributes:
         text: The answer.
         token_ids: Its tokens, the stop token included.
         finish_reason: ``stop``, or ``length`` when ``max_new_tokens`` ran out.
-        ratio: Share of visual tokens kept, as asked for.
+        ratio: Share of visual tokens kept, as requested.
         visual_tokens: Visual tokens at each stage, ``(stage, tokens)``, all images together;
             empty without images.
         prompt_tokens: Positions of the prompt before reduction in the decoder.
@@ -66,18 +62,6 @@ class Generation:
     time_to_first_token_ms: float
     decode_tokens_per_s: float | None
     own_time_ms: float
-    letterboxed: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Request:
-    """A checked request: everything that generation needs."""
-
-    runs: list[list[int]]
-    pixel_values: NDArray[np.float32] | None
-    budget: Budget
-    layout: LayoutBudget | None
-    images: int
     letterboxed: tuple[int, ...]
 
 
@@ -142,14 +126,14 @@ class Session:
 
         Args:
             prompt: The question.
-            images: Paths, PIL pictures or arrays, in the order the prompt speaks of them.
+            images: Paths, PIL pictures or arrays, in the order in which the prompt names them.
             ratio: Share of visual tokens to keep; one of the bundle's, None for its first.
             max_new_tokens: Longest answer.
-            sampling: How tokens are chosen; greedy unless told otherwise.
-            system: A system message, where the template knows one.
+            sampling: How tokens are chosen; greedy by default.
+            system: A system message, where the template takes one.
             on_text: Called with each new piece of the answer (streaming).
             recorder: Takes the timing of every graph call.
-            ignore_stop: Answer ``max_new_tokens`` tokens whatever they are, to measure.
+            ignore_stop: Answer exactly ``max_new_tokens`` tokens, for measurements.
 
         Raises:
             UsageError: The bundle has no such ratio.
@@ -199,10 +183,10 @@ class Session:
         is the question alone, for a bundle whose projector reads it.
         """
         if max_new_tokens < 1:
-            raise UsageError(f"max_new_tokens {max_new_tokens} is below 1")
+            raise UsageError(f"max_new_tokens {max_new_tokens} is below 1; give 1 or more")
         recorder = Recorder() if recorder is None else recorder
         start = time.perf_counter() if started_s is None else started_s
-        request = self._check(token_ids, images, ratio, max_new_tokens, recorder)
+        request = check_request(self.bundle, token_ids, images, ratio, max_new_tokens, recorder)
         sampler, decoder = Sampler(sampling), self.encoder.decoder()
         state, logits = self._prefill(request, max_new_tokens, recorder, query_ids)
         history = [token for run in request.runs for token in run]
@@ -228,8 +212,8 @@ class Session:
             token_ids=tuple(answer),
             finish_reason="stop" if answer[-1] in stop_ids else "length",
             ratio=request.budget.ratio,
-            visual_tokens=self._stages(request),
-            prompt_tokens=self._prompt_length(request),
+            visual_tokens=request.visual_tokens(self.bundle.manifest),
+            prompt_tokens=request.prompt_tokens,
             time_to_first_token_ms=(first - start) * 1e3,
             decode_tokens_per_s=(len(answer) - 1) / elapsed if len(answer) > 1 else None,
             own_time_ms=own_ms,
@@ -238,89 +222,21 @@ class Session:
 
     def _prefill(
         self,
-        request: _Request,
+        request: CheckedRequest,
         max_new_tokens: int,
         recorder: Recorder,
         query_ids: Sequence[int] | None,
     ) -> tuple[DecodeState, NDArray[np.float32]]:
         visual = None
-        if request.pixel_values is not None and request.layout is not None:
+        if request.pixel_values is not None and request.part is not None:
             visual = self.chain.encode(
-                request.pixel_values, request.budget, request.layout, recorder, query_ids
+                request.pixel_values, request.budget, request.part, recorder, query_ids
             )
-        return self.chain.prefill(request.runs, visual, request.layout, max_new_tokens, recorder)
-
-    def _check(
-        self,
-        token_ids: Sequence[int],
-        images: Sequence[Picture],
-        ratio: float | None,
-        max_new_tokens: int,
-        recorder: Recorder,
-    ) -> _Request:
-        """Everything that can be wrong with a request is found here, before any graph runs."""
-        manifest = self.bundle.manifest
-        budget = self.bundle.budget(ratio)
-        runs = text_runs(token_ids, manifest.text.image_token_id)
-        if len(runs) - 1 != len(images):
-            raise LvlmError(
-                f"the prompt has {len(runs) - 1} image placeholders and {len(images)} images were"
-                " given; give as many images as the prompt speaks of (--image)"
-            )
-        layout = self.layout(len(images))
-        part = None if layout is None else budget.layout(layout.name)
-        self._check_length(runs, part, max_new_tokens)
-        pixel_values = None
-        letterboxed: tuple[int, ...] = ()
-        if layout is not None:
-            with recorder.span("preprocess", "preprocess", 0):
-                pictures = [load_image(image) for image in images]
-                prepared = preprocess.preprocess(pictures, manifest.preprocess, layout)
-            pixel_values = prepared.pixel_values
-            letterboxed = tuple(i for i, fit in enumerate(prepared.fits) if fit.letterboxed)
-        return _Request(runs, pixel_values, budget, part, len(images), letterboxed)
+        return self.chain.prefill(request.runs, visual, request.part, max_new_tokens, recorder)
 
     def layout(self, images: int) -> TileLayout | None:
-        """The tile layout for a number of images; the family decided which there are."""
-        layouts = self.bundle.manifest.layouts
-        if images == 0:
-            return None
-        if images > 1:
-            return next((layout for layout in layouts if layout.name == MULTI), layouts[0])
-        return layouts[0]
-
-    def _check_length(
-        self, runs: list[list[int]], part: LayoutBudget | None, max_new_tokens: int
-    ) -> None:
-        text = sum(map(len, runs))
-        # Positions count, and kept tokens keep theirs: a reduced image takes the unreduced span.
-        visual = 0 if part is None else (len(runs) - 1) * part.span
-        limit = self.bundle.manifest.text.context_length
-        if text + visual + max_new_tokens > limit:
-            raise LvlmError(
-                f"the prompt does not fit: {text} text and {visual} visual tokens and an answer of"
-                f" {max_new_tokens} exceed the context of {limit}; shorten the prompt, give fewer"
-                " images, a smaller --ratio or a smaller --max-new-tokens"
-            )
-        if text == 0:
-            raise LvlmError("the prompt is empty; ask a question")
-
-    def _prompt_length(self, request: _Request) -> int:
-        visual = 0 if request.layout is None else request.images * request.layout.tokens_in
-        return sum(map(len, request.runs)) + visual
-
-    def _stages(self, request: _Request) -> tuple[tuple[str, int], ...]:
-        """Visual tokens at each stage, all images together."""
-        if request.layout is None or request.pixel_values is None:
-            return ()
-        tiles = len(request.pixel_values)
-        counts = [("vision", tiles * self.bundle.manifest.vision_tokens)]
-        counts += [(cut.site, tiles * cut.tokens_out) for cut in request.budget.vision]
-        if request.layout.projected is not None:
-            counts.append(("projected", request.images * request.layout.projected.tokens_in))
-        counts.append(("decoder", request.images * request.layout.tokens_in))
-        counts += [(cut.site, request.images * cut.tokens_out) for cut in request.layout.decoder]
-        return tuple(counts)
+        """The tile layout for a number of images, among those that the family has."""
+        return layout_for(self.bundle.manifest, images)
 
 
 def _emit(piece: str, pieces: list[str], on_text: Callable[[str], None] | None) -> None:

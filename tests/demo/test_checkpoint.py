@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
 from lvlm_export.demo import CHECKPOINT  # noqa: E402
-from lvlm_export.demo.evaluate import score  # noqa: E402
+from lvlm_export.demo.evaluate import score_answers  # noqa: E402
 from lvlm_export.demo.mosaic import make_mosaic  # noqa: E402
 from lvlm_export.demo.questions import evaluation_set  # noqa: E402
 from lvlm_export.demo.train.batches import Batch, Packer  # noqa: E402
@@ -80,4 +80,4 @@ def test_checkpoint_answers_questions_about_unseen_tiles() -> None:
     answers = CheckpointAnswerer(CHECKPOINT).answers(
         [(sample.image, sample.question) for sample in samples]
     )
-    assert score(samples, answers)["all"].share >= 0.9
+    assert score_answers(samples, answers)["all"].share >= 0.9

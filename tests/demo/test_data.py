@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lvlm_export.demo import CHECKPOINT, PICTURES
-from lvlm_export.demo.evaluate import exact_match, score
+from lvlm_export.demo.evaluate import score_answers
 from lvlm_export.demo.mosaic import PLACES, Mosaic, make_mosaic
 from lvlm_export.demo.questions import KINDS, evaluation_set, questions_about
 from lvlm_export.demo.tiles import COLORS, SHAPES, load_tiles
@@ -106,20 +106,10 @@ def test_score_counts_exact_matches_per_kind() -> None:
     samples = evaluation_set(10)
     answers = [sample.answer for sample in samples]
     answers[0] = "nonsense"
-    table = score(samples, answers)
+    answers[1] = f" {answers[1]} "  # outer white space does not count
+    table = score_answers(samples, answers)
     assert (table["color"].right, table["color"].total) == (1, 2)
     assert table["all"].share == pytest.approx(0.9)
-
-
-def test_exact_match_asks_about_the_picture_it_shows() -> None:
-    pictures = {sample.image.tobytes() for sample in evaluation_set(10)}
-
-    def answer(image: Image.Image, question: str) -> str:
-        assert image.tobytes() in pictures
-        assert question.endswith("?")
-        return " yes "
-
-    assert exact_match(answer, n=10)["yes_no"].total == 2
 
 
 def test_data_and_evaluation_need_no_torch() -> None:

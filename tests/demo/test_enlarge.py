@@ -8,26 +8,26 @@ from transformers import AutoProcessor
 
 from lvlm_export.demo import CHECKPOINT
 from lvlm_export.demo.train.batches import Packer
-from lvlm_export.demo.train.enlarge import enlarged, interpolated
+from lvlm_export.demo.train.enlarge import enlarge_model, interpolate_positions
 from lvlm_export.demo.train.objectives import CellHeads, vision_features
 
 
 def test_positions_of_the_same_grid_stay() -> None:
     positions = torch.randn(196, 8)
-    torch.testing.assert_close(interpolated(positions, 14), positions)
+    torch.testing.assert_close(interpolate_positions(positions, 14), positions)
 
 
 def test_positions_keep_row_and_column() -> None:
     """On a ramp along the columns, a finer grid is constant in a column and rises along a row."""
     ramp = torch.arange(14.0).repeat(14)[:, None]
-    finer = interpolated(ramp, 16)[:, 0].reshape(16, 16)
+    finer = interpolate_positions(ramp, 16)[:, 0].reshape(16, 16)
     assert (finer.diff(dim=1) > 0).all()
     torch.testing.assert_close(finer, finer[:1].expand_as(finer))
 
 
 @torch.no_grad()
 def test_the_tower_takes_larger_pictures() -> None:
-    model = enlarged(CHECKPOINT, 128)
+    model = enlarge_model(CHECKPOINT, 128)
     processor = AutoProcessor.from_pretrained(CHECKPOINT)
     processor.image_processor.size = {"height": 128, "width": 128}
     batch = Packer(processor, 256).batch(0, 2, flip=False)
@@ -48,4 +48,4 @@ def test_cells_of_the_finer_grid() -> None:
 
 def test_part_of_a_patch_is_refused() -> None:
     with pytest.raises(ValueError, match="130 pixels are not a multiple of the patches' 8"):
-        enlarged(CHECKPOINT, 130)
+        enlarge_model(CHECKPOINT, 130)

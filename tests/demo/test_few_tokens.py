@@ -7,20 +7,26 @@ from pathlib import Path
 
 import pytest
 
-from lvlm_export.demo.train.few_tokens import METHODS, RESULT, TOKENS, as_markdown, training_free
+from lvlm_export.demo.train.few_tokens import (
+    METHODS,
+    RESULT,
+    TOKENS,
+    as_markdown,
+    measure_training_free,
+)
 from lvlm_export.demo.train.table import QUESTIONS
 from lvlm_export.demo.train.train_quecc import training_of
 
 
 @pytest.mark.slow
 def test_a_method_is_asked_at_a_count(tmp_path: Path) -> None:
-    right, total = training_free("downsample", 16, tmp_path, 20)
+    right, total = measure_training_free("downsample", 16, tmp_path, 20)
     assert total == 20
     assert 0 <= int(right) <= 20
 
 
 def test_a_method_that_does_not_reach_a_count_says_why(tmp_path: Path) -> None:
-    reason = training_free("tome", 1, tmp_path, 20)
+    reason = measure_training_free("tome", 1, tmp_path, 20)
     assert isinstance(reason, str)
     assert "196 of a tile cannot become 1" in reason
 

@@ -16,7 +16,7 @@ from lvlm_export.demo.train.train_quecc import (
     frozen_features,
     loss_of,
     quecc_model,
-    questions,
+    question_states,
 )
 from lvlm_runtime.prompt.encoder import PromptEncoder
 
@@ -71,7 +71,7 @@ def test_features_and_questions_are_the_checkpoints(packer: QuestionPacker) -> N
     features = frozen_features(model, batch.pixel_values)
     assert features.shape == (1, 196, 96 * len(LEVELS))
     torch.testing.assert_close(features[..., -96:], vision_features(model, batch.pixel_values))
-    together = questions(model, batch)
+    together = question_states(model, batch)
     for row, length in enumerate(batch.query_lengths):
         alone = model.model.text_query(batch.query_ids[row : row + 1, :length])
         torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-4)
@@ -81,7 +81,7 @@ def test_features_and_questions_are_the_checkpoints(packer: QuestionPacker) -> N
 def test_many_questions_about_a_picture_are_as_each_alone(packer: QuestionPacker) -> None:
     model = quecc_model(CHECKPOINT, TOKENS, seed=0)
     batch = packer.batch(0, 2, flip=False)
-    features, asked = frozen_features(model, batch.pixel_values), questions(model, batch)
+    features, asked = frozen_features(model, batch.pixel_values), question_states(model, batch)
     projector = model.model.multi_modal_projector
     shared = projector(features, asked, batch.pictures)
     torch.testing.assert_close(shared, projector(features[batch.pictures], asked))

@@ -15,7 +15,7 @@ from lvlm_export.check.parity import request_of, synthetic_samples
 from lvlm_export.check.reference import Reference
 from lvlm_export.checkpoint import Checkpoint
 from lvlm_export.plan.plan import BuildOptions, make_plan
-from lvlm_export.study.choosing import outlier_shares, withdrawals, withdrawn_logits
+from lvlm_export.study.choosing import measure_outlier_shares, measure_withdrawals, withdrawn_logits
 from lvlm_runtime.prompt.encoder import PromptEncoder
 
 
@@ -58,7 +58,7 @@ def test_withdrawing_is_what_a_build_with_that_ratio_does(folder: Path) -> None:
 def test_every_layer_is_tried_on_every_sample(folder: Path) -> None:
     checkpoint, seen = Checkpoint.open(folder), []
     samples = synthetic_samples(make_plan(checkpoint, BuildOptions((0.5,))).shape.layouts, 2)
-    rows = withdrawals(checkpoint, samples, None, seen.append)
+    rows = measure_withdrawals(checkpoint, samples, None, seen.append)
     assert [(row.layer, row.ratio) for row in rows] == [(1, 0.25), (2, 0.5), (3, 0.75)]
     assert all(row.divergence > 0 for row in rows)
     assert seen == ["sample 0", "sample 1"]
@@ -91,6 +91,8 @@ def test_prumerge_as_a_user_types_it(folder: Path, data: Path) -> None:
 def test_scores_are_those_of_the_class_token(folder: Path) -> None:
     checkpoint = Checkpoint.open(folder)
     samples = synthetic_samples(make_plan(checkpoint, BuildOptions((0.5,))).shape.layouts, 2)
-    once = outlier_shares(checkpoint, samples, None, lambda _step: None)
-    again = [outlier_shares(checkpoint, [each], None, lambda _step: None)[0] for each in samples]
+    once = measure_outlier_shares(checkpoint, samples, None, lambda _step: None)
+    again = [
+        measure_outlier_shares(checkpoint, [each], None, lambda _step: None)[0] for each in samples
+    ]
     assert once == again

@@ -174,7 +174,7 @@ def test_inspect_counts_what_the_runtime_allocates(demo_bundle: Path) -> None:
     allocated = 0
     rows = {"decoder.0": 20 + layout.tokens_in + 9, "decoder.1": 20 + layout.tokens_out + 9}
     for stage in session.bundle.manifest.decoder:
-        group = session.chain._allocate(stage, rows[stage.name])
+        group = session.chain.decoder.allocate(stage, rows[stage.name])
         allocated += sum(
             session.chain.backend.fetch(value).nbytes for value in group.buffers.values()
         )
@@ -218,7 +218,7 @@ def test_errors_become_one_line_and_a_status() -> None:
     full = OSError(errno.ENOSPC, "No space left on device", "/data/bundle")
     assert explain(LvlmError("a\nb")) == ("error: a b", 1)
     assert explain(UsageError("a")) == ("error: a", 2)
-    assert explain(click.Abort()) == ("interrupted; type the same command to go on", 130)
+    assert explain(click.Abort()) == ("interrupted; type the same command to continue", 130)
     line, status = explain(full)
     assert status == 1
     assert line is not None
@@ -250,7 +250,7 @@ def test_nothing_typed_shows_the_help() -> None:
 
 
 def test_the_line_about_a_run_says_what_was_done_to_a_picture() -> None:
-    from lvlm_export.cli.commands.run import summary
+    from lvlm_export.cli.commands.run import answer_line
     from lvlm_runtime.session import Generation
 
     answer = Generation(
@@ -265,7 +265,7 @@ def test_the_line_about_a_run_says_what_was_done_to_a_picture() -> None:
         own_time_ms=1.0,
         letterboxed=(1,),
     )
-    line = summary(answer, (Path("a.jpg"), Path("dir/b.jpg")))
+    line = answer_line(answer, (Path("a.jpg"), Path("dir/b.jpg")))
     assert line == (
         "ratio 0.5; visual tokens vision 252 → decoder 185 → decoder@1 132; first token 154 ms;"
         " 20.0 tokens/s; cut at 2 tokens (--max-new-tokens);"

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from command_line import error_line, typed
-from lvlm_profiles.report import write
+from lvlm_profiles.report import write_report
 from reports import MACHINE, TTFT, make_report
 
 
 def saved(path: Path, factor: float = 1.0, **changes: object) -> Path:
     report = make_report({r: [v * factor for v in samples] for r, samples in TTFT.items()})
-    write(replace(report, **changes), path)  # type: ignore[arg-type]
+    write_report(replace(report, **changes), path)  # type: ignore[arg-type]
     return path
 
 

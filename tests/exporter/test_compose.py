@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from lvlm_export.reduction import METHODS, load_method
 from lvlm_export.reduction.budget import BudgetPlan, Geometry, SiteCount
-from lvlm_export.reduction.compose import combines, parse_site
+from lvlm_export.reduction.compose import parse_site, role_in_composed
 from lvlm_export.reduction.method import STAGES, Site
 from lvlm_export.reduction.schedule import plan_budget
 from lvlm_runtime.bundle.placement import HandBudget, HandPlacement
 from lvlm_runtime.errors import UsageError
 from lvlm_runtime.image import anyres
 
-FIRST = [name for name in METHODS if combines(load_method(name)) == "first"]
-SECOND = [name for name in METHODS if combines(load_method(name)) == "second"]
+FIRST = [name for name in METHODS if role_in_composed(load_method(name)) == "first"]
+SECOND = [name for name in METHODS if role_in_composed(load_method(name)) == "second"]
 
 
 def llava(tokens: int = 576, vision: int = 23, text: int = 32) -> Geometry:
@@ -185,9 +185,9 @@ def test_what_does_not_go_together_is_refused(name: str, line: str) -> None:
     [
         ("fastv", ["vision@5"], "fastv acts at decoder sites, not at vision@5"),
         ("illava", ["features@23"], "acts at vision and decoder sites, not at features@23"),
-        ("illava", ["vision@5", "vision@5"], "site vision@5 is given twice"),
-        ("vtw", ["decoder@5"], "method vtw finds its site by the ratio; leave the sites out"),
-        ("visionzip+fastv", ["decoder@5"], r"give visionzip of visionzip\+fastv no place.*fastv$"),
+        ("illava", ["vision@5", "vision@5"], "site vision@5 is given twice; give it once"),
+        ("vtw", ["decoder@5"], "method vtw takes its site from the ratio; leave the sites out"),
+        ("visionzip+fastv", ["decoder@5"], r"none .* for visionzip of visionzip\+fastv.*fastv$"),
         ("none", ["decoder@5"], "method none acts at no sites, not at decoder@5"),
     ],
 )
@@ -247,5 +247,5 @@ def test_counts_that_do_not_fit_are_refused(keep: dict[str, float], line: str) -
 def test_counts_of_tiles_must_be_squares() -> None:
     by_hand = HandBudget(0.5, {"features@26": 360, "decoder@4": 0.9})
     method = load_method("visionzip+fastv", HandPlacement(budgets=(by_hand,)))
-    with pytest.raises(UsageError, match=r"keeps 360 .* as squares; .* can are 324 and 361"):
+    with pytest.raises(UsageError, match=r"keeps 360 .* as squares; .* are 324 and 361"):
         plan_budget(0.5, method, onevision())

@@ -20,7 +20,7 @@ from lvlm_export.study.evaluation import (
     is_right,
     read_questions,
     tabulate,
-    wilson,
+    wilson_interval,
 )
 from lvlm_runtime.errors import LvlmError
 
@@ -122,9 +122,9 @@ def test_plain_answers_count_but_for_case_space_and_stop() -> None:
 
 
 def test_wilson_intervals_are_the_textbook_ones() -> None:
-    assert wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert wilson(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
-    assert wilson(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
+    assert wilson_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    assert wilson_interval(0, 10) == pytest.approx((0.0, 0.2775), abs=1e-4)
+    assert wilson_interval(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-4)
 
 
 def test_the_table_compares_with_the_same_questions_unreduced() -> None:

@@ -12,7 +12,7 @@ from lvlm_export.reduction import load_method
 from lvlm_export.reduction.method import ReducerShape, Site
 from lvlm_export.reduction.methods.prumerge import adaptive_ratio
 from lvlm_export.reduction.methods.prumerge_plus import spaced_places
-from lvlm_export.reduction.methods.visionzip import split
+from lvlm_export.reduction.methods.visionzip import split_budget
 from lvlm_export.reduction.reducers import ProjectedReducer, VisionReducer
 from lvlm_export.reduction.selectors import Clues, Selector
 from lvlm_runtime.errors import UsageError
@@ -35,7 +35,7 @@ def draw(seed: int, *shapes: tuple[int, ...]) -> list[NDArray[np.float64]]:
 
 
 def test_published_counts() -> None:
-    assert [split(keep) for keep in (64, 128, 192)] == [(54, 10), (108, 20), (162, 30)]
+    assert [split_budget(keep) for keep in (64, 128, 192)] == [(54, 10), (108, 20), (162, 30)]
     assert selector("prumerge", FEATURES, 576, 73).salient == 72
     plus = selector("prumerge_plus", FEATURES, 576, 145)
     assert (plus.salient, len(plus.spaced)) == (72, 72)
@@ -49,7 +49,7 @@ def test_visionzip_equals_the_numpy_statement(keep: int) -> None:
     got, places = selector("visionzip", FEATURES, 30, keep)(tensor(tokens), clues)
     for image in range(2):
         args = tokens[image], scores[image], keys[image]
-        expected_places, expected = numpy_methods.visionzip(*args, *split(keep))
+        expected_places, expected = numpy_methods.visionzip(*args, *split_budget(keep))
         assert places[image].tolist() == expected_places
         np.testing.assert_allclose(got[image].numpy(), expected, atol=1e-5)
 
@@ -66,7 +66,9 @@ def test_visionzip_counts_the_cls_token_among_the_dominant() -> None:
     attention = torch.softmax(query[:, :, 0:1] @ key.mT * 0.5, dim=-1).mean(dim=1)[:, 0, 1:]
     for image in range(2):
         args = hidden[image, 1:], attention[image].numpy(), key[image, :, 1:].mean(dim=0).numpy()
-        expected_places, expected = numpy_methods.visionzip(*args, split(13)[0] - 1, split(13)[1])
+        expected_places, expected = numpy_methods.visionzip(
+            *args, split_budget(13)[0] - 1, split_budget(13)[1]
+        )
         assert places[image, 1:].tolist() == expected_places
         np.testing.assert_allclose(out[image, 2:].numpy(), expected, atol=1e-5)
 

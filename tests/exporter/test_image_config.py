@@ -17,6 +17,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from lvlm_export.families.shared.image_config import preprocess_spec
+from lvlm_profiles import records
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.image.anyres import IMAGE_LAYOUT, MULTI_LAYOUT
 from lvlm_runtime.image.preprocess import PreprocessSpec, pixel_values
@@ -73,7 +74,8 @@ def test_files_of_transformers_5_are_read(kind: str) -> None:
     spec = preprocess_spec(written)
     assert spec == preprocess_spec({"image_processor": written, "patch_size": 14})
     assert spec == preprocess_spec({"image_processor_type": kind})
-    assert PreprocessSpec.from_dict(json.loads(json.dumps(dataclasses.asdict(spec)))) == spec
+    content = json.loads(json.dumps(dataclasses.asdict(spec)))
+    assert records.read(PreprocessSpec, content, "manifest.json", "build again") == spec
 
 
 def test_files_of_transformers_4_are_read() -> None:
@@ -137,15 +139,15 @@ def test_tile_geometry_of_onevision_is_read() -> None:
         ({"image_processor_type": "SiglipImageProcessor", "size": [0, 4]}, "size of .* whole"),
         (
             {"image_processor_type": "LlavaOnevisionImageProcessor", "do_center_crop": True},
-            "do_center_crop is off",
+            "tiles need do_resize on, do_center_crop off .* has do_center_crop True",
         ),
         (
             {"image_processor_type": "LlavaOnevisionImageProcessor", "size": [24, 48]},
-            "and size is square",
+            r"and a square size; this checkpoint has .* size \[24, 48\]",
         ),
         (
             {"image_processor_type": "LlavaOnevisionImageProcessor", "do_resize": False},
-            "where do_resize is on",
+            "need do_resize on",
         ),
         (
             {"image_processor_type": "LlavaOnevisionImageProcessor", "image_grid_pinpoints": []},
@@ -153,15 +155,15 @@ def test_tile_geometry_of_onevision_is_read() -> None:
         ),
         (
             {"image_processor_type": "CLIPImageProcessor", "image_std": [1, 1]},
-            r"image_std of this checkpoint's image processor is \[1, 1\]; a number or 3",
+            r"image_std of this checkpoint's image processor is \[1, 1\], one number or three",
         ),
         (
             {"image_processor_type": "LlavaImageProcessor", "image_mean": None, "do_pad": True},
-            "image_mean of this checkpoint's image processor is None; a number or 3",
+            "image_mean of this checkpoint's image processor is None, one number or three",
         ),
         (
             {"image_processor_type": "CLIPImageProcessor", "rescale_factor": None},
-            "rescale_factor of this checkpoint's image processor is None; a number is needed",
+            "rescale_factor of this checkpoint's image processor is None, a number is needed",
         ),
         (
             {"image_processor_type": "CLIPImageProcessor", "resample": "bicubic"},

@@ -1,4 +1,4 @@
-"""A build that dies leaves no half bundle, and the same command goes on where it stopped."""
+"""A build that dies leaves no half bundle, and the same command continues where it stopped."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_ctrl_c_is_one_line_and_status_130(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate()
     assert process.returncode == 130
-    assert stderr.strip() == "interrupted; type the same command to go on"
+    assert stderr.strip() == "interrupted; type the same command to continue"
     assert not (tmp_path / "bundle").exists()
 
 
@@ -116,7 +116,7 @@ def test_an_interrupt_that_a_library_turns_into_an_error_is_still_one(
     monkeypatch.setattr(bundle.Bundle, "open", interrupted)
     result = typed("inspect", "bundle")
     assert result.exit_code == 130
-    assert result.stderr == "interrupted; type the same command to go on\n"
+    assert result.stderr == "interrupted; type the same command to continue\n"
 
 
 def test_a_chain_that_is_not_the_model_is_not_published(
@@ -143,7 +143,7 @@ def test_a_write_that_fails_names_the_place_and_the_way_out(
     line = error_line(typed("build", *UNREDUCED, "-o", target), 1)
     assert line == (
         f"error: {target}: the disk is full; free some space and type the same command again, a"
-        " build goes on where it stopped"
+        " build continues where it stopped"
     )
     assert not target.exists()
 

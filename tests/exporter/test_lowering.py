@@ -13,7 +13,7 @@ import tiny
 from helpers import build_tiny
 from lvlm_export.check.parity import synthetic_samples, verify
 from lvlm_export.checkpoint import Checkpoint
-from lvlm_export.graphs.passes import lowering
+from lvlm_export.graphs.passes import rewrites
 from lvlm_export.plan.plan import TARGETS, BuildOptions, make_plan
 from lvlm_runtime.session import Session
 
@@ -86,4 +86,4 @@ def test_other_targets_stay_standard(tmp_path: Path) -> None:
 
 
 def test_every_rewritten_target_exists() -> None:
-    assert [name for name in TARGETS if lowering.rewrites(name, "opset24")] == ["cpu"]
+    assert [name for name in TARGETS if rewrites(name, "opset24")] == ["cpu"]

@@ -17,7 +17,7 @@ from lvlm_export.reduction import METHODS
 from lvlm_profiles.cost.request import Cut
 from lvlm_profiles.cost.roofline import PUBLISHED
 from lvlm_profiles.devices.device import load_device
-from lvlm_profiles.planner.judge import Candidate, Goal, Speed, judge, nearest
+from lvlm_profiles.planner.judge import Candidate, Goal, Speed, judge_candidate, nearest_verdict
 from lvlm_profiles.shapes.presets import load_preset
 
 SEVEN, HALF = "shape:llava-1.5-7b", "shape:llava-onevision-0.5b"
@@ -147,9 +147,9 @@ def test_goals_of_decode_and_positions() -> None:
     dims = load_preset("llava-1.5-7b").dims
     path = planned_path()
     goal = Goal(load_device("agx_orin_64gb"), None, None, 4096)
-    long = judge(dims, Candidate("none", "fp16", 1.0, 1.0, path), goal, Speed(PUBLISHED))
+    long = judge_candidate(dims, Candidate("none", "fp16", 1.0, 1.0, path), goal, Speed(PUBLISHED))
     assert long.reasons == ("takes 4576 positions and the model has 4096",)
-    assert nearest([long]) is long
+    assert nearest_verdict([long]) is long
 
 
 def planned_path():  # type: ignore[no-untyped-def]
@@ -194,7 +194,7 @@ def test_times_are_read(text: str) -> None:
         (
             ["plan", *NANO, "--model", SEVEN, "--calibrate", "/nowhere.json"],
             1,
-            "--calibrate /nowhere.json: there is no report /nowhere.json",
+            "there is no report /nowhere.json; `lvlm-export profile -o` writes one",
         ),
         (["plan", "demo@9"], 2, "'demo@9' goes with --compare-models; name one model with --model"),
         (["plan", "--compare-models", "demo@9"], 2, "takes two models or more, each as MODEL@TOK"),
@@ -256,7 +256,7 @@ def test_calibration_by_a_real_report(demo_bundle: Path, tmp_path: Path) -> None
 
 def test_models_are_compared_at_equal_compute() -> None:
     words = ("--compare-models", f"{HALF}@576", f"{SEVEN}@36", "shape:llava-1.5-13b@36")
-    found = planned(*words, "--prompt-tokens", "25")
+    found = planned(*words, "--text-tokens", "25")
     small, large, larger = found["models"]
     assert small["relative_error"] == small["relative_error_at_equal_compute"] == 1.0
     assert large["relative_error"] == pytest.approx((6.738 / 0.494) ** -0.077 * 16**0.015, rel=1e-3)

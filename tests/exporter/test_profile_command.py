@@ -11,10 +11,10 @@ from click.testing import Result
 
 from command_line import PICTURE, QUESTION, error_line, typed
 from loading import EXPORT, HEAVY, loaded
-from lvlm_profiles.report import load
+from lvlm_profiles.devices.machine import fingerprint
+from lvlm_profiles.report import load_report
 from lvlm_runtime.bundle.bundle import read_manifest
-from lvlm_runtime.profile import store as profile_store
-from lvlm_runtime.profile.subject import fingerprint
+from lvlm_runtime.profile.store import keep_report
 from reports import MACHINE, TTFT, make_report
 
 SHORT = ("--iterations", "5", "--warmup", "1", "--answer-tokens", "4")
@@ -81,7 +81,7 @@ def test_a_profile_prints_one_table_and_where_it_was_written(
 def test_the_report_holds_raw_samples_and_adds_up(
     profiled: tuple[Result, Path, Path], demo_bundle: Path
 ) -> None:
-    report = load(profiled[1])
+    report = load_report(profiled[1])
     manifest = read_manifest(demo_bundle)
     assert report.model.content_key == manifest.content_key
     assert report.model.graphs["vision.0.onnx"] == manifest.files["vision.0.onnx"].sha256
@@ -107,7 +107,7 @@ def test_the_report_holds_raw_samples_and_adds_up(
 
 
 def test_memory_is_split_without_a_rest(profiled: tuple[Result, Path, Path]) -> None:
-    for budget in load(profiled[1]).budgets:
+    for budget in load_report(profiled[1]).budgets:
         memory = budget.memory
         assert memory is not None
         assert memory.kind == "resident"
@@ -118,7 +118,7 @@ def test_memory_is_split_without_a_rest(profiled: tuple[Result, Path, Path]) -> 
 
 
 def test_key_value_memory_is_what_the_chain_allocates(profiled: tuple[Result, Path, Path]) -> None:
-    report = load(profiled[1])
+    report = load_report(profiled[1])
     text, answer = report.request.text_tokens, report.request.answer_tokens
     found = {each.ratio: each.memory.kv_cache_bytes for each in report.budgets if each.memory}
     row = 2 * 2 * 32 * 4  # keys and values, two heads of 32, float32
@@ -167,7 +167,7 @@ def test_a_longer_prompt_than_the_profiled_one_is_told(
         model=replace(report.model, content_key=manifest.content_key),
         budgets=(replace(budget, prompt_tokens=10),),
     )
-    profile_store.keep(short)
+    keep_report(short)
     result = typed(
         "run", demo_bundle, "--image", PICTURE, QUESTION, "--ttft", "60s", "--device", "cpu"
     )
@@ -226,7 +226,7 @@ def test_a_profile_that_cannot_be_kept_is_not_lost(
     assert result.exit_code == 0, result.stderr
     last = result.stdout.splitlines()[-1]
     assert last.startswith("kept      nowhere, `run --ttft` will not know this profile: ")
-    assert load(tmp_path / "report").budgets
+    assert load_report(tmp_path / "report").budgets
 
 
 def test_a_profile_of_few_rounds_is_not_gone_by(

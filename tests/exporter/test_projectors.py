@@ -20,7 +20,7 @@ from lvlm_export.families.shared.projectors import (
     TokenPacker,
     projector_kind,
     projector_shape,
-    shrink,
+    shrink_grid,
 )
 from lvlm_export.graphs.export import Signature, trace
 from lvlm_runtime.errors import LvlmError
@@ -138,7 +138,7 @@ def test_shrinking_by_a_whole_number_is_bilinear(cell: int) -> None:
     tokens = torch.randn(2, SIDE * SIDE, 5)
     grid = tokens.reshape(2, SIDE, SIDE, 5).permute(0, 3, 1, 2)
     expected = nn.functional.interpolate(grid, size=(SIDE // cell,) * 2, mode="bilinear")
-    torch.testing.assert_close(shrink(tokens, SIDE, cell), expected.flatten(2).transpose(1, 2))
+    torch.testing.assert_close(shrink_grid(tokens, SIDE, cell), expected.flatten(2).transpose(1, 2))
 
 
 def test_parameters_have_the_authors_names_and_shapes() -> None:
@@ -218,7 +218,7 @@ def test_a_checkpoint_without_those_keys_is_what_it_was() -> None:
         ),
         (
             {"projector_type": "quecc", "vision_feature_layer": [3, 1]},
-            "it takes ascending layers of the tower's 5, the last one the picture's own",
+            "it takes ascending layers of the tower's 5, the last one gives the queries",
         ),
         ({"projector_type": "quecc", "vision_feature_layer": [1, 9]}, "takes ascending layers"),
     ],
@@ -240,7 +240,7 @@ def test_methods_before_the_projector_are_refused(tmp_path: Path) -> None:
     words = ("build", "--model", path, "--ratio", "0.5", "-o", tmp_path / "bundle")
     line = error_line(typed(*words), 2)
     assert "illava acts at vision@1, before the model's tokenpacker projector" in line
-    assert "take a method that acts behind it, or --ratio 1" in line
+    assert "take a method that acts after it, or --ratio 1" in line
 
 
 def test_a_projector_and_tiles_do_not_go_together(tmp_path: Path) -> None:

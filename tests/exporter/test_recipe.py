@@ -212,7 +212,7 @@ def test_without_a_yaml_library_toml_is_asked_for(
 
 def test_ratios_typed_beside_counted_budgets_are_refused() -> None:
     line = error_line(typed("build", "--recipe", EXAMPLE, "--ratio", "0.5"), 2)
-    assert f"--ratio and the budgets of {EXAMPLE} both say how many tokens stay" in line
+    assert f"--ratio and the budgets of {EXAMPLE} both set how many tokens stay" in line
 
 
 def test_no_ratio_anywhere_is_refused(tmp_path: Path) -> None:

@@ -16,15 +16,15 @@ from lvlm_export.reduction.budget import Geometry
 from lvlm_export.reduction.method import ReducerShape, Site
 from lvlm_export.reduction.methods.sparsevlm import (
     PUBLISHED,
-    candidates,
-    clusters,
+    candidate_count,
+    cluster_count,
+    counts_with_clusters,
     log_shares,
-    split,
-    with_clusters,
+    split_budget,
 )
 from lvlm_export.reduction.schedule import plan_budget
 from lvlm_export.reduction.selectors import Clues
-from lvlm_export.reduction.selectors.sparsevlm import cluster, rater_weights
+from lvlm_export.reduction.selectors.sparsevlm import cluster_tokens, rater_weights
 from lvlm_runtime.image import anyres
 
 LLAVA = Geometry(23, 576, 32, (anyres.IMAGE_LAYOUT,), False, lambda _layout, kept: kept)
@@ -42,23 +42,23 @@ LLAVA = Geometry(23, 576, 32, (anyres.IMAGE_LAYOUT,), False, lambda _layout, kep
 def test_published_lists(kept: tuple[int, ...], after: tuple[int, ...]) -> None:
     """score.py:9-21 of the authors' first version; recycled clusters come on top."""
     assert kept in PUBLISHED.values()
-    assert with_clusters(kept) == after
+    assert counts_with_clusters(kept) == after
     budget = plan_budget(after[-1] / 576, load_method("sparsevlm"), LLAVA)
     found = budget.layouts[0].decoder
     assert [count.site.name for count in found] == ["decoder@3", "decoder@7", "decoder@16"]
-    assert [split(count.tokens_in, count.tokens_out)[0] for count in found] == list(kept)
+    assert [split_budget(count.tokens_in, count.tokens_out)[0] for count in found] == list(kept)
 
 
 def test_recycled_counts() -> None:
     """276 pruned tokens give 83 candidates and 9 clusters (METHODS §7)."""
-    assert (candidates(276), clusters(276)) == (83, 9)
+    assert (candidate_count(276), cluster_count(276)) == (83, 9)
 
 
 @given(tokens=st.integers(1, 800), data=st.data())
 @settings(deadline=None, max_examples=200)
 def test_kept_and_clusters_are_the_budget(tokens: int, data: st.DataObject) -> None:
     keep = data.draw(st.integers(1, tokens))
-    kept, recycled = split(tokens, keep)
+    kept, recycled = split_budget(tokens, keep)
     assert kept + recycled == keep
     assert kept >= 1
     assert recycled <= tokens - kept
@@ -114,7 +114,7 @@ def test_sparsevlm_equals_the_numpy_statement(keep: int) -> None:
     for image in range(2):
         rating = rater_weights(clues)[image].nonzero().flatten().tolist()
         rows = tokens[image].double().numpy(), clues.text_attention[image].double().numpy()
-        expected_places, expected = numpy_methods.sparsevlm(*rows, rating, *split(30, keep))
+        expected_places, expected = numpy_methods.sparsevlm(*rows, rating, *split_budget(30, keep))
         assert places[image].tolist() == expected_places
         np.testing.assert_allclose(got[image].numpy(), expected, atol=1e-5)
 
@@ -124,7 +124,7 @@ def test_clusters_are_density_peaks(count: int) -> None:
     generator = np.random.default_rng(count)
     heaps = generator.standard_normal((count, 6)) * 8
     tokens = np.repeat(heaps, 7, axis=0) + generator.standard_normal((count * 7, 6))
-    centres, means = cluster(torch.tensor(tokens, dtype=torch.float32)[None], count)
+    centres, means = cluster_tokens(torch.tensor(tokens, dtype=torch.float32)[None], count)
     expected, members = numpy_methods.density_peaks(tokens, count)
     assert centres[0].tolist() == expected
     for mean, group in zip(means[0].numpy(), members, strict=True):
@@ -133,6 +133,6 @@ def test_clusters_are_density_peaks(count: int) -> None:
 
 
 def test_equal_tokens_have_an_order() -> None:
-    centres, means = cluster(torch.ones(1, 6, 4), 2)
+    centres, means = cluster_tokens(torch.ones(1, 6, 4), 2)
     assert centres[0].tolist() == [0, 1]
     torch.testing.assert_close(means, torch.ones(1, 2, 4))

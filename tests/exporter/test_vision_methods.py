@@ -15,8 +15,8 @@ import numpy_methods
 from lvlm_export.reduction import load_method
 from lvlm_export.reduction.budget import Geometry
 from lvlm_export.reduction.method import ReducerShape, Site
-from lvlm_export.reduction.methods.tome import steps
-from lvlm_export.reduction.methods.visprune import removals_per_step, split
+from lvlm_export.reduction.methods.tome import counts_per_site
+from lvlm_export.reduction.methods.visprune import removals_per_step, split_budget
 from lvlm_export.reduction.reducers import VisionReducer
 from lvlm_export.reduction.schedule import plan_budget
 from lvlm_export.reduction.selectors import Clues, Selector
@@ -59,7 +59,7 @@ def test_visprune_equals_the_numpy_statement(keep: int) -> None:
 
 
 def test_visprune_removes_eight_per_step() -> None:
-    assert split(192) == (96, 96)
+    assert split_budget(192) == (96, 96)
     assert removals_per_step(480, 96) == (8,) * 48
     assert removals_per_step(9, 1) == (5, 2, 1), "the first set alone can lose tokens"
 
@@ -97,7 +97,7 @@ def test_tome_never_merges_the_cls_token() -> None:
 @settings(deadline=None, max_examples=100)
 def test_tome_reaches_a_tenth_and_halves_at_most(tokens: int, ratio: float) -> None:
     kept = max(1, round(ratio * tokens))
-    counts = steps(tokens, kept, 4)
+    counts = counts_per_site(tokens, kept, 4)
     assert counts[-1] == kept
     for before, after in itertools.pairwise((tokens, *counts)):
         assert -(-before // 2) <= after <= before
@@ -139,8 +139,8 @@ def test_downsample_keeps_the_nearest_square(ratio: float, kept: int) -> None:
 
 def test_downsample_refuses_what_is_no_smaller_square() -> None:
     with pytest.raises(
-        UsageError, match=r"24 x 24 tokens and ratio 0.99 is the whole of it; .* reach is 0.9184"
+        UsageError, match=r"24 x 24 tokens and ratio 0.99 keeps all of them; .* reach is 0.9184"
     ):
         plan_budget(0.99, load_method("downsample"), llava())
-    with pytest.raises(UsageError, match=r"keeps a square and 10 is none; .* can are 9 and 16"):
+    with pytest.raises(UsageError, match=r"keeps a square and 10 is not one; .* are 9 and 16"):
         selector("downsample", PIXELS, 36, 10)

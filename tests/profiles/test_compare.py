@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import pytest
 
+from lvlm_profiles.errors import UsageError
 from lvlm_profiles.report import Report
 from lvlm_profiles.report.compare import (
     BETTER,
     NOISE,
     UNKNOWN,
     WORSE,
-    CompareError,
-    broken,
-    compare,
+    broken_limits,
+    compare_reports,
     differences,
-    matters,
+    is_notable,
     other_changes,
     parse_limit,
 )
@@ -29,11 +29,11 @@ def scaled(factor: float) -> Report:
 
 
 def verdict(before: Report, after: Report, label: str) -> str:
-    return next(each.verdict for each in compare(before, after) if each.label == label)
+    return next(each.verdict for each in compare_reports(before, after) if each.label == label)
 
 
 def test_the_same_report_has_changed_nothing() -> None:
-    verdicts = {change.verdict for change in compare(make_report(), make_report())}
+    verdicts = {change.verdict for change in compare_reports(make_report(), make_report())}
     assert verdicts == {NOISE, UNKNOWN}
 
 
@@ -52,7 +52,9 @@ def test_a_change_inside_the_scatter_is_noise() -> None:
     wide = {1.0: (100.0, 150.0, 80.0, 130.0, 95.0, 120.0)}
     other = {1.0: (110.0, 160.0, 85.0, 140.0, 100.0, 125.0)}
     [found] = [
-        each for each in compare(make_report(wide), make_report(other)) if each.metric == "ttft_ms"
+        each
+        for each in compare_reports(make_report(wide), make_report(other))
+        if each.metric == "ttft_ms"
     ]
     assert found.change > 0.04
     assert found.low is not None
@@ -70,19 +72,21 @@ def test_of_some_metrics_more_is_better() -> None:
 
 def test_few_samples_give_no_interval() -> None:
     few = make_report({1.0: (100.0, 101.0)})
-    [found] = [each for each in compare(few, few) if each.metric == "ttft_ms"]
+    [found] = [each for each in compare_reports(few, few) if each.metric == "ttft_ms"]
     assert (found.low, found.verdict) == (None, UNKNOWN)
 
 
 def test_known_change_of_a_median() -> None:
-    [found] = [each for each in compare(make_report(), scaled(1.1)) if each.label == "ttft_ms@1"]
+    [found] = [
+        each for each in compare_reports(make_report(), scaled(1.1)) if each.label == "ttft_ms@1"
+    ]
     assert (found.before, found.after) == (pytest.approx(200.5), pytest.approx(220.55))
     assert found.change == pytest.approx(0.1)
 
 
 def test_only_ratios_of_both_are_compared() -> None:
     other = make_report({1.0: TTFT[1.0], 0.5: TTFT[1.0]})
-    ratios = {each.ratio for each in compare(make_report(), other)}
+    ratios = {each.ratio for each in compare_reports(make_report(), other)}
     assert ratios == {None, 1.0}
 
 
@@ -107,7 +111,7 @@ def test_limits_that_can_be_read(
 
 @pytest.mark.parametrize("text", ["ttft_ms", "ttft_ms:5%", ":+5%", "ttft_ms:+x%", "a b:+1", ""])
 def test_what_is_no_limit_is_refused(text: str) -> None:
-    with pytest.raises(CompareError, match=r"is not a limit; write METRIC\[@RATIO\]:\+5%"):
+    with pytest.raises(UsageError, match=r"is not a limit; write METRIC\[@RATIO\]:\+5%"):
         parse_limit(text)
 
 
@@ -126,8 +130,8 @@ def test_what_is_no_limit_is_refused(text: str) -> None:
 def test_a_limit_breaks_on_a_clear_change_beyond_it(
     factor: float, limit: str, labels: list[str]
 ) -> None:
-    changes = compare(make_report(), scaled(factor))
-    assert [change.label for _, change in broken(changes, [parse_limit(limit)])] == labels
+    changes = compare_reports(make_report(), scaled(factor))
+    assert [change.label for _, change in broken_limits(changes, [parse_limit(limit)])] == labels
 
 
 def test_a_value_without_interval_breaks_a_limit_by_itself() -> None:
@@ -136,17 +140,17 @@ def test_a_value_without_interval_breaks_a_limit_by_itself() -> None:
     high = Accuracy(400, 360, 0.90, 0.87, 0.93)
     before = make_report(budgets=(replace(one, accuracy=high), two))
     after = make_report(budgets=(replace(one, accuracy=low), two))
-    assert len(broken(compare(before, after), [parse_limit("accuracy:-5%")])) == 1
-    assert broken(compare(before, after), [parse_limit("accuracy:-20%")]) == []
+    assert len(broken_limits(compare_reports(before, after), [parse_limit("accuracy:-5%")])) == 1
+    assert broken_limits(compare_reports(before, after), [parse_limit("accuracy:-20%")]) == []
 
 
 def test_a_limit_on_something_unknown_names_what_there_is() -> None:
-    changes = compare(make_report(), make_report())
+    changes = compare_reports(make_report(), make_report())
     with pytest.raises(
-        CompareError,
+        UsageError,
         match=r"--fail-if joules_per_request:\+1%: both reports have only load_ms, ttft_ms",
     ):
-        broken(changes, [parse_limit("joules_per_request:+1%")])
+        broken_limits(changes, [parse_limit("joules_per_request:+1%")])
 
 
 def test_reports_of_another_model_machine_or_request_do_not_compare() -> None:
@@ -173,8 +177,8 @@ def test_what_else_changed_is_told() -> None:
 
 
 def test_a_stage_matters_when_it_changed_clearly_and_by_a_part_of_the_whole() -> None:
-    changes = compare(make_report(), scaled(1.1))
-    shown = {change.metric for change in changes if matters(change, changes)}
+    changes = compare_reports(make_report(), scaled(1.1))
+    shown = {change.metric for change in changes if is_notable(change, changes)}
     assert "vision/vision.0" in shown, "5.5 % of the first token's time"
     assert "vision/vision@2" not in shown, "0.5 % of it"
     assert "decode/decoder.0" not in shown, "it has not changed"

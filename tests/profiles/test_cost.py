@@ -23,6 +23,7 @@ from lvlm_profiles.cost.request import (
     total,
 )
 from lvlm_profiles.cost.units import PRECISIONS, precision_of
+from lvlm_profiles.errors import LvlmError
 
 CLIP_L = VisionDims(layers=23, width=1024, mlp=4096, heads=16, patch=14, tokens=576, prefix=1)
 VICUNA_7B = TextDims(32, 4096, 11008, True, 32, 32, 128, 32064, False)
@@ -238,6 +239,14 @@ def test_bytes_follow_the_precision() -> None:
     assert amount.size_bytes("int8") == 100 + 2 * 60
     # An fp16 scale per block of 128 weights.
     assert amount.size_bytes("int4") == pytest.approx(100 * (4 + 16 / 128) / 8 + 2 * 60)
-    with pytest.raises(ValueError, match="unknown precision 'fp7'; known: fp32, fp16, bf16, int8"):
+    with pytest.raises(LvlmError, match="unknown precision 'fp7'; known: fp32, fp16, bf16, int8"):
         precision_of("fp7")
     assert set(PRECISIONS) >= {"fp32", "fp16"}
+
+
+def test_a_precision_is_found_by_both_names() -> None:
+    for name in ("fp32", "fp16", "bf16"):
+        assert precision_of(precision_of(name).numpy_name) is PRECISIONS[name]
+    # Their activations are float16, and a bundle's weights never are fewer bytes.
+    assert precision_of("int4").numpy_name == precision_of("int8").numpy_name == "float16"
+    assert [name for name, each in PRECISIONS.items() if each.quantised] == ["int8", "int4"]

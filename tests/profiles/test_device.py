@@ -8,13 +8,8 @@ from typing import Any
 
 import pytest
 
-from lvlm_profiles.devices.device import (
-    DIRECTORY,
-    DeviceError,
-    device_names,
-    load_device,
-    read_device,
-)
+from lvlm_profiles.devices.device import DIRECTORY, device_names, load_device, read_device
+from lvlm_profiles.errors import LvlmError, UsageError
 
 WANTED = {
     *("orin_nano_8gb", "orin_nano_super_8gb", "orin_nx_16gb", "agx_orin_32gb", "agx_orin_64gb"),
@@ -49,23 +44,49 @@ def test_a_jetsons_name_says_its_memory() -> None:
 
 
 def test_an_unknown_device_names_the_known_ones() -> None:
-    with pytest.raises(DeviceError, match=r"unknown device 'nano'; known: agx_orin_32gb, "):
+    with pytest.raises(UsageError, match=r"unknown device 'nano'; known: agx_orin_32gb, "):
         load_device("nano")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"title": None}, "title must be text"),
-        ({"target": "tpu"}, "target must be one of cpu, trt, rtx"),
-        ({"colour": "red"}, "missing or unknown entries: colour"),
-        ({"memory_gb": 8}, "memory_gb must be an object"),
-        ({"memory_gb": {"value": -1, "source": "x"}}, "memory_gb.value must be a positive number"),
-        ({"memory_gb": {"value": True, "source": "x"}}, "memory_gb.value must be a positive"),
-        ({"memory_gb": {"value": 8, "source": ""}}, "memory_gb has no source"),
-        ({"memory_gb": {"value": 8}}, "memory_gb has missing or unknown entries: source"),
-        ({"power_modes": [{"name": "x", "watts": "9"}]}, "power_modes.watts must be a positive"),
-        ({"releases": {"JetPack": 6}}, "releases.JetPack must be a version"),
+        ({"title": None}, "title: expected str, got None"),
+        ({"title": ""}, "title: expected text, got ''"),
+        ({"target": "tpu"}, "target: expected one of cpu, trt, rtx, got 'tpu'"),
+        ({"colour": "red"}, "expected exactly the known entries, got unknown 'colour'"),
+        ({"memory_gb": 8}, "memory_gb: expected an object, got 8"),
+        (
+            {"memory_gb": {"value": -1, "source": "x"}},
+            r"memory_gb.value: expected a positive number or null, got -1\.0",
+        ),
+        (
+            {"memory_gb": {"value": float("nan"), "source": "x"}},
+            "memory_gb.value: expected a positive number or null, got nan",
+        ),
+        ({"memory_gb": {"value": True, "source": "x"}}, "memory_gb.value: expected a number"),
+        ({"memory_gb": {"value": 8, "source": ""}}, "memory_gb.source: expected text, got ''"),
+        ({"memory_gb": {"value": 8}}, "memory_gb: expected exactly the known .* got no 'source'"),
+        (
+            {"power_modes": [{"name": "x", "watts": "9"}]},
+            r"power_modes\[0\]\.watts: expected a number, got '9'",
+        ),
+        (
+            {"power_modes": [{"name": "x", "watts": 0}]},
+            r"power_modes\[0\]\.watts: expected a positive number or null, got 0\.0",
+        ),
+        ({"releases": {"JetPack": 6}}, "releases.JetPack: expected str, got 6"),
+        (
+            {
+                "defaults": {
+                    "precision": "fp16",
+                    "ratios": [1],
+                    "text_tokens": 0,
+                    "answer_tokens": 1,
+                }
+            },
+            "defaults.text_tokens: expected a positive count, got 0",
+        ),
         (
             {
                 "defaults": {
@@ -75,7 +96,7 @@ def test_an_unknown_device_names_the_known_ones() -> None:
                     "answer_tokens": 1,
                 }
             },
-            r"defaults.ratios must lie in \(0, 1\]",
+            r"defaults.ratios: expected shares in \(0, 1\], got 2",
         ),
     ],
 )
@@ -83,12 +104,20 @@ def test_a_wrong_profile_is_refused(tmp_path: Path, change: dict[str, Any], mess
     content = json.loads((DIRECTORY / "orin_nano_8gb.json").read_text(encoding="utf-8"))
     path = tmp_path / "odd.json"
     path.write_text(json.dumps(content | change), encoding="utf-8")
-    with pytest.raises(DeviceError, match=message):
+    with pytest.raises(LvlmError, match=message) as refused:
         read_device(path)
+    assert not isinstance(refused.value, UsageError)
+    assert str(refused.value).startswith(str(path))
+    assert str(refused.value).endswith("; mend the device profile, or install lvlm-export again")
 
 
 def test_a_file_that_is_no_json_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "odd.json"
     path.write_text("{", encoding="utf-8")
-    with pytest.raises(DeviceError, match=r"odd\.json: "):
+    with pytest.raises(LvlmError, match=r"odd\.json is damaged: it is no JSON .*; mend the device"):
+        read_device(path)
+    path.write_text("[]", encoding="utf-8")
+    with pytest.raises(
+        LvlmError, match=r"odd\.json: expected an object, got \[\]; mend the device"
+    ):
         read_device(path)

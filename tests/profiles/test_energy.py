@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 
-from lvlm_profiles.devices.nvml import Gpu, NoGpuError, open_gpu
+from lvlm_profiles.devices.nvml import Gpu, NoGpuError, find_gpu, open_gpu
 from lvlm_profiles.energy import PowerMeter, find_meter, ina3221, integrate, rapl, tegrastats
+from lvlm_profiles.missing import Missing
 from trees import DATA, plant
 
-NO_GPU = "the graphs ran on the CPU"
+NO_GPU = Missing("the graphs ran on the CPU")
+NO_NVML = Missing("no NVML")
 
 
 def line(name: str) -> tegrastats.TegrastatsLine:
@@ -20,7 +22,7 @@ def line(name: str) -> tegrastats.TegrastatsLine:
 
 
 def test_an_orin_nano_has_a_rail_for_the_whole_module(tmp_path: Path) -> None:
-    meter = find_meter("cuda", "no NVML", plant("orin_nano", tmp_path))
+    meter = find_meter("cuda", NO_NVML, plant("orin_nano", tmp_path))
     assert isinstance(meter, PowerMeter)
     assert meter.source == "INA3221 VDD_IN"
     assert meter.scope == "the whole module: CPU, GPU and memory"
@@ -49,7 +51,7 @@ def test_rails_of_an_agx_orin_add_up_without_counting_one_twice(tmp_path: Path) 
 def test_unknown_rails_are_no_measurement(tmp_path: Path) -> None:
     root = plant("orin_nano", tmp_path, in1_label="VDD_ODD")
     assert "rails VDD_CPU_GPU_CV, VDD_ODD, VDD_SOC are of no board known here" in str(
-        find_meter("cuda", "no NVML", root)
+        find_meter("cuda", NO_NVML, root)
     )
 
 
@@ -63,7 +65,7 @@ def test_a_jetson_without_sensors_and_tegrastats_says_so(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     root = plant("orin_nano", tmp_path, hwmon1__name="other")
-    assert find_meter("cuda", "no NVML", root) == (
+    assert find_meter("cuda", NO_NVML, root) == Missing(
         "no INA3221 power sensor under /sys/class/hwmon; tegrastats is not installed"
     )
 
@@ -88,7 +90,7 @@ def test_tegrastats_is_the_other_source(tmp_path: Path, monkeypatch: pytest.Monk
     program.write_text(f"#!/bin/sh\nwhile echo '{text}'; do sleep 0.02; done\n", encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
-    meter = find_meter("cuda", "no NVML", plant("orin_nano", tmp_path, hwmon1__name="other"))
+    meter = find_meter("cuda", NO_NVML, plant("orin_nano", tmp_path, hwmon1__name="other"))
     assert isinstance(meter, PowerMeter)
     assert meter.source == "tegrastats VDD_IN"
     with meter:
@@ -100,7 +102,7 @@ def test_tegrastats_is_the_other_source(tmp_path: Path, monkeypatch: pytest.Monk
 def test_rapl_counts_packages_and_memory_and_passes_the_end_of_a_counter(tmp_path: Path) -> None:
     root = plant("x86_rapl", tmp_path)
     meter = find_meter("cpu", NO_GPU, root)
-    assert not isinstance(meter, str)
+    assert not isinstance(meter, Missing)
     assert (meter.source, meter.scope) == ("RAPL dram + package-0", "the processor and its memory")
     zones = root / "sys/class/powercap"
     with meter:
@@ -113,16 +115,14 @@ def test_rapl_counts_packages_and_memory_and_passes_the_end_of_a_counter(tmp_pat
 
 def test_rapl_that_only_root_reads_says_so(tmp_path: Path) -> None:
     root = plant("x86_rapl", tmp_path, energy_uj=None)
-    assert find_meter("cpu", NO_GPU, root) == rapl.UNREADABLE
+    assert find_meter("cpu", NO_GPU, root) == Missing(rapl.UNREADABLE)
 
 
 def test_no_meter_says_why(tmp_path: Path) -> None:
-    assert find_meter("cpu", NO_GPU, tmp_path) == (
+    assert find_meter("cpu", NO_GPU, tmp_path) == Missing(
         "no RAPL counters under /sys/class/powercap (a virtual machine or container?)"
     )
-    assert find_meter("cuda", "nvidia-ml-py is not installed", tmp_path) == (
-        "nvidia-ml-py is not installed"
-    )
+    assert find_meter("cuda", NO_NVML, tmp_path) == NO_NVML
 
 
 def test_a_power_curve_is_integrated_by_trapezoids() -> None:
@@ -170,7 +170,7 @@ class FakeNvml(SimpleNamespace):
 def test_a_gpu_that_counts_energy() -> None:
     gpu = open_gpu(library=FakeNvml([0, 1000, 13_500]))
     meter = find_meter("cuda", gpu, Path("/nowhere"))
-    assert not isinstance(meter, str)
+    assert not isinstance(meter, Missing)
     assert meter.source == "NVML energy counter"
     with meter:
         pass
@@ -210,3 +210,8 @@ def test_without_the_package_the_reason_is_its_name(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "pynvml", None)
     with pytest.raises(NoGpuError, match="nvidia-ml-py is not installed"):
         open_gpu()
+    assert find_gpu("cuda") == Missing("nvidia-ml-py is not installed")
+
+
+def test_a_run_on_the_cpu_has_no_gpu_to_ask() -> None:
+    assert find_gpu("cpu") == NO_GPU

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from lvlm_profiles.devices.memory_probe import PolledProbe, ResidentProbe, open_probe, unified_bytes
+from lvlm_profiles.missing import Missing
 from trees import plant
 
 MEGABYTES = 60
+NO_NVML = Missing("nvidia-ml-py is not installed")
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="no /proc/self/clear_refs")
@@ -43,17 +45,17 @@ def test_shared_memory_of_a_jetson_is_what_is_not_available(tmp_path: Path) -> N
 
 def test_every_place_has_its_probe_or_a_reason(tmp_path: Path) -> None:
     jetson = plant("orin_nano", tmp_path / "jetson")
-    found = open_probe("cuda", None, jetson)
+    found = open_probe("cuda", NO_NVML, jetson)
     assert isinstance(found, PolledProbe)
     assert (found.kind, found.used_bytes()) == ("unified", 2802016 * 1024)
     gpu: Any = SimpleNamespace(used_bytes=lambda: 5)
     desktop = open_probe("cuda", gpu, tmp_path)
     assert isinstance(desktop, PolledProbe)
     assert (desktop.kind, desktop.used_bytes()) == ("device", 5)
-    assert open_probe("cuda", None, tmp_path) == (
-        "no NVML to read device memory with (pip install nvidia-ml-py)"
+    assert open_probe("cuda", NO_NVML, tmp_path) == Missing(
+        "no NVML to read device memory with (nvidia-ml-py is not installed)"
     )
-    assert "no /proc/self/clear_refs" in str(open_probe("cpu", None, tmp_path))
+    assert "no /proc/self/clear_refs" in str(open_probe("cpu", NO_NVML, tmp_path))
 
 
 def test_a_status_without_the_entry_is_an_error(tmp_path: Path) -> None:

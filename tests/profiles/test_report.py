@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from lvlm_profiles.report import ReportError, from_json, load, to_json, write
+from lvlm_profiles.errors import LvlmError
+from lvlm_profiles.report import from_json, load_report, to_json, write_report
 from reports import full_report, make_report
 
 
 @pytest.mark.parametrize("make", [make_report, full_report])
 def test_a_report_reads_back_as_it_was_written(make: object, tmp_path: Path) -> None:
     report = make()  # type: ignore[operator]
-    write(report, tmp_path / "report.json")
-    again = load(tmp_path / "report.json")
+    write_report(report, tmp_path / "report.json")
+    again = load_report(tmp_path / "report.json")
     assert to_json(again) == to_json(report)
-    assert load(tmp_path) == again, "a directory stands for the report in it"
+    assert load_report(tmp_path) == again, "a directory stands for the report in it"
     assert again.budgets[0].ttft_ms.samples == report.budgets[0].ttft_ms.samples
     assert list(tmp_path.iterdir()) == [tmp_path / "report.json"], "no half-written file is left"
 
@@ -37,28 +38,32 @@ def content(**changes: object) -> dict[str, object]:
     [
         ([], "x is no report of `lvlm-export profile`"),
         (content(kind="eval"), "x is no report of `lvlm-export profile`"),
-        (content(schema=2), "x has schema 2 and this version reads 1; type `lvlm-export profile`"),
-        (content(reference="1"), r"x is damaged: report.reference: expected a number, got '1'"),
-        (content(more=1), r"x is damaged: report: expected exactly the known entries, got 'more'"),
-        (content(budgets={}), r"report.budgets: expected a list, got \{\}"),
-        (content(tool=None), r"report.tool: expected str, got None"),
-        (content(not_measured=[]), r"report.not_measured: expected an object"),
+        (content(schema=2), "x has schema 2 and this version reads 1; write it again with `lvlm-"),
+        (
+            content(reference="1"),
+            r"^x, reference: expected a number, got '1'; write it again with `lvlm-export profile -o`$",
+        ),
+        (content(more=1), r"x: expected exactly the known entries, got unknown 'more'; write it"),
+        (content(budgets={}), r"x, budgets: expected a list, got \{\}; write it again"),
+        (content(tool=None), r"x, tool: expected str, got None"),
+        (content(not_measured=[]), r"x, not_measured: expected an object"),
     ],
 )
 def test_what_is_no_report_is_refused_in_one_line(damaged: object, told: str) -> None:
-    with pytest.raises(ReportError, match=told) as caught:
+    with pytest.raises(LvlmError, match=told) as caught:
         from_json(damaged, "x")
     assert "\n" not in str(caught.value)
 
 
 def test_a_missing_and_a_broken_file(tmp_path: Path) -> None:
-    with pytest.raises(
-        ReportError, match=r"there is no report .*; `lvlm-export profile -o` writes"
-    ):
-        load(tmp_path / "report.json")
+    with pytest.raises(LvlmError, match=r"there is no report .*; `lvlm-export profile -o` writes"):
+        load_report(tmp_path / "report.json")
     (tmp_path / "report.json").write_text("{", encoding="utf-8")
-    with pytest.raises(ReportError, match="is no JSON file"):
-        load(tmp_path)
+    with pytest.raises(
+        LvlmError,
+        match=r"report\.json is damaged: it is no JSON .*; write it again with `lvlm-export",
+    ):
+        load_report(tmp_path)
 
 
 def test_a_budget_is_found_by_its_ratio() -> None:

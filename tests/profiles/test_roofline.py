@@ -26,14 +26,14 @@ from lvlm_profiles.cost.roofline import (
     Rates,
     RatesError,
     Shares,
-    achieved_share,
     device_roofline_ms,
     estimate,
     rates_of,
     roofline_ms,
 )
 from lvlm_profiles.devices.device import load_device
-from lvlm_profiles.planner.calibration import CalibrationError, calibrate
+from lvlm_profiles.errors import LvlmError
+from lvlm_profiles.planner.calibration import calibrate
 
 NANO, ORIN, CPU = map(load_device, ("orin_nano_8gb", "agx_orin_64gb", "x86_cpu"))
 DIMS = ModelDims(
@@ -65,11 +65,10 @@ def test_rates_come_from_the_device_profile() -> None:
         rates_of(load_device("dgx_spark"), "fp16")
 
 
-def test_the_achieved_share() -> None:
+def test_the_roofline_of_a_device() -> None:
     amount = Amount(flops=10**12)
     assert device_roofline_ms(amount, "float16", NANO) == pytest.approx(100.0)
-    assert achieved_share(amount, "float16", NANO, 400.0) == pytest.approx(0.25)
-    assert achieved_share(amount, "float32", CPU, 400.0) is None
+    assert device_roofline_ms(amount, "float32", CPU) is None
 
 
 @pytest.mark.parametrize(
@@ -203,12 +202,22 @@ def test_twice_as_slow_is_half_the_share() -> None:
     ],
 )
 def test_a_report_of_something_else_is_refused(change: Any, device: Any, message: str) -> None:
-    with pytest.raises(CalibrationError, match=message):
+    with pytest.raises(LvlmError, match=message):
         calibrate(report(), change(DIMS), device)
 
 
 def test_a_report_without_shapes_is_refused() -> None:
     measured = report()
     measured.model.dims = None
-    with pytest.raises(CalibrationError, match=r"the report has no shapes: .* profile it again"):
+    with pytest.raises(LvlmError, match=r"the report has no shapes: .* profile it again"):
+        calibrate(measured, DIMS, CPU)
+
+
+def test_a_report_with_damaged_shapes_is_refused() -> None:
+    measured = report()
+    measured.budgets[0].path["tiles"] = "two"
+    with pytest.raises(
+        LvlmError,
+        match=r"the report's path at ratio 1, tiles: expected int, got 'two'; write it again with",
+    ):
         calibrate(measured, DIMS, CPU)

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from lvlm_profiles.cost.fit import FitError, Measured, best_seen, fit_shares
+from lvlm_profiles.cost.fit import Measured, best_seen, fit_shares
 from lvlm_profiles.cost.request import Amount, Cut, TokenPath, by_graph, prefill_works
 from lvlm_profiles.cost.roofline import PUBLISHED, Rates, roofline_ms
+from lvlm_profiles.errors import LvlmError
 from lvlm_profiles.shapes.presets import load_preset
 
 
@@ -117,8 +118,8 @@ def test_without_published_rates_the_best_seen_stand_in() -> None:
     ]
     assert best_seen(stages, "fp32") == Rates(0.5e12, 1e11)
     with pytest.raises(
-        FitError, match="no timed stage with a known cost; profile the bundle again"
+        LvlmError, match="no timed stage with a known cost; profile the bundle again"
     ):
         best_seen([], "fp32")
-    with pytest.raises(FitError, match="no timed stage"):
+    with pytest.raises(LvlmError, match="no timed stage"):
         fit_shares([], "fp32", Rates(1, 1), "", PUBLISHED)

@@ -18,13 +18,8 @@ from lvlm_profiles.cost.scaling import (
     relative_error,
     tokens_at_equal_cost,
 )
-from lvlm_profiles.shapes.presets import (
-    DIRECTORY,
-    PresetError,
-    load_preset,
-    preset_names,
-    read_preset,
-)
+from lvlm_profiles.errors import LvlmError, UsageError
+from lvlm_profiles.shapes.presets import DIRECTORY, load_preset, preset_names, read_preset
 
 SMALL, LARGE = Entry("small", 0.5, 729), Entry("large", 7.0, 36)
 
@@ -102,14 +97,16 @@ def test_presets_have_the_published_sizes(name: str, language: float, whole: flo
 
 
 def test_unknown_and_wrong_presets(tmp_path: Path) -> None:
-    with pytest.raises(PresetError, match=r"unknown shape 'x'; known: llava-1.5-13b, llava-1.5-7b"):
+    with pytest.raises(UsageError, match=r"unknown shape 'x'; known: llava-1.5-13b, llava-1.5-7b"):
         load_preset("x")
     content = json.loads((DIRECTORY / f"{preset_names()[0]}.json").read_text(encoding="utf-8"))
     path = tmp_path / "odd.json"
-    for change, message in (
-        ({"colour": "red"}, "odd: expected exactly the known entries, got 'colour'"),
-        ({"context_length": "many"}, "odd.context_length: expected int, got 'many'"),
+    remedy = "; mend the shapes, or install lvlm-export again$"
+    for wrong, message in (
+        (content | {"colour": "red"}, "odd.json: expected exactly the known .*unknown 'colour'"),
+        (content | {"context_length": "many"}, "odd.json, context_length: expected int, got 'ma"),
+        ([], r"odd.json: expected an object, got \[\]"),
     ):
-        path.write_text(json.dumps(content | change), encoding="utf-8")
-        with pytest.raises(PresetError, match=message):
+        path.write_text(json.dumps(wrong), encoding="utf-8")
+        with pytest.raises(LvlmError, match=f"{message}.*{remedy}"):
             read_preset(path)

@@ -10,7 +10,13 @@ import pytest
 
 from lvlm_profiles.report import Report
 from lvlm_profiles.report.html import bars
-from lvlm_profiles.report.html.curves import LEFT, RIGHT, speedups, sweep_curve, trade_off
+from lvlm_profiles.report.html.curves import (
+    LEFT,
+    RIGHT,
+    speedup_curve,
+    sweep_curve,
+    trade_off_curve,
+)
 from lvlm_profiles.report.html.page import to_html
 from lvlm_profiles.report.markdown import to_markdown
 from reports import MODEL, full_report, make_report
@@ -137,14 +143,14 @@ def test_stages_fall_into_groups() -> None:
 
 
 def test_strips_hold_every_sample_inside_the_chart() -> None:
-    for strip in bars.strips(make_report()).rows:
+    for strip in bars.sample_strips(make_report()).rows:
         assert isinstance(strip, bars.Strip)
         assert len(strip.dots) == 6
         assert 0 < strip.low <= strip.quartile <= strip.middle <= strip.upper <= strip.high < 100
 
 
 def test_speed_ups_measured_and_predicted() -> None:
-    curve = speedups(full_report())
+    curve = speedup_curve(full_report())
     assert curve is not None
     assert [point.text for point in curve.points] == ["1.00x", "2.00x"]
     assert len(curve.lines) == 1, "from budget to budget, as FLOPs predict"
@@ -154,8 +160,8 @@ def test_speed_ups_measured_and_predicted() -> None:
 
 
 def test_accuracy_over_latency() -> None:
-    assert trade_off(make_report()) is None
-    curve = trade_off(full_report())
+    assert trade_off_curve(make_report()) is None
+    curve = trade_off_curve(full_report())
     assert curve is not None
     assert curve.points[0].hint == "ratio 1: 91.0 % of 400 questions in 200.5 ms"
 
@@ -176,7 +182,7 @@ def test_a_sweep_marks_its_knee_and_its_jumps() -> None:
     ],
 )
 def test_ticks_are_round(low: float, high: float, expected: list[float]) -> None:
-    assert bars.ticks(low, high) == pytest.approx(expected)
+    assert bars.axis_ticks(low, high) == pytest.approx(expected)
 
 
 def test_large_numbers_are_written_out() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from lvlm_runtime.graphs.protobuf import read_varint, varint
+from lvlm_runtime.graphs.protobuf import encode_varint, read_varint
 from lvlm_runtime.graphs.reader import fix_input_sizes, read_model
 
 
@@ -55,4 +55,4 @@ def test_only_the_named_sizes_change() -> None:
 
 @given(st.integers(0, 2**64 - 1))
 def test_a_number_survives_the_round_trip(value: int) -> None:
-    assert read_varint(varint(value), 0) == (value, len(varint(value)))
+    assert read_varint(encode_varint(value), 0) == (value, len(encode_varint(value)))

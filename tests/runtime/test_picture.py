@@ -112,15 +112,15 @@ def test_a_truncated_file_is_refused(name: str) -> None:
 def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     Image.fromarray(np.full((4, 4), 30_000, np.uint16)).save(path)
-    with pytest.raises(LvlmError, match=r"Pillow mode 'I;16' .* would not survive in 8-bit RGB"):
+    with pytest.raises(LvlmError, match=r"Pillow mode 'I;16' .* which 8-bit RGB cannot hold"):
         load_image(path)
 
 
 @pytest.mark.parametrize(
     ("array", "message"),
     [
-        (np.zeros((3, 20, 20), np.uint8), r"uint8 \[3, 20, 20\] was given, allowed is uint8"),
-        (np.zeros((4, 4, 3), np.float32), r"float32 \[4, 4, 3\] was given"),
+        (np.zeros((3, 20, 20), np.uint8), r"array is uint8 \[3, 20, 20\]; give uint8"),
+        (np.zeros((4, 4, 3), np.float32), r"array is float32 \[4, 4, 3\]; give uint8"),
         (np.zeros((0, 4, 3), np.uint8), r"\[0, 4, 3\] is empty"),
     ],
 )

@@ -19,6 +19,7 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 )
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+from lvlm_profiles import records
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.image import anyres
 from lvlm_runtime.image.anyres import IMAGE_LAYOUT, MULTI_LAYOUT, TileLayout
@@ -175,23 +176,24 @@ def test_a_very_narrow_picture_is_letterboxed() -> None:
 
 
 def test_a_spec_survives_json() -> None:
-    assert PreprocessSpec.from_dict(json.loads(json.dumps(asdict(ONEVISION)))) == ONEVISION
+    content = json.loads(json.dumps(asdict(ONEVISION)))
+    assert records.read(PreprocessSpec, content, "manifest.json", "build again") == ONEVISION
 
 
 @pytest.mark.parametrize("spec", [LLAVA, CLIP])
 def test_padding_and_resizing_do_not_explode(spec: PreprocessSpec) -> None:
     narrow = Image.new("RGB", (10_000_000, 1))
-    with pytest.raises(LvlmError, match=r"1x10000000 pixels would have to be made .* crop it"):
+    with pytest.raises(LvlmError, match=r"1x10000000 pixels has to become .*; crop it first"):
         pixel_values([narrow], spec, IMAGE_LAYOUT)
 
 
 def test_letterboxing_does_not_explode() -> None:
-    with pytest.raises(LvlmError, match=r"would have to be made .* 256000000 pixels are allowed"):
+    with pytest.raises(LvlmError, match=r"has to become .*, 256000000 pixels are allowed"):
         pixel_values([Image.new("RGB", (10_000_000, 1))], ONEVISION, single(60, 80))
 
 
 def test_no_picture_is_refused() -> None:
-    with pytest.raises(LvlmError, match="No picture was given"):
+    with pytest.raises(LvlmError, match="no picture was given; give at least one"):
         pixel_values([], CLIP, IMAGE_LAYOUT)
 
 
@@ -206,8 +208,9 @@ def test_pictures_of_two_sizes_without_resizing_are_refused() -> None:
 
 
 def test_an_unknown_key_of_a_spec_is_refused() -> None:
-    with pytest.raises(LvlmError, match=r"unknown keys \['colour'\]"):
-        PreprocessSpec.from_dict({"colour": 1})
+    content = {**asdict(ONEVISION), "colour": 1}
+    with pytest.raises(LvlmError, match=r"the known entries, got unknown 'colour'; build again"):
+        records.read(PreprocessSpec, content, "manifest.json", "build again")
 
 
 @pytest.mark.parametrize(

@@ -12,18 +12,18 @@ import pytest
 
 from lvlm_profiles.devices.device import load_device
 from lvlm_profiles.devices.nvml import NoGpuError
+from lvlm_profiles.missing import Missing
 from lvlm_profiles.report.subject import Image, Request
 from lvlm_runtime.bundle.bundle import read_manifest
 from lvlm_runtime.image import synthetic
 from lvlm_runtime.profile import memory_run, predicted, sweep
 from lvlm_runtime.profile import run as profile_run
-from lvlm_runtime.profile.rounds import ProfilePlan
 from lvlm_runtime.profile.run import Watch, count_energy
 from lvlm_runtime.profile.subject import describe_model
 from lvlm_runtime.session import Session
 from trees import plant
 
-PLAN = ProfilePlan("What?", (), (1.0,), 4, 5, None, 1)
+CPU = Missing("the graphs ran on the CPU")
 REQUEST = Request("What?", 22, (Image("a.png", 8, 8, None),), "image", 1, 4)
 
 
@@ -54,8 +54,8 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_no_waiting")
 def test_energy_of_a_request_and_of_a_token() -> None:
     asked: list[int] = []
-    found = count_energy(FakeMeter(), lambda: asked.append(1), PLAN)
-    assert not isinstance(found, str)
+    found = count_energy(FakeMeter(), lambda: asked.append(1), answer_tokens=4)
+    assert not isinstance(found, Missing)
     assert len(asked) == found.requests == 3
     assert (found.joules_per_request, found.joules_per_token) == (2.0, 0.5)
     assert (found.mean_watts, found.idle_watts, found.temperature_c) == (3.0, 2.0, 50.0)
@@ -67,7 +67,7 @@ def test_a_meter_that_stops_answering_is_a_reason() -> None:
         def __exit__(self, *error: object) -> None:
             raise OSError("gone")
 
-    assert count_energy(Dying(), lambda: None, PLAN) == "a meter stopped answering (gone)"
+    assert count_energy(Dying(), lambda: None, 4) == Missing("a meter stopped answering (gone)")
 
 
 def codes(watch: Watch) -> list[str]:
@@ -76,7 +76,7 @@ def codes(watch: Watch) -> list[str]:
 
 def test_a_quiet_machine_with_locked_clocks_has_no_cautions(tmp_path: Path) -> None:
     root = plant("x86_rapl", tmp_path, scaling_governor="performance")
-    assert codes(Watch(None, 0.0, root)) == []
+    assert codes(Watch(CPU, 0.0, root)) == []
 
 
 def test_every_condition_is_noticed(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_every_condition_is_noticed(tmp_path: Path) -> None:
     gpu: Any = SimpleNamespace(clocks_mhz=lambda: next(clocks), too_hot=lambda: True)
     watch, said = Watch(gpu, 99.0, root), []
     for phase in ("warming up", "warming up", "measuring", "measuring"):
-        watch.note(phase, 1.0, said.append)
+        watch.note(phase, said.append)
     assert said == ["warming up", "measuring"], "a phase is told once"
     found = watch.cautions()
     assert [each.code for each in found] == [
@@ -104,7 +104,7 @@ def test_a_gpu_that_does_not_tell_its_clock_is_no_caution(tmp_path: Path) -> Non
     root = plant("x86_rapl", tmp_path, scaling_governor="performance")
     gpu: Any = SimpleNamespace(clocks_mhz=refuse, too_hot=refuse)
     watch = Watch(gpu, 0.0, root)
-    watch.note("measuring", 1.0, lambda _: None)
+    watch.note("measuring", lambda _: None)
     assert codes(watch) == []
 
 
@@ -114,7 +114,7 @@ def test_a_sweep_has_a_curve_per_subgraph_that_takes_tokens(
     monkeypatch.setattr(sweep, "CALLS", 2)
     monkeypatch.setattr(sweep, "POINTS", 4)
     session = Session.open(demo_bundle, "onnxruntime", "cpu", threads=1)
-    found = {curve.stage: curve for curve in sweep.sweep(session, lambda _: None)}
+    found = {curve.stage: curve for curve in sweep.sweep_subgraphs(session, lambda _: None)}
     assert list(found) == ["vision.1", "vision.2", "vision.3", "decoder.0", "decoder.1"]
     assert [point.tokens for point in found["vision.1"].points] == [49, 98, 147, 196]
     assert [point.tokens for point in found["decoder.0"].points] == [65, 130, 195, 260]
@@ -128,28 +128,28 @@ def test_token_counts_are_even_and_end_at_the_longest() -> None:
 
 def test_flops_predict_and_the_roofline_is_the_devices(demo_bundle: Path) -> None:
     manifest = read_manifest(demo_bundle)
-    plain = predicted.predict(manifest, (1.0, 0.33), 1.0, REQUEST)
-    assert not isinstance(plain, str)
+    plain = predicted.predict_costs(manifest, (1.0, 0.33), 1.0, REQUEST)
+    assert not isinstance(plain, Missing)
     assert plain[1.0].speedup == 1.0
     assert plain[0.33].speedup == pytest.approx(plain[1.0].flops / plain[0.33].flops)
     assert plain[0.33].roofline_ms is None
     assert plain[0.33].path.text_tokens == 22
     half = replace(manifest, precision="float16")
-    orin = predicted.predict(half, (1.0,), 1.0, REQUEST, load_device("agx_orin_64gb"))
-    assert not isinstance(orin, str)
+    orin = predicted.predict_costs(half, (1.0,), 1.0, REQUEST, load_device("agx_orin_64gb"))
+    assert not isinstance(orin, Missing)
     beside = orin[1.0].beside(10.0)
     assert beside.device == "agx_orin_64gb"
     assert beside.roofline_ms is not None
     assert beside.roofline_share == pytest.approx(beside.roofline_ms / 10.0)
     # A device without published rates has no roofline.
-    cpu = predicted.predict(manifest, (1.0,), 1.0, REQUEST, load_device("x86_cpu"))
-    assert not isinstance(cpu, str)
+    cpu = predicted.predict_costs(manifest, (1.0,), 1.0, REQUEST, load_device("x86_cpu"))
+    assert not isinstance(cpu, Missing)
     assert cpu[1.0].beside(10.0).roofline_share is None
 
 
 def test_without_pictures_nothing_is_predicted(demo_bundle: Path) -> None:
     text_only = replace(REQUEST, layout=None, images=())
-    assert predicted.predict(read_manifest(demo_bundle), (1.0,), 1.0, text_only) == (
+    assert predicted.predict_costs(read_manifest(demo_bundle), (1.0,), 1.0, text_only) == Missing(
         "without pictures every budget costs the same"
     )
 
@@ -165,9 +165,9 @@ def test_a_revision_stands_behind_the_models_name(demo_bundle: Path) -> None:
 def test_memory_that_cannot_be_measured_is_a_reason(tmp_path: Path) -> None:
     job = memory_run.Job(str(tmp_path), "onnxruntime", "cpu", None, "What?", (), 0, 1.0, 4)
     found = memory_run.read_memory(job)
-    assert isinstance(found, str)
-    assert found.startswith("the process that measures memory failed: ")
-    assert "is not a bundle" in found
+    assert isinstance(found, Missing)
+    assert found.reason.startswith("the process that measures memory failed: ")
+    assert "is not a bundle" in found.reason
 
 
 def test_the_made_up_picture_is_the_same_every_time() -> None:

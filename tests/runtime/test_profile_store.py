@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from lvlm_profiles.devices.machine import fingerprint
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.profile import store as profile_store
-from lvlm_runtime.profile.store import Setup
-from lvlm_runtime.profile.subject import fingerprint
+from lvlm_runtime.profile.store import (
+    Setup,
+    choose_ratio,
+    keep_report,
+    last_report,
+    reports_directory,
+)
 from reports import MACHINE, MODEL, make_report
 
 BUNDLE = Path("bundle")
@@ -27,7 +32,7 @@ def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_the_largest_ratio_that_nine_of_ten_requests_met(target: float, ratio: float) -> None:
     # 90th percentiles of the samples: 203 ms at 1.0 and 101.5 ms at 0.33.
-    choice = profile_store.choose(make_report(), target, images=1)
+    choice = choose_ratio(make_report(), target, images=1)
     assert choice.ratio == ratio
     assert choice.expected_ms == pytest.approx({1.0: 203.0, 0.33: 101.5}[ratio])
     assert choice.prompt_tokens == 218
@@ -37,24 +42,24 @@ def test_a_latency_that_no_ratio_meets_names_the_fastest() -> None:
     with pytest.raises(
         LvlmError, match=r"no ratio of this bundle meets 50 ms: the fastest is 0.33 with 10\d ms"
     ):
-        profile_store.choose(make_report(), 50.0, images=1)
+        choose_ratio(make_report(), 50.0, images=1)
 
 
 def test_a_profile_of_another_number_of_pictures_says_nothing() -> None:
     with pytest.raises(
         LvlmError, match=r"requests of 1 picture\(s\) and this one has 2; profile with"
     ):
-        profile_store.choose(make_report(), 300.0, images=2)
+        choose_ratio(make_report(), 300.0, images=2)
 
 
 def test_the_last_profile_of_this_machine_is_found() -> None:
     here = replace(MACHINE, fingerprint=fingerprint())
     old = make_report(machine=here)
     new = replace(old, created="2026-02-02T00:00:00+00:00")
-    profile_store.keep(old)
-    path = profile_store.keep(new)
-    assert path.parent == profile_store.directory()
-    found = profile_store.last(MODEL.content_key, CPU, BUNDLE)
+    keep_report(old)
+    path = keep_report(new)
+    assert path.parent == reports_directory()
+    found = last_report(MODEL.content_key, CPU, BUNDLE)
     assert found.created == new.created
 
 
@@ -73,27 +78,27 @@ def test_the_last_profile_of_this_machine_is_found() -> None:
 def test_of_another_bundle_backend_or_number_of_threads_nothing_is_known(
     key: str, setup: Setup, told: str
 ) -> None:
-    profile_store.keep(make_report(machine=replace(MACHINE, fingerprint=fingerprint())))
+    keep_report(make_report(machine=replace(MACHINE, fingerprint=fingerprint())))
     with pytest.raises(LvlmError, match=f"never profiled on this machine {told}"):
-        profile_store.last(key, setup, BUNDLE)
+        last_report(key, setup, BUNDLE)
 
 
 def test_a_profile_of_another_machine_is_not_taken() -> None:
-    profile_store.keep(make_report())
+    keep_report(make_report())
     with pytest.raises(LvlmError, match="never profiled on this machine"):
-        profile_store.last(MODEL.content_key, CPU, BUNDLE)
+        last_report(MODEL.content_key, CPU, BUNDLE)
 
 
 def test_a_damaged_profile_says_to_profile_again() -> None:
-    path = profile_store.keep(make_report(machine=replace(MACHINE, fingerprint=fingerprint())))
+    path = keep_report(make_report(machine=replace(MACHINE, fingerprint=fingerprint())))
     path.write_text("{}", encoding="utf-8")
     with pytest.raises(
         LvlmError, match=r"is no report .*; type `lvlm-export profile bundle` again"
     ):
-        profile_store.last(MODEL.content_key, CPU, BUNDLE)
+        last_report(MODEL.content_key, CPU, BUNDLE)
 
 
 def test_without_xdg_the_home_directory_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "/home/someone")
-    assert profile_store.directory() == Path("/home/someone/.local/state/lvlm-export/profiles")
+    assert reports_directory() == Path("/home/someone/.local/state/lvlm-export/profiles")

@@ -102,13 +102,13 @@ def test_the_logits_of_the_caller_stay_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"temperature": -0.1}, r"temperature is -0.1, allowed is 0 \(greedy\) or above"),
+        ({"temperature": -0.1}, r"temperature is -0.1; give 0 \(greedy\) or above"),
         ({"temperature": float("nan")}, "temperature is nan"),
-        ({"temperature": 1.0, "top_k": 0}, "top_k is 0, allowed is a whole number, 1 or above"),
-        ({"temperature": 1.0, "top_p": 0.0}, "top_p is 0.0, allowed is above 0 and at most 1"),
+        ({"temperature": 1.0, "top_k": 0}, "top_k is 0; give a whole number, 1 or above"),
+        ({"temperature": 1.0, "top_p": 0.0}, "top_p is 0.0; give a number above 0 and at most 1"),
         ({"temperature": 1.0, "top_p": 1.1}, "top_p is 1.1"),
-        ({"repetition_penalty": 0.0}, r"repetition_penalty is 0.0, allowed is above 0 \(1 is off"),
-        ({"seed": -1}, "seed is -1, allowed is a whole number, 0 or above"),
+        ({"repetition_penalty": 0.0}, r"repetition_penalty is 0.0; give a number above 0 \(1 is"),
+        ({"seed": -1}, "seed is -1; give a whole number, 0 or above"),
         ({"seed": True}, "seed is True"),
         ({"top_k": 5}, r"no effect at temperature 0 \(greedy\)"),
         ({"top_p": 0.5}, r"no effect at temperature 0 \(greedy\)"),

@@ -148,7 +148,7 @@ def test_a_ratio_that_is_not_there_names_those_that_are(session: Session) -> Non
 
 
 def test_an_answer_of_no_tokens_is_refused(session: Session) -> None:
-    with pytest.raises(UsageError, match="max_new_tokens 0 is below 1"):
+    with pytest.raises(UsageError, match="max_new_tokens 0 is below 1; give 1 or more"):
         session.generate(QUESTION, [PICTURE], max_new_tokens=0)
 
 

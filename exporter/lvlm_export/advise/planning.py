@@ -1,10 +1,14 @@
-"""From methods, ratios and precisions to the planner's candidates, and what became of them."""
+"""From methods, ratios and precisions to the planner's candidates, and what became of them.
+
+``PlanBasis`` is what is asked, ``Advice`` the answer.
+"""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from lvlm_export.advise.subject import Subject
@@ -13,7 +17,16 @@ from lvlm_export.reduction import load_method
 from lvlm_export.reduction.budget import BudgetPlan
 from lvlm_export.reduction.schedule import plan_budget
 from lvlm_profiles.cost.reducers import is_known
-from lvlm_profiles.planner.judge import Candidate, Goal, Speed, Verdict, judge
+from lvlm_profiles.cost.roofline import PUBLISHED
+from lvlm_profiles.planner.calibration import Calibration
+from lvlm_profiles.planner.judge import (
+    Candidate,
+    Goal,
+    Speed,
+    Verdict,
+    best_verdict,
+    judge_candidate,
+)
 from lvlm_profiles.shapes.dims import Cut, TokenPath
 from lvlm_runtime.errors import UsageError
 
@@ -54,15 +67,56 @@ class Refused:
 Row = Verdict | Refused
 
 
-def judge_all(subject: Subject, choices: Choices, goal: Goal, speed: Speed) -> tuple[Row, ...]:
-    """Every combination, the unreduced model first."""
+@dataclass(frozen=True)
+class PlanBasis:
+    """What is planned, and what its estimates stand on.
+
+    Attributes:
+        subject: The model.
+        choices: What to try.
+        goal: What is to be met, and on which device.
+        calibration: Fit of the estimates to a report; None for what is published.
+    """
+
+    subject: Subject
+    choices: Choices
+    goal: Goal
+    calibration: Calibration | None
+
+    @property
+    def speed(self) -> Speed:
+        """How fast the device is taken to be."""
+        return Speed(PUBLISHED) if self.calibration is None else self.calibration.speed
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What became of every combination of a basis, the unreduced model first."""
+
+    basis: PlanBasis
+    rows: tuple[Row, ...]
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """The combinations that this model can have."""
+        return [row for row in self.rows if isinstance(row, Verdict)]
+
+    @cached_property
+    def best(self) -> Verdict | None:
+        """The one to build; None where none fits."""
+        return best_verdict(self.verdicts)
+
+
+def judge_all(basis: PlanBasis) -> Advice:
+    """Estimate every combination."""
+    subject, choices, goal, speed = basis.subject, basis.choices, basis.goal, basis.speed
 
     def judged(method: str, ratio: float, precision: str) -> Row:
         try:
             candidate = make_candidate(subject, choices, method, ratio, precision)
         except UsageError as error:
             return Refused(method, precision, ratio, str(error).split(";")[0])
-        return judge(subject.dims, candidate, goal, speed)
+        return judge_candidate(subject.dims, candidate, goal, speed)
 
     rows: list[Row] = []
     for precision in choices.precisions:
@@ -79,7 +133,7 @@ def judge_all(subject: Subject, choices: Choices, goal: Goal, speed: Speed) -> t
                 if isinstance(largest, Verdict):
                     tried[largest.candidate.ratio] = largest
             rows += [tried[ratio] for ratio in sorted(tried, reverse=True)]
-    return tuple(rows)
+    return Advice(basis, tuple(rows))
 
 
 def fits(row: Row) -> bool:
@@ -98,7 +152,7 @@ def make_candidate(
     check_rank(loaded, budget, subject.dims.text.width)
     layout = subject.geometry.layouts[0]
     part = budget.layouts[0]
-    kept = budget.vision[-1].tokens_out if budget.vision else subject.geometry.vision_tokens
+    kept = budget.kept_per_tile(subject.geometry.vision_tokens)
     path = TokenPath(
         method=method,
         images=1,

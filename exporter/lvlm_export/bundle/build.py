@@ -8,19 +8,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from lvlm_export.bundle.manifest import write_manifest
+from lvlm_export.bundle.manifest import Exported, write_manifest
 from lvlm_export.bundle.weights import WeightStore
 from lvlm_export.bundle.workspace import Workspace, existing_bundle, file_ref, open_workspace
 from lvlm_export.checkpoint import TOKENIZER_FILES, Checkpoint
 from lvlm_export.graphs.attention import NAME as ATTENTION
-from lvlm_export.graphs.export import export_graph, parameter_names
-from lvlm_export.graphs.jobs import DTYPES, graph_jobs
-from lvlm_export.graphs.passes import lowering
+from lvlm_export.graphs.element_types import torch_dtype
+from lvlm_export.graphs.export import export_graph, full_names
+from lvlm_export.graphs.jobs import graph_jobs
+from lvlm_export.graphs.passes import rewrites
 from lvlm_export.graphs.weight_use import WeightUse
 from lvlm_export.plan.plan import BuildOptions, Plan, make_plan
 from lvlm_export.plan.targets import TARGETS
 from lvlm_runtime.bundle.bundle import TOKENIZER, Bundle, check_files
-from lvlm_runtime.bundle.manifest import Manifest, TensorRef
+from lvlm_runtime.bundle.manifest import Manifest
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.golden import FILE as GOLDEN
 from lvlm_runtime.golden import Golden, make_golden, write_golden
@@ -83,8 +84,8 @@ def build(
         )
     with open_workspace(output, plan.key) as workspace:
         copy_tokenizer(checkpoint, workspace)
-        embed_tokens = export_graphs(checkpoint, plan, workspace, progress)
-        manifest = write_manifest(checkpoint, model_name, plan, workspace, embed_tokens, progress)
+        exported = export_graphs(checkpoint, plan, workspace, progress)
+        manifest = write_manifest(checkpoint, model_name, plan, workspace, exported, progress)
         if verify_samples:
             built = Bundle(workspace.directory, manifest)
             with runnable(checkpoint, plan, built, progress) as tested:
@@ -107,11 +108,11 @@ def _intact(directory: Path, manifest: Manifest) -> bool:
 
 def export_graphs(
     checkpoint: Checkpoint, plan: Plan, workspace: Workspace, progress: Progress
-) -> TensorRef:
-    """Export every graph that an earlier run did not; returns where the token table lies."""
-    dtype = DTYPES[plan.options.effective_precision]
+) -> Exported:
+    """Export every graph that an earlier run did not."""
+    dtype = torch_dtype(plan.options.effective_precision)
     model = checkpoint.skeleton(dtype, ATTENTION)
-    names = parameter_names(model)
+    names = full_names(model)
     store = WeightStore(workspace.directory, checkpoint, workspace.tensors)
     jobs = list(graph_jobs(plan, checkpoint.family, model))
     with progress.stage("exporting graphs", len(jobs) + 1) as advance:
@@ -124,9 +125,7 @@ def export_graphs(
                     workspace.path(job.file),
                     names,
                     store if job.weighted else None,
-                    lowering.rewrites(
-                        plan.options.target, plan.options.effective_dialect, job.reads_cache
-                    ),
+                    rewrites(plan.options.target, plan.options.effective_dialect, job.reads_cache),
                 )
                 check_operators(workspace.path(job.file), plan.options.target)
                 workspace.finish(job.file, store.refs)
@@ -134,7 +133,7 @@ def export_graphs(
         table = store.place(WeightUse(checkpoint.family.embed_tokens, dtype))
         workspace.note_weights(store.refs)
         advance("token table")
-    return table
+    return Exported(table, {job.file: job.signature.inputs for job in jobs})
 
 
 def check_operators(path: Path, target: str) -> None:
@@ -170,9 +169,9 @@ def runnable(
     with open_workspace(place, twin.key) as workspace:
         try:
             copy_tokenizer(checkpoint, workspace)
-            table = export_graphs(checkpoint, twin, workspace, progress)
+            exported = export_graphs(checkpoint, twin, workspace, progress)
             name = bundle.manifest.model
-            manifest = write_manifest(checkpoint, name, twin, workspace, table, progress)
+            manifest = write_manifest(checkpoint, name, twin, workspace, exported, progress)
             yield Bundle(workspace.directory, manifest)
         finally:
             shutil.rmtree(workspace.directory, ignore_errors=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from lvlm_export.bundle.workspace import Workspace, file_ref
 from lvlm_export.checkpoint import Checkpoint
-from lvlm_export.graphs.reducers import make_reducer
 from lvlm_export.plan.files import PROJECTOR_FILE, lm_head_files, packer_file, reducer_file
 from lvlm_export.plan.plan import Plan
 from lvlm_export.plan.versions import versions
 from lvlm_export.reduction.budget import BudgetPlan, LayoutPlan, SiteCount
+from lvlm_profiles.cost.units import precision_of
 from lvlm_runtime.bundle.bundle import TOKENIZER, WEIGHTS
 from lvlm_runtime.bundle.manifest import (
     HEAD_MAJOR,
@@ -29,7 +29,19 @@ from lvlm_runtime.bundle.manifest import (
 from lvlm_runtime.progress import Progress
 
 KV_LAYOUTS = {"opset24": HEAD_MAJOR, "decomposed": SEQUENCE_MAJOR}
-NUMPY_NAMES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What the export of the graphs leaves beside their files.
+
+    Attributes:
+        embed_tokens: Where the token table lies.
+        inputs: Graph file -> what it takes, by name.
+    """
+
+    embed_tokens: TensorRef
+    inputs: dict[str, tuple[str, ...]]
 
 
 def write_manifest(
@@ -37,7 +49,7 @@ def write_manifest(
     model_name: str,
     plan: Plan,
     workspace: Workspace,
-    embed_tokens: TensorRef,
+    exported: Exported,
     progress: Progress,
 ) -> Manifest:
     """Describe what lies in the workspace."""
@@ -52,7 +64,7 @@ def write_manifest(
         method=plan.method.name,
         placement=plan.options.placement,
         seed=plan.options.seed,
-        precision=NUMPY_NAMES[plan.options.effective_precision],
+        precision=precision_of(plan.options.effective_precision).numpy_name,
         target=plan.options.target,
         dialect=plan.options.effective_dialect,
         kv_layout=KV_LAYOUTS[plan.options.effective_dialect],
@@ -73,10 +85,10 @@ def write_manifest(
             context_length=text.context_length,
             image_token_id=shape.image_token_id,
             stop_ids=checkpoint.stop_ids,
-            embed_tokens=embed_tokens,
+            embed_tokens=exported.embed_tokens,
         ),
         dims=replace(shape.dims, text=replace(shape.dims.text, tied=checkpoint.tied_embeddings)),
-        budgets=tuple(_budget(plan, budget, checkpoint) for budget in plan.budgets),
+        budgets=tuple(_budget(plan, budget, exported) for budget in plan.budgets),
         weights=workspace.tensors,
         files=_files(workspace, progress),
     )
@@ -114,34 +126,35 @@ def _decoder_stages(plan: Plan) -> tuple[Subgraph, ...]:
     )
 
 
-def _budget(plan: Plan, budget: BudgetPlan, checkpoint: Checkpoint) -> Budget:
-    kept = budget.vision[-1].tokens_out if budget.vision else plan.shape.vision.tokens
+def _budget(plan: Plan, budget: BudgetPlan, exported: Exported) -> Budget:
+    kept = budget.kept_per_tile(plan.shape.vision.tokens)
     return Budget(
         ratio=budget.ratio,
-        vision=tuple(_reduction(count, plan) for count in budget.vision),
-        layouts=tuple(_layout(part, kept, plan) for part in budget.layouts),
+        vision=tuple(_reduction(count, plan, exported) for count in budget.vision),
+        layouts=tuple(_layout(part, kept, plan, exported) for part in budget.layouts),
     )
 
 
-def _layout(part: LayoutPlan, kept: int, plan: Plan) -> LayoutBudget:
+def _layout(part: LayoutPlan, kept: int, plan: Plan, exported: Exported) -> LayoutBudget:
+    projected = part.projected
     return LayoutBudget(
         layout=part.layout,
         packer=packer_file(part.layout, kept) if plan.shape.packed else None,
         tokens_full=part.tokens_full,
         tokens_in=part.tokens_in,
-        projected=None if part.projected is None else _reduction(part.projected, plan),
-        decoder=tuple(_reduction(count, plan) for count in part.decoder),
+        projected=None if projected is None else _reduction(projected, plan, exported),
+        decoder=tuple(_reduction(count, plan, exported) for count in part.decoder),
         achieved=part.achieved,
     )
 
 
-def _reduction(count: SiteCount, plan: Plan) -> Reduction:
+def _reduction(count: SiteCount, plan: Plan, exported: Exported) -> Reduction:
     return Reduction(
         site=count.site.name,
         tokens_in=count.tokens_in,
         tokens_out=count.tokens_out,
         graph=reducer_file(count),
-        inputs=make_reducer(plan, count).inputs,
+        inputs=exported.inputs[reducer_file(count)],
         merges=plan.method.merges_at(count.site),
     )
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 import torch
 
+from lvlm_export.graphs.element_types import numpy_name
 from lvlm_export.graphs.weight_use import WeightUse
 from lvlm_runtime.bundle.bundle import WEIGHTS
 from lvlm_runtime.bundle.manifest import TensorRef
@@ -21,13 +22,6 @@ from lvlm_runtime.bundle.manifest import TensorRef
 # Memory maps start at page bounds: a large tensor gets a page of its own, a small one a cache line.
 PAGE, LINE = 4096, 64
 LARGE_BYTES = 1 << 20
-DTYPE_NAMES = {
-    torch.float32: "float32",
-    torch.float16: "float16",
-    torch.bfloat16: "bfloat16",
-    torch.int64: "int64",
-    torch.int32: "int32",
-}
 
 
 class TensorSource(Protocol):
@@ -84,12 +78,12 @@ class WeightStore:
                 stream.seek(start)
                 stream.write(array.data if array.ndim else array.tobytes())
             known = TensorRef(
-                DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), start, array.nbytes, digest
+                numpy_name(tensor.dtype), tuple(tensor.shape), start, array.nbytes, digest
             )
             self.refs[digest] = known
         # Equal bytes may be wanted in another shape ([1, N] and [N]); the place is the same.
         return TensorRef(
-            DTYPE_NAMES[tensor.dtype], tuple(tensor.shape), known.offset, known.size_bytes, digest
+            numpy_name(tensor.dtype), tuple(tensor.shape), known.offset, known.size_bytes, digest
         )
 
 

@@ -10,18 +10,34 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from lvlm_profiles import records
+from lvlm_profiles.files import TEMPORARY, sync_to_disk, write_whole
 from lvlm_runtime.bundle.bundle import MANIFEST, WEIGHTS, file_sha256, manifest_text, read_manifest
-from lvlm_runtime.bundle.manifest import FileRef, Manifest, TensorRef, from_json
+from lvlm_runtime.bundle.manifest import FileRef, Manifest, TensorRef
 from lvlm_runtime.errors import LvlmError
 
 JOURNAL = "journal.json"
 LOCK = "build.lock"
+
+
+@dataclass(frozen=True)
+class Journal:
+    """What is finished, for a build that goes on where another stopped.
+
+    Attributes:
+        key: Content key of the build.
+        done: Finished graphs and what their files are.
+        tensors: What ``weights.bin`` holds, by SHA-256.
+    """
+
+    key: str
+    done: dict[str, FileRef]
+    tensors: dict[str, TensorRef]
 
 
 @dataclass
@@ -60,20 +76,16 @@ class Workspace:
     def note_weights(self, tensors: dict[str, TensorRef]) -> None:
         """Note what the weight file holds."""
         self.tensors = dict(tensors)
-        journal = {
-            "key": self.key,
-            "done": {name: asdict(ref) for name, ref in self.done.items()},
-            "tensors": {sha: asdict(ref) for sha, ref in self.tensors.items()},
-        }
-        write_atomically(self.path(JOURNAL), json.dumps(journal))
+        journal = Journal(self.key, self.done, self.tensors)
+        write_whole(self.path(JOURNAL), json.dumps(asdict(journal)))
 
     def publish(self, manifest: Manifest) -> None:
         """Write the manifest and become the bundle; an older bundle there is replaced."""
         for name in (JOURNAL, LOCK):
             self.path(name).unlink(missing_ok=True)
-        write_atomically(self.path(MANIFEST), manifest_text(manifest))
+        write_whole(self.path(MANIFEST), manifest_text(manifest))
         for path in (*self.directory.rglob("*"), self.directory):
-            _flush(path)
+            sync_to_disk(path)
         old = self.target.with_name(self.target.name + ".old")
         if self.target.exists():
             self.target.rename(old)
@@ -111,12 +123,14 @@ def open_workspace(target: Path, key: str) -> Iterator[Workspace]:
     directory.mkdir(parents=True, exist_ok=True)
     with _locked(directory):
         workspace = Workspace(directory, target, key)
-        journal = _read_journal(directory / JOURNAL)
-        if journal.get("key") == key:
-            workspace.done = from_json(dict[str, FileRef], journal["done"], "journal")
-            workspace.tensors = from_json(dict[str, TensorRef], journal["tensors"], "journal")
-        else:
+        journal = _read_journal(directory, key)
+        if journal is None:
             _clear(directory)
+        else:
+            workspace.done, workspace.tensors = dict(journal.done), dict(journal.tensors)
+            # What a run that was killed left of a file that it was writing.
+            for path in directory.glob(f".*{TEMPORARY}"):
+                path.unlink()
         yield workspace
 
 
@@ -156,26 +170,18 @@ def file_ref(path: Path, on_bytes: Callable[[int], None] | None = None) -> FileR
     return FileRef(path.stat().st_size, file_sha256(path, on_bytes))
 
 
-def write_atomically(path: Path, content: str) -> None:
-    """Write beside ``path`` and rename, so that no reader sees half of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(content, encoding="utf-8")
-    _flush(temporary)
-    temporary.replace(path)
+def _read_journal(directory: Path, key: str) -> Journal | None:
+    """What an earlier run of this build noted; None where there was none, or one of another build.
 
-
-def _read_journal(path: Path) -> dict[str, object] | dict[str, dict[str, object]]:
+    Raises:
+        LvlmError: The journal is damaged.
+    """
+    path, remedy = directory / JOURNAL, f"remove {directory} and build the bundle again"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _flush(path: Path) -> None:
-    """Bring a file or directory to the disk before a rename makes it count."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        content = records.read_json(path, remedy)
+    except FileNotFoundError:
+        return None
+    # A build of something else may be of another version too, with a journal that looks otherwise.
+    if isinstance(content, dict) and content.get("key", key) != key:
+        return None
+    return records.read(Journal, content, path, remedy)

@@ -1,7 +1,7 @@
 """What reducers need to know, taken from eager Hugging Face modules.
 
 The exported graphs compute scores from query and key; here they come from the attention weights
-and projections that the modules themselves return, so the two can be held against each other.
+and projections that the modules themselves return, so that the two can be compared.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Parity of a bundle with PyTorch: the gate of every build, and ``lvlm-export verify``.
 
 At ratio 1.0 the chain's greedy answer must equal ``transformers.generate``; at every other ratio
-that of the reference with the same reducers
-inside the HF model. Hidden states are compared at every cut, so a failure says where.
+that of the reference with the same reducers inside the HF model. Hidden states are compared at
+every cut, so that a failure names the place.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class StageParity:
 
     Attributes:
         ratio: The budget.
-        stage: Stage or site that made the hidden state.
+        stage: Stage or site that gave the hidden state.
         error: ``max |a - b| / max |b|``.
         limit: What passes.
     """
@@ -68,7 +68,7 @@ class AnswerParity:
     """Greedy tokens of one sample.
 
     Attributes:
-        expected: From PyTorch (``source`` says which).
+        expected: From PyTorch; ``source`` names the function.
         got: From the chain.
     """
 
@@ -104,7 +104,7 @@ class ParityReport:
         return all(row.passed for row in self.stages) and all(row.passed for row in self.answers)
 
     def failure(self) -> str:
-        """One line on the worst that failed."""
+        """One line on the worst failure."""
         failed = [row for row in self.stages if not row.passed]
         if failed:
             worst = max(failed, key=lambda row: row.error)
@@ -122,7 +122,7 @@ class ParityReport:
 def synthetic_samples(
     layouts: Sequence[TileLayout], count: int, seed: int = 0
 ) -> list[ParitySample]:
-    """Seeded pictures of soft colour blobs, ``count`` per layout; two pictures where it is MULTI."""
+    """Seeded pictures of soft colour blobs, ``count`` per layout; two pictures for MULTI."""
     generator = np.random.default_rng(seed)
     samples = []
     for layout in layouts:
@@ -158,14 +158,14 @@ def verify(
     limit = LIMITS[session.bundle.manifest.precision]
     errors: dict[tuple[float, str], float] = {}
     answers: list[AnswerParity] = []
-    requests = [prepare(session, sample) for sample in samples]
+    requests = [prepare_request(session, sample) for sample in samples]
     for budget in plan.budgets:
         for index, (sample, request) in enumerate(zip(samples, requests, strict=True)):
             expected, trace = reference.generate(
                 request, budget, checkpoint.stop_ids, max_new_tokens
             )
             seen, got = run_chain(session, budget.ratio, sample, max_new_tokens)
-            for stage, error in compare(trace, seen).items():
+            for stage, error in compare_traces(trace, seen).items():
                 key = (budget.ratio, stage)
                 errors[key] = max(error, errors.get(key, 0.0))
             answers.append(AnswerParity(budget.ratio, index, REFERENCE, expected, got))
@@ -181,7 +181,7 @@ def verify(
     return ParityReport(stages, tuple(answers))
 
 
-def prepare(session: Session, sample: ParitySample) -> ReferenceRequest:
+def prepare_request(session: Session, sample: ParitySample) -> ReferenceRequest:
     """Tokens and pixels of a sample for the model that a bundle was built from."""
     manifest = session.bundle.manifest
     token = manifest.text.image_token_id
@@ -197,14 +197,14 @@ def request_of(
 ) -> ReferenceRequest:
     """Tokens and pixels of a sample, by the runtime's own preprocessing.
 
-    Both are held equal to ``transformers``' processors by tests of their own.
+    Tests of their own hold both equal to the processors of ``transformers``.
     """
     named = {layout.name: layout for layout in layouts}
     several = len(sample.images) > 1 and MULTI in named
     layout = named[MULTI] if several else layouts[0]
     ids = encoder.encode(sample.question, len(sample.images))
     prepared = preprocess.preprocess(list(sample.images), spec, layout)
-    # A letterboxed picture is a picture of the layout's nominal size to the model.
+    # To the model a letterboxed picture is one of the layout's nominal size.
     sizes = [
         (layout.image_height, layout.image_width)
         if fit.letterboxed
@@ -235,7 +235,7 @@ def run_chain(
     return seen, answer.token_ids
 
 
-def compare(trace: Trace, seen: dict[str, NDArray[Any]]) -> dict[str, float]:
+def compare_traces(trace: Trace, seen: dict[str, NDArray[Any]]) -> dict[str, float]:
     """Relative error at every cut; a cut that one side lacks is an error of its own."""
     missing = set(trace.hidden) ^ set(seen)
     if missing:

@@ -2,14 +2,13 @@
 
 It runs the model's own modules with eager attention, takes scores from the attention weights that
 they return (the exported graphs compute them from query and key), and keeps a ``DynamicCache``.
-At ratio 1.0 the reference is ``transformers``' own ``generate``.
+At ratio 1.0 the reference is the ``generate`` of ``transformers``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -79,7 +78,7 @@ class Reference:
         stop_ids: Sequence[int],
         max_new_tokens: int,
     ) -> tuple[tuple[int, ...], Trace]:
-        """Greedy answer at a budget, and the hidden states on the way."""
+        """Greedy answer at a budget, and the hidden states at every cut."""
         trace = Trace()
         entry = self.enter(request, budget, trace)
         hidden, cache = self._prefill(entry, trace)
@@ -100,8 +99,8 @@ class Reference:
     def enter(self, request: ReferenceRequest, budget: BudgetPlan, trace: Trace) -> DecoderEntry:
         """A request's pictures through the encoder, and its sequence as the decoder takes it."""
         part = next(part for part in budget.layouts if part.layout == request.layout.name)
-        pixels, asked = torch.from_numpy(request.pixel_values), self._question(request)
-        visual, origins = self.encode(pixels, budget, request.layout, trace, asked)
+        pixels, question = torch.from_numpy(request.pixel_values), self._question(request)
+        visual, origins = self.encode(pixels, budget, request.layout, trace, question)
         return self._assemble(request.runs, visual, origins, part, trace)
 
     def encode(
@@ -155,7 +154,7 @@ class Reference:
             features = self.parts.projector(features, self._query(query_ids, trace))
             trace.note("projector", features)
             origins = Origins.whole(*features.shape[:2])
-        kept = budget.vision[-1].tokens_out if budget.vision else self.plan.shape.vision.tokens
+        kept = budget.kept_per_tile(self.plan.shape.vision.tokens)
         packer = self.family.packer(self.model, layout, kept)
         if packer is not None:
             features = packer(features)
@@ -166,16 +165,13 @@ class Reference:
     def _embed(
         self, pixel_values: Tensor, smaller: SiteCount | None, trace: Trace
     ) -> tuple[Tensor, Origins]:
-        """Patch embeddings ``[tiles, P+N, C]``, of pictures that were made smaller if asked."""
-        embed: Any = self.parts.vision_embed
-        whole = self.plan.shape.vision.tokens
-        origins = Origins.whole(len(pixel_values), whole)
+        """Patch embeddings ``[tiles, P+N, C]``; ``smaller`` is a site that reduces the pictures."""
+        origins = Origins.whole(len(pixel_values), self.plan.shape.vision.tokens)
         if smaller is None:
-            return embed(pixel_values), origins
+            return self.parts.vision_embed(pixel_values), origins
         pixel_values, places = make_reducer(self.plan, smaller)(pixel_values)
         trace.note(smaller.site.name, pixel_values)
-        hidden = embed.embeddings(pixel_values, interpolate_pos_encoding=True)
-        return embed.pre_layrnorm(hidden), origins.keep(places.numpy())
+        return self.parts.embed_any_size(pixel_values), origins.keep(places.numpy())
 
     def _question(self, request: ReferenceRequest) -> Tensor | None:
         """The question alone ``[1, Q]``, where the projector reads it."""
@@ -251,7 +247,7 @@ class Reference:
         positions: Tensor,
         entered: tuple[Tensor, Tensor],
     ) -> tuple[Placed, Tensor, Tensor]:
-        """Reduce with the layer before's weights ``[1, H, S, S]`` and keys ``[1, Hkv, S, D]``.
+        """Reduce with weights ``[1, H, S, S]`` and keys ``[1, Hkv, S, D]`` of the layer before.
 
         ``entered``: text ``[T, C]`` and visual tokens ``[n, V, C]`` at the decoder's input.
         """

@@ -23,11 +23,12 @@ from lvlm_runtime.prompt.sequence import Placed
 
 @dataclass
 class Trace:
-    """Hidden states at every cut, by the name of the stage or site that made them.
+    """Hidden states at every cut, by the name of the stage or site that gave them.
 
     Attributes:
         hidden: The states.
-        scores: ``[B, N]`` of the patches at sites in or behind the tower, where a method scores them.
+        scores: ``[B, N]`` of the patches at sites in or after the tower, where a method scores
+            them.
     """
 
     hidden: dict[str, NDArray[np.float32]] = field(default_factory=dict)
@@ -58,7 +59,7 @@ class DecoderEntry:
         positions: ``[1, S]``.
         placed: Where text and visual tokens stand.
         next_position: Of the answer's first token.
-        parts: Text ``[T, C]`` and visual tokens ``[n, V, C]`` that it is made of.
+        parts: Text ``[T, C]`` and visual tokens ``[n, V, C]`` that ``hidden`` is put together from.
         lengths: Of the runs of text.
         counts: Tokens at the decoder's sites.
     """

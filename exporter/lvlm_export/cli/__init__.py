@@ -1,13 +1,12 @@
 """``lvlm-export``: the command line. Each command is one module, imported when it is called.
 
-Everything a user can do wrong ends here as one line on stderr: exit 2 for usage, 1 for the rest,
-130 for Ctrl-C. ``LVLM_EXPORT_DEBUG=1`` shows the traceback behind the line.
+Every mistake of a user ends here as one line on stderr: exit 2 for usage, 1 for the rest, 130 for
+Ctrl-C. ``LVLM_EXPORT_DEBUG=1`` shows the traceback behind the line.
 """
 
 from __future__ import annotations
 
 import errno
-import importlib
 import os
 import signal
 import sys
@@ -18,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from lvlm_export import __version__
+from lvlm_profiles.registry import resolve
 from lvlm_runtime.errors import LvlmError, UsageError
 
 COMMANDS: dict[str, str] = {
@@ -37,8 +37,8 @@ COMMANDS: dict[str, str] = {
 }
 DEBUG = "LVLM_EXPORT_DEBUG"
 INTERRUPTED = 130
-# What the extra `export` brings, and tomli, for which its Python is too new; a device that only runs
-# bundles does without.
+# Packages of the extra ``export``, and what reads a recipe on a Python that is too old for it; a
+# device that only runs bundles does not need them.
 EXPORT_PACKAGES = {
     "torch",
     "transformers",
@@ -50,10 +50,10 @@ EXPORT_PACKAGES = {
     "tomli",
 }
 HINTS = {
-    errno.ENOSPC: "the disk is full; free some space and type the same command again, a build goes"
-    " on where it stopped",
+    errno.ENOSPC: "the disk is full; free some space and type the same command again, a build"
+    " continues where it stopped",
     errno.EDQUOT: "the disk quota is used up; free some space and type the same command again, a"
-    " build goes on where it stopped",
+    " build continues where it stopped",
     errno.EACCES: "permission denied; change its rights or name another path",
     errno.EPERM: "not permitted; change its rights or name another path",
     errno.EROFS: "the file system is read-only; name another path",
@@ -71,8 +71,7 @@ class Cli(click.Group):
         """Import a command's module."""
         if cmd_name not in COMMANDS:
             return None
-        module, attribute = COMMANDS[cmd_name].split(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
+        command: click.Command = resolve(COMMANDS, cmd_name, "command")
         return command
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:  # type: ignore[override]
@@ -87,7 +86,7 @@ class Cli(click.Group):
             with noting_interrupts(interrupts):
                 status = super().main(*args, **kwargs)
         except Exception as error:
-            # A library that is interrupted while it loads may turn that into an error of its own.
+            # A library that is interrupted while it loads may raise an error of its own.
             line, status = explain(click.Abort() if interrupts else error)
             if line is None:
                 raise
@@ -101,7 +100,7 @@ class Cli(click.Group):
 
 @contextmanager
 def noting_interrupts(seen: list[int]) -> Iterator[None]:
-    """Inside, Ctrl-C raises KeyboardInterrupt as ever, and is noted in ``seen``."""
+    """Inside, Ctrl-C raises KeyboardInterrupt as usual, and is noted in ``seen``."""
 
     def note(number: int, _frame: object) -> None:
         seen.append(number)
@@ -118,7 +117,7 @@ def noting_interrupts(seen: list[int]) -> Iterator[None]:
 
 
 def explain(error: Exception) -> tuple[str | None, int]:
-    """The line for an error and the exit status; None for what is a bug of ours."""
+    """The line for an error and the exit status; None for a bug of this program."""
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         return error.format_message(), 2
     if isinstance(error, click.ClickException):
@@ -126,7 +125,7 @@ def explain(error: Exception) -> tuple[str | None, int]:
         hint = f"; see {context.command_path} --help" if context is not None else ""
         return f"error: {one_line(error.format_message()).rstrip('.')}{hint}", error.exit_code
     if isinstance(error, click.Abort):
-        return "interrupted; type the same command to go on", INTERRUPTED
+        return "interrupted; type the same command to continue", INTERRUPTED
     if isinstance(error, LvlmError):
         return f"error: {one_line(str(error))}", 2 if isinstance(error, UsageError) else 1
     if isinstance(error, ModuleNotFoundError) and error.name in EXPORT_PACKAGES:

@@ -54,7 +54,7 @@ class Compared:
     equal_error: float | None
 
 
-def compare(words: Sequence[str], question: int, find: Find, as_json: bool) -> None:
+def show_comparison(words: Sequence[str], question: int, find: Find, as_json: bool) -> None:
     """Print the comparison; UsageError for words that name no model or no count."""
     from lvlm_export.cli.console import echo_json, show_table
 

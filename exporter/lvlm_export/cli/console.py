@@ -21,7 +21,7 @@ FILE_WIDTH = 200
 
 
 def open_progress() -> Progress:
-    """Bars where stderr is a terminal, else lines."""
+    """Bars where stderr is a terminal, otherwise lines."""
     return BarProgress() if sys.stderr.isatty() else LineProgress()
 
 

@@ -140,7 +140,43 @@ image_size_option = click.option(
     metavar="WxH",
     help="Picture size in pixels that the tile layout is made for (families with tiles).",
 )
+ratio_option = click.option(
+    "--ratio", type=Ratio(), help="Share of visual tokens KEPT, one of the bundle's [its first]."
+)
+ratios_option = click.option(
+    "--ratio",
+    "ratios",
+    type=Ratio(),
+    multiple=True,
+    help="Share of visual tokens KEPT; repeatable [all of the bundle's].",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
+
+
+def request_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Length of the request that times and memory are counted for."""
+    for option in (
+        click.option(
+            "--answer-tokens",
+            type=click.IntRange(1),
+            metavar="N",
+            default=128,
+            show_default=True,
+            help="Tokens of the answer that costs are counted for.",
+        ),
+        click.option(
+            "--text-tokens",
+            "--prompt-tokens",  # its name in plan before 0.1
+            "text_tokens",
+            type=click.IntRange(1),
+            metavar="N",
+            default=64,
+            show_default=True,
+            help="Text tokens of the prompt that costs are counted for, template and question.",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 def device_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,33 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 from lvlm_export.advise.planning import (
     UNREDUCED,
+    Advice,
     Choices,
+    PlanBasis,
     Refused,
-    Row,
     decoder_tokens,
     row_record,
     unknown_costs,
     vision_tokens,
 )
-from lvlm_export.advise.subject import Subject
 from lvlm_profiles.cost.memory import free_bytes
 from lvlm_profiles.cost.request import weight_elements
-from lvlm_profiles.devices.device import Device
-from lvlm_profiles.planner.judge import Goal, Speed, Verdict, nearest
+from lvlm_profiles.planner.calibration import Calibration
+from lvlm_profiles.planner.judge import nearest_verdict
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from lvlm_profiles.planner.calibration import Calibration
-
 NUMBERS = ("ratio", "kept", "TTFT ms", "vision", "prefill", "TPOT ms", "memory")
 
 
-def basis_lines(
-    subject: Subject, goal: Goal, choices: Choices, speed: Speed, fitted: Calibration | None
-) -> Iterator[str]:
+def basis_lines(basis: PlanBasis) -> Iterator[str]:
     """Lines on what the estimates stand on."""
-    device, layout = goal.device, subject.geometry.layouts[0]
+    subject, choices, fitted = basis.subject, basis.choices, basis.calibration
+    device, layout = basis.goal.device, subject.geometry.layouts[0]
     free = free_bytes(device)
     has = "memory not known" if free is None else f"{free / 1e9:.1f} GB free for it"
     yield f"model   {subject.name}, {weight_elements(subject.dims) / 1e6:,.1f} million parameters"
@@ -44,7 +41,7 @@ def basis_lines(
         f" {choices.answer_tokens} answer tokens"
     )
     if fitted is None:
-        yield f"speed   ESTIMATED from shapes and the device profile; {speed.shares.source}"
+        yield f"speed   ESTIMATED from shapes and the device profile; {basis.speed.shares.source}"
         return
     fit = fitted.fit
     yield (
@@ -54,23 +51,24 @@ def basis_lines(
     )
 
 
-def table(subject: Subject, rows: tuple[Row, ...]) -> Table:
+def plan_table(advice: Advice) -> Table:
     """One row per combination."""
     from lvlm_export.cli.console import new_table
 
+    subject = advice.basis.subject
     columns = ("method", "precision", *NUMBERS[:2], "vision, per tile", "decoder, per image")
-    made = new_table(*columns, *NUMBERS[2:], "verdict", right=NUMBERS)
-    for row in rows:
+    table = new_table(*columns, *NUMBERS[2:], "verdict", right=NUMBERS)
+    for row in advice.rows:
         if isinstance(row, Refused):
             blanks = [""] * (len(columns) - 3 + len(NUMBERS[2:]))
-            made.add_row(row.method, row.precision, f"{row.ratio:g}", *blanks, row.reason)
+            table.add_row(row.method, row.precision, f"{row.ratio:g}", *blanks, row.reason)
             continue
         candidate, times = row.candidate, row.estimate
         figures = ["?"] * 4
         if times is not None:
             parts = (times.ttft_ms, times.phase_ms("vision"), times.phase_ms("prefill"))
             figures = [milliseconds(value) for value in (*parts, times.tpot_ms)]
-        made.add_row(
+        table.add_row(
             "unreduced" if candidate.method == UNREDUCED else candidate.method,
             candidate.precision,
             f"{candidate.ratio:g}",
@@ -81,10 +79,10 @@ def table(subject: Subject, rows: tuple[Row, ...]) -> Table:
             f"{row.need.total / 1e9:.2f} GB",
             "fits" if row.fits else "; ".join(row.reasons),
         )
-    return made
+    return table
 
 
-def notes(choices: Choices) -> list[str]:
+def plan_notes(choices: Choices) -> list[str]:
     """What the estimates leave out."""
     lines = [
         "Times and memory are estimates: token counts, weights and caches follow from the shapes;"
@@ -97,17 +95,10 @@ def notes(choices: Choices) -> list[str]:
     return lines
 
 
-def plan_record(
-    subject: Subject,
-    goal: Goal,
-    choices: Choices,
-    speed: Speed,
-    fitted: Calibration | None,
-    rows: tuple[Row, ...],
-    found: Verdict | None,
-    command: str | None,
-) -> dict[str, Any]:
-    """All of it as plain JSON types."""
+def plan_record(advice: Advice, command: str | None) -> dict[str, Any]:
+    """All of it as plain JSON types; the command is what builds the best, where there is one."""
+    subject, goal, choices = advice.basis.subject, advice.basis.goal, advice.basis.choices
+    shares, fitted, best = advice.basis.speed.shares, advice.basis.calibration, advice.best
     return {
         "model": subject.name,
         "device": goal.device.name,
@@ -118,13 +109,13 @@ def plan_record(
             "images": 1,
             "tiles": subject.geometry.layouts[0].tiles,
         },
-        "roofline_shares": dict(speed.shares.by_kind),
-        "shares_source": speed.shares.source,
+        "roofline_shares": dict(shares.by_kind),
+        "shares_source": shares.source,
         "calibration": None if fitted is None else fit_record(fitted),
-        "options": [row_record(subject, row) for row in rows],
-        "recommended": None if found is None else row_record(subject, found),
+        "options": [row_record(subject, row) for row in advice.rows],
+        "recommended": None if best is None else row_record(subject, best),
         "command": command,
-        "notes": notes(choices),
+        "notes": plan_notes(choices),
     }
 
 
@@ -143,11 +134,12 @@ def fit_record(fitted: Calibration) -> dict[str, Any]:
     }
 
 
-def recommendation_line(found: Verdict, verdicts: list[Verdict]) -> str:
-    """One line on the best."""
-    chosen = found.candidate
+def recommendation_line(advice: Advice) -> str:
+    """One line on the best, which there must be."""
+    assert advice.best is not None, "where nothing fits, why_none says so"
+    chosen = advice.best.candidate
     name = "the unreduced model" if chosen.ratio == 1 else chosen.method
-    equals = sum(each.fits and each.candidate.ratio == chosen.ratio for each in verdicts)
+    equals = sum(each.fits and each.candidate.ratio == chosen.ratio for each in advice.verdicts)
     quickest = f", the quickest of {equals} at it" if equals > 1 else ""
     return (
         f"{name} at ratio {chosen.ratio:g}, {chosen.precision}: the largest ratio that"
@@ -155,9 +147,9 @@ def recommendation_line(found: Verdict, verdicts: list[Verdict]) -> str:
     )
 
 
-def why_none(rows: tuple[Row, ...], verdicts: list[Verdict], device: Device) -> str:
+def why_none(advice: Advice) -> str:
     """One line: what came nearest and what would help."""
-    closest, free = nearest(verdicts), free_bytes(device)
+    closest, free = nearest_verdict(advice.verdicts), free_bytes(advice.basis.goal.device)
     assert closest is not None, "the unreduced model is always judged"
     chosen = closest.candidate
     hint = "try a smaller --ratio, a smaller model or another --device"
@@ -167,7 +159,7 @@ def why_none(rows: tuple[Row, ...], verdicts: list[Verdict], device: Device) -> 
             " another --device"
         )
     return (
-        f"none of {len(rows)} combinations fits; the nearest is {chosen.method} at ratio"
+        f"none of {len(advice.rows)} combinations fits; the nearest is {chosen.method} at ratio"
         f" {chosen.ratio:g}, {chosen.precision}: {'; '.join(closest.reasons)}; {hint}"
     )
 

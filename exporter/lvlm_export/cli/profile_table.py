@@ -1,4 +1,4 @@
-"""A profile for people at a terminal: one table, and the lines that say how far to trust it."""
+"""A profile for people at a terminal: one table, and lines on how far to trust it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from lvlm_profiles.report.figures import BudgetFigures
 
 
-def show(report: Report) -> None:
+def show_report(report: Report) -> None:
     """Print a report."""
     for label, text in headline(report).items():
         click.echo(f"{label:<10}{text}")
@@ -83,7 +83,7 @@ def row(report: Report, budget: BudgetFigures) -> tuple[str, ...]:
 
 
 def notes(report: Report) -> list[str]:
-    """What the table does not say: the check against a stopwatch, the knees, what is missing."""
+    """What the table does not show: the check against a stopwatch, the knees, what is missing."""
     worst = max((abs(each.wall_check.difference) for each in report.budgets), default=0.0)
     lines = [
         f"medians; speed-up against {report.reference:g}; a stopwatch around the calls differs by"

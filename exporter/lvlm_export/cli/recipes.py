@@ -1,4 +1,4 @@
-"""``build --recipe``: a file's entries take the place of flags that were not typed."""
+"""``build --recipe``: a file's entries stand for flags that were not typed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EXAMPLE = Path(__file__).with_name("recipe_example.toml")
 # Flags about this run and not about the bundle.
 NOT_IN_A_RECIPE = {"recipe", "output", "check", "force"}
 # click keeps a paragraph's lines after \b.
-HELP = "\b\nA recipe (TOML, or YAML with the same entries):\n" + EXAMPLE.read_text(
+RECIPE_HELP = "\b\nA recipe (TOML, or YAML with the same entries):\n" + EXAMPLE.read_text(
     encoding="utf-8"
 ).replace("\n\n", "\n\n\b\n")
 
@@ -59,22 +59,23 @@ recipe_option = click.option(
     is_eager=True,
     callback=use_recipe,
     metavar="FILE",
-    help="File with what flags cannot say, below; a flag that is typed wins over its entry.",
+    help="File of flags, and of sites and counts by hand, see below; a flag that is typed wins over"
+    " its entry.",
 )
 
 
-def placement(options: dict[str, Any]) -> None:
+def set_placement(options: dict[str, Any]) -> None:
     """Turn ``sites`` and ``recipe`` of the options into ``placement``, and complete the ratios.
 
     Raises:
-        UsageError: No ratio, sites that the method does not have, or two that contradict.
+        UsageError: No ratio, sites that the method does not have, or options that contradict.
     """
     recipe: Recipe = options.pop("recipe")
     sites = options.pop("sites") or ()
     source = click.get_current_context().get_parameter_source("ratios")
     if recipe.budgets and source is click.core.ParameterSource.COMMANDLINE:
         raise UsageError(
-            f"--ratio and the budgets of {recipe.path} both say how many tokens stay; leave one out"
+            f"--ratio and the budgets of {recipe.path} both set how many tokens stay; leave one out"
         )
     by_hand = tuple(budget.ratio for budget in recipe.budgets)
     options["ratios"] = tuple(dict.fromkeys((*options["ratios"], *by_hand)))

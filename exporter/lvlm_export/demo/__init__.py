@@ -1,7 +1,7 @@
 """The demo model: a small LLaVA-layout checkpoint, its pictures, and the code that made both.
 
-Importing this package costs nothing but `pathlib`; the data modules need numpy and Pillow, the
-training modules torch and transformers.
+Importing this package loads only ``pathlib``; the data modules need numpy and Pillow, the training
+modules torch and transformers.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 
 DEMO_DIR: Path = Path(__file__).resolve().parent
-"""Folder of everything the demo carries."""
+"""Folder of all the demo's files."""
 
 CHECKPOINT: Path = DEMO_DIR / "checkpoint"
-"""Hugging Face `LlavaForConditionalGeneration` directory, float16 weights."""
+"""Hugging Face ``LlavaForConditionalGeneration`` directory, float16 weights."""
 
 PICTURES: Path = DEMO_DIR / "pictures"
-"""Example mosaics of unseen tiles, and `questions.json` about them."""
+"""Example mosaics of unseen tiles, and ``questions.json`` about them."""
 
 TILES_ZIP: Path = DEMO_DIR / "data" / "easy_vqa.zip"
 """The easy-VQA data set (MIT licence, see the LICENSE beside it)."""

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lvlm_export.demo.evaluate import AnswerCounts, score
+from lvlm_export.demo.evaluate import AnswerCounts, score_answers
 from lvlm_export.demo.questions import MosaicSample
 from lvlm_runtime import Session
 
@@ -31,18 +31,18 @@ class CurvePoint:
     first_token_ms: float
 
 
-def measure(
+def measure_curve(
     session: Session,
     ratios: Sequence[float],
     samples: Iterable[MosaicSample],
 ) -> list[CurvePoint]:
-    """Ask every question at every ratio, the ratios in turn so that noise hits all alike."""
-    asked: list[MosaicSample] = []
+    """Ask every question at every ratio, the ratios by turns so that noise affects all equally."""
+    done: list[MosaicSample] = []
     answers: dict[float, list[str]] = {ratio: [] for ratio in ratios}
     first: dict[float, list[float]] = {ratio: [] for ratio in ratios}
     stages: dict[float, tuple[tuple[str, int], ...]] = {}
     for sample in samples:
-        asked.append(sample)
+        done.append(sample)
         for ratio in ratios:
             result = session.generate(
                 sample.question, [sample.image], ratio, max_new_tokens=ANSWER_TOKENS
@@ -52,7 +52,10 @@ def measure(
             stages[ratio] = result.visual_tokens
     return [
         CurvePoint(
-            ratio, stages[ratio], score(asked, answers[ratio]), statistics.median(first[ratio])
+            ratio,
+            stages[ratio],
+            score_answers(done, answers[ratio]),
+            statistics.median(first[ratio]),
         )
         for ratio in ratios
     ]

@@ -1,20 +1,15 @@
 """Exact-match accuracy on questions about mosaics of unseen tiles; needs neither torch nor ONNX.
 
 Whatever can answer a question about a picture can be measured: the Hugging Face checkpoint
-(`python -m lvlm_export.demo.train.evaluate_checkpoint`), an exported bundle, a person.
+(``python -m lvlm_export.demo.train.evaluate_checkpoint``), an exported bundle, a person.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image
-
-from lvlm_export.demo.questions import KINDS, MosaicSample, evaluation_set
-
-AnswerFn = Callable[[Image.Image, str], str]
-"""Takes a picture [112, 112] RGB and a question, returns the answer's text."""
+from lvlm_export.demo.questions import KINDS, MosaicSample
 
 DEFAULT_QUESTIONS = 2500
 """500 pictures with five questions each."""
@@ -29,29 +24,14 @@ class AnswerCounts:
 
     @property
     def share(self) -> float:
-        """Right answers as a share in [0, 1]."""
+        """Right answers as a share in ``[0, 1]``."""
         return self.right / self.total
 
 
-def exact_match(
-    answer_fn: AnswerFn, n: int = DEFAULT_QUESTIONS, seed: int = 0
+def score_answers(
+    samples: Sequence[MosaicSample], answers: Sequence[str]
 ) -> dict[str, AnswerCounts]:
-    """Asks n questions one by one and counts exactly right answers.
-
-    Args:
-        answer_fn: what is measured.
-        n: number of questions, a multiple of five.
-        seed: another seed gives other pictures.
-
-    Returns:
-        Accuracy per kind of question and, last, "all".
-    """
-    samples = evaluation_set(n, seed)
-    return score(samples, [answer_fn(sample.image, sample.question) for sample in samples])
-
-
-def score(samples: Sequence[MosaicSample], answers: Sequence[str]) -> dict[str, AnswerCounts]:
-    """Accuracy of given answers per kind and, last, "all"; outer white space does not count."""
+    """Accuracy of answers per kind and, last, "all"; outer white space does not count."""
     right = [
         answer.strip() == sample.answer for sample, answer in zip(samples, answers, strict=True)
     ]

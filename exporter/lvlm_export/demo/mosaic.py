@@ -42,11 +42,11 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Mosaic:
-    """One picture with the truth about it.
+    """One picture and what it shows.
 
     Attributes:
-        pixels: uint8 RGB [112, 112, 3].
-        cells: nine cells in the order of PLACES; None is a blank one.
+        pixels: uint8 RGB ``[112, 112, 3]``.
+        cells: Nine cells in the order of PLACES; None is a blank one.
     """
 
     pixels: np.ndarray
@@ -62,18 +62,18 @@ class Mosaic:
 
 
 def make_mosaic(seed: int, split: Split, *, flip: bool = False) -> Mosaic:
-    """Makes the mosaic of a seed.
+    """Make the mosaic of a seed.
 
     Args:
-        seed: any non-negative integer; the same seed and split give the same picture.
-        split: which tiles to use. Pictures of "test" share no tile with pictures of "train".
-        flip: mirror half of the tiles left to right, to see more than the tiles themselves in
+        seed: Any non-negative integer; the same seed and split give the same picture.
+        split: Which tiles to use. Pictures of "test" share no tile with pictures of "train".
+        flip: Mirror half of the tiles left to right, to see more than the tiles themselves in
             training. Triangles point up, so nothing is ever turned over.
     """
     tiles = load_tiles(split)
     rng = np.random.default_rng([seed, ("train", "test").index(split)])
     # Few colours per picture make them repeat: then counts vary, and a colour or a shape alone
-    # rarely tells which cell a question means.
+    # rarely identifies the cell that a question means.
     palette = rng.permutation(len(COLORS))[: rng.integers(*_COLORS_PER_MOSAIC, endpoint=True)]
     candidates = np.flatnonzero(np.isin(tiles.colors, palette))
     filled = rng.permutation(len(PLACES))[: rng.integers(*_FILLED_CELLS, endpoint=True)]
@@ -112,7 +112,7 @@ def _cell_slices(place: int) -> tuple[slice, slice]:
 def _crop(
     tiles: TileSet, index: int, height: int, width: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """A random window [height, width, 3] of the tile that holds its whole shape."""
+    """A random window ``[height, width, 3]`` of the tile that holds its whole shape."""
     top, left, bottom, right = tiles.boxes[index]
     y = rng.integers(max(0, bottom - height), min(top, TILE_SIZE - height), endpoint=True)
     x = rng.integers(max(0, right - width), min(left, TILE_SIZE - width), endpoint=True)

@@ -17,7 +17,7 @@ from lvlm_export.demo.tiles import COLORS, SHAPES
 
 KINDS: tuple[str, ...] = ("color", "shape", "count", "place", "yes_no")
 
-# Seeds of evaluation pictures start here, far from anything that training draws by counting up.
+# Seeds of evaluation pictures start here, far above those that training counts up from 0.
 _EVALUATION_SEED_STRIDE = 1_000_000
 
 
@@ -32,7 +32,7 @@ class MosaicQuestion:
 
 @dataclass(frozen=True, eq=False)
 class MosaicSample:
-    """One evaluation item: a picture [112, 112] RGB, a question about it and the answer."""
+    """One evaluation item: a picture ``[112, 112]`` RGB, a question about it and the answer."""
 
     image: Image.Image
     question: str
@@ -41,12 +41,12 @@ class MosaicSample:
 
 
 def questions_about(mosaic: Mosaic) -> dict[str, list[list[MosaicQuestion]]]:
-    """Everything that can be asked about a mosaic.
+    """Every question about a mosaic.
 
     Returns:
-        Per kind of KINDS, groups of questions: one group per way of asking (and, for yes_no, per
-        answer), each possibly empty. Who draws a group first and a question in it second gets
-        balanced ways of asking and balanced yes/no answers.
+        Per kind of KINDS, groups of questions: one group per wording (and, for yes_no, per answer),
+        each possibly empty. Drawing first a group and then a question of it balances the wordings
+        and the yes/no answers.
     """
     return {
         "color": [list(_color_by_place(mosaic)), list(_color_by_shape(mosaic))],
@@ -66,11 +66,11 @@ def questions_about(mosaic: Mosaic) -> dict[str, list[list[MosaicQuestion]]]:
 
 
 def training_questions_about(mosaic: Mosaic) -> dict[str, list[list[MosaicQuestion]]]:
-    """As `questions_about`, and two easier ways of asking for a place, which only training sees.
+    """As ``questions_about``, and two easier wordings for a place, which only training uses.
 
-    "Where is the blue triangle?" takes colour and shape at once. A model that was only asked that
-    learned to look for the shape and to guess among those that have it; asked for a colour alone,
-    it learned to look for colours too.
+    "Where is the blue triangle?" needs colour and shape at once. A model with only that question
+    learned to look for the shape and to guess among those that have it; with questions for a colour
+    alone, it learned to look for colours too.
     """
     return {
         **questions_about(mosaic),
@@ -79,8 +79,8 @@ def training_questions_about(mosaic: Mosaic) -> dict[str, list[list[MosaicQuesti
     }
 
 
-def listing(mosaic: Mosaic) -> MosaicQuestion:
-    """Asks for everything at once, cell by cell; only in training, where it is a dense lesson."""
+def listing_question(mosaic: Mosaic) -> MosaicQuestion:
+    """The question for all cells at once; only in training, where one answer teaches nine cells."""
     cells = ["no shape" if cell is None else f"{cell.color} {cell.shape}" for cell in mosaic.cells]
     return MosaicQuestion("What shapes are there?", ", ".join(cells), "listing")
 
@@ -88,7 +88,7 @@ def listing(mosaic: Mosaic) -> MosaicQuestion:
 def draw_question(
     groups: dict[str, list[list[MosaicQuestion]]], kind: str, rng: np.random.Generator
 ) -> MosaicQuestion | None:
-    """Draws one question of a kind, or None when the mosaic allows none of that kind."""
+    """Draw one question of a kind, or None when the mosaic allows none of that kind."""
     askable = [group for group in groups[kind] if group]
     if not askable:
         return None
@@ -97,14 +97,14 @@ def draw_question(
 
 
 def evaluation_set(n: int, seed: int = 0) -> list[MosaicSample]:
-    """Makes n samples about mosaics of test tiles: five per picture, one of each kind.
+    """Make ``n`` samples about mosaics of test tiles: five per picture, one of each kind.
 
     Args:
-        n: number of questions, a multiple of five.
-        seed: another seed gives other pictures.
+        n: Number of questions, a multiple of five.
+        seed: Another seed gives other pictures.
 
     Raises:
-        ValueError: n is not a positive multiple of five.
+        ValueError: ``n`` is not a positive multiple of five.
     """
     if n <= 0 or n % len(KINDS):
         raise ValueError(f"n={n}: give a positive multiple of {len(KINDS)} (one of each kind)")
@@ -118,7 +118,7 @@ def evaluation_set(n: int, seed: int = 0) -> list[MosaicSample]:
 
 
 def _one_of_each_kind(mosaic: Mosaic, rng: np.random.Generator) -> list[MosaicSample]:
-    """One sample per kind, or none at all where some kind cannot be asked."""
+    """One sample per kind, or none at all where some kind has no question."""
     groups = questions_about(mosaic)
     drawn = [draw_question(groups, kind, rng) for kind in KINDS]
     return [
@@ -192,7 +192,7 @@ def _place_of_shape(mosaic: Mosaic) -> Iterator[MosaicQuestion]:
 
 
 def _is_there_object(mosaic: Mosaic) -> Iterator[MosaicQuestion]:
-    """Asks only about colours that are in the picture: an absent one would be too easy a no."""
+    """Only about colours that are in the picture: "no" for an absent one would be too easy."""
     present = [color for color in COLORS if _having(mosaic, color=color)]
     for color in present:
         for shape in SHAPES:

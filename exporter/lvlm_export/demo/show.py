@@ -19,7 +19,7 @@ from rich.progress import track
 from rich.table import Table
 
 from lvlm_export.demo import PICTURES
-from lvlm_export.demo.curve import CurvePoint, measure, stage_text
+from lvlm_export.demo.curve import CurvePoint, measure_curve, stage_text
 from lvlm_export.demo.questions import evaluation_set
 from lvlm_runtime import Session
 
@@ -28,8 +28,8 @@ DEFAULT_QUESTIONS = 500
 console = Console()
 
 
-def run(*words: str) -> None:
-    """Type a command: show it, run it in a process of its own, stop the demo where it fails."""
+def run_command(*words: str) -> None:
+    """Show a command and run it in a process of its own; the demo stops where it fails."""
     console.print(
         f"\n[bold]$ lvlm-export {shlex.join(words)}[/bold]", highlight=False, soft_wrap=True
     )
@@ -41,13 +41,13 @@ def run(*words: str) -> None:
 
 
 def build_bundle(path: Path, ratios: Sequence[float], method: str = "illava") -> Path:
-    """Build the demo model at these ratios; 1.0 comes along by itself."""
-    asked = [word for ratio in ratios if ratio != 1.0 for word in ("--ratio", f"{ratio:g}")]
-    run("build", *asked, "--method", method, "--output", str(path))
+    """Build the demo model at these ratios; 1.0 is always added by the command."""
+    options = [word for ratio in ratios if ratio != 1.0 for word in ("--ratio", f"{ratio:g}")]
+    run_command("build", *options, "--method", method, "--output", str(path))
     return path
 
 
-def ask(bundle: Path) -> None:
+def ask_questions(bundle: Path) -> None:
     """One question about each example picture, at 0.33."""
     entries = json.loads((PICTURES / "questions.json").read_text(encoding="utf-8"))
     by_picture: dict[str, list[dict[str, str]]] = {}
@@ -57,7 +57,7 @@ def ask(bundle: Path) -> None:
         # Another kind of question for every picture.
         entry = questions[index % len(questions)]
         picture = str(_short(PICTURES / name))
-        run("run", str(bundle), "--image", picture, "--ratio", "0.33", entry["question"])
+        run_command("run", str(bundle), "--image", picture, "--ratio", "0.33", entry["question"])
         console.print(f"(right answer: {entry['answer']})", style="dim")
 
 
@@ -65,7 +65,7 @@ def _short(path: Path) -> Path:
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
-def draw(points: Sequence[CurvePoint], questions: int) -> Table:
+def draw_table(points: Sequence[CurvePoint], questions: int) -> Table:
     """The table at the end."""
     table = Table(title=f"demo model, {questions} questions about pictures it never saw")
     for column in ("ratio kept", "visual tokens", "first token", "accuracy"):
@@ -87,16 +87,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--bundle", type=Path, default=Path("bundles/demo"))
     options = parser.parse_args(arguments)
     bundle = build_bundle(options.bundle, RATIOS)
-    ask(bundle)
-    run("verify", str(bundle))
+    ask_questions(bundle)
+    run_command("verify", str(bundle))
     samples = evaluation_set(options.questions, seed=0)
     session = Session.open(bundle)
     watched = track(
         samples, "asking every question at every ratio", console=console, transient=True
     )
-    points = measure(session, RATIOS, watched)
+    points = measure_curve(session, RATIOS, watched)
     console.print()
-    console.print(draw(points, len(samples)))
+    console.print(draw_table(points, len(samples)))
 
 
 if __name__ == "__main__":

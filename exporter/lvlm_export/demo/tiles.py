@@ -35,12 +35,13 @@ class TileSet:
     """All labelled tiles of one split.
 
     Attributes:
-        numbers: the tile's number in the zip, int [N].
-        pixels: uint8 RGB [N, 64, 64, 3].
-        shapes: index into SHAPES, int [N].
-        colors: index into COLORS, int [N].
-        boxes: the shape's bounding box in pixels, int [N, 4]: top, left, bottom, right (exclusive).
-        backgrounds: uint8 RGB [N, 3].
+        numbers: The tile's number in the zip, int ``[N]``.
+        pixels: uint8 RGB ``[N, 64, 64, 3]``.
+        shapes: Index into SHAPES, int ``[N]``.
+        colors: Index into COLORS, int ``[N]``.
+        boxes: The shape's bounding box in pixels, int ``[N, 4]``: top, left, bottom, right
+            (exclusive).
+        backgrounds: uint8 RGB ``[N, 3]``.
     """
 
     numbers: np.ndarray
@@ -53,7 +54,7 @@ class TileSet:
 
 @lru_cache(maxsize=2)
 def load_tiles(split: Split) -> TileSet:
-    """Decodes the tiles of one split of the zip; a split never sees the other one's files."""
+    """Decode the tiles of one split of the zip; a split never reads the other one's files."""
     with zipfile.ZipFile(TILES_ZIP) as archive:
         labels = _labels(json.loads(archive.read(f"{split}/questions.json")))
         numbers = sorted(labels)
@@ -77,16 +78,16 @@ def _decode(png: bytes) -> np.ndarray:
 
 
 def _shape_box(pixels: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """Bounding box [top, left, bottom, right] of what differs from the background, in pixels."""
+    """Box ``[top, left, bottom, right]`` in pixels of what differs from the background."""
     difference = np.abs(pixels.astype(np.int16) - background.astype(np.int16)).max(axis=-1)
     rows, columns = np.nonzero(difference > _SHAPE_CONTRAST)
     return np.array([rows.min(), columns.min(), rows.max() + 1, columns.max() + 1])
 
 
 def _labels(questions: list[tuple[str, str, int]]) -> dict[int, tuple[str, str]]:
-    """Shape and colour per tile number, for the tiles whose questions tell both.
+    """Shape and colour per tile number, for the tiles whose questions name both.
 
-    Every tile holds one shape, so whatever an answer affirms is said about it: "what is the red
+    Every tile holds one shape, so whatever an answer affirms is true of it: "what is the red
     shape?" -> "circle", "is there a circle?" -> "yes", "is there not a circle?" -> "no".
     """
     facts: dict[int, set[str]] = {}
@@ -94,13 +95,13 @@ def _labels(questions: list[tuple[str, str, int]]) -> dict[int, tuple[str, str]]
         words = set(question.rstrip("?").split())
         negated = bool(words & {"not", "no"})
         if answer not in ("yes", "no") or (answer == "yes") != negated:
-            said = (words | {answer}) & {*SHAPES, *COLORS}
-            facts.setdefault(number, set()).update(said)
-    found = {}
+            affirmed = (words | {answer}) & {*SHAPES, *COLORS}
+            facts.setdefault(number, set()).update(affirmed)
+    labels = {}
     for number, words in facts.items():
         shapes, colors = words & set(SHAPES), words & set(COLORS)
         if len(shapes) > 1 or len(colors) > 1:
             raise ValueError(f"tile {number}: contradicting answers {sorted(words)}")
         if shapes and colors:
-            found[number] = (shapes.pop(), colors.pop())
-    return found
+            labels[number] = (shapes.pop(), colors.pop())
+    return labels

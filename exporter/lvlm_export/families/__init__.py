@@ -1,7 +1,7 @@
 """Families of checkpoints: the protocol and the table, keyed by HF ``model_type``.
 
 A family is one file here and one line in ``FAMILIES``. It says which parts a model has; cutting,
-tracing, budgets and the runtime never ask which model it is.
+tracing, budgets and the runtime never depend on which model it is.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class VisionShape:
         heads: Attention heads.
         image_size: Edge of a tile in pixels.
         scale: Attention's factor on query-key products.
-        levels: Layers whose features stand side by side, 1 for most models.
+        levels: Layers whose features are joined side by side, 1 for most models.
     """
 
     layers: int
@@ -56,7 +56,7 @@ class TextShape:
     """The language model.
 
     Attributes:
-        context_length: Positions it was made for (its sliding window where that is shorter).
+        context_length: Positions it was trained for (its sliding window where that is shorter).
         scale: Attention's factor on query-key products.
     """
 
@@ -100,7 +100,9 @@ class Parts:
 
     Attributes:
         vision_embed: ``pixel_values [B, 3, H, W] -> [B, P+N, C]``; with ``any_size=True`` for
-            pictures of any size. ``embeddings`` and ``pre_layrnorm`` are transformers' own parts.
+            pictures of any size.
+        embed_any_size: ``pixel_values [B, 3, h, w] -> [B, P+K, C]`` by the model's own
+            interpolation, which cannot be traced: the PyTorch reference checks ``any_size`` by it.
         vision_layers: Blocks with ``layer_norm1``, ``self_attn``, ``layer_norm2`` and ``mlp``.
         project: Feature selection and projector, ``[B, P+K, L*C] -> [B, K, D]``; selection alone
             where there is a trained projector.
@@ -108,12 +110,13 @@ class Parts:
         rotary: ``(hidden, position_ids) -> (cos, sin)``.
         norm: Final norm.
         lm_head: Output projection.
-        levels: Vision layers that ran before each of the features that are selected side by side;
-            empty for the last one's alone.
+        levels: Vision layers that ran before each of the features that are joined side by side;
+            empty where only the last layer's features are selected.
         projector: ``(features [B, N, L*C], query [1, 1, D]) -> [B, K, D]``, or None.
     """
 
     vision_embed: nn.Module
+    embed_any_size: Callable[[Tensor], Tensor]
     vision_layers: Any  # an nn.ModuleList; torch types its elements as Tensor | Module
     project: nn.Module
     text_layers: Any
@@ -202,7 +205,7 @@ class ProjectorShape:
         tokens: Visual tokens that it gives per picture.
         cell: Patches along the edge of the cell that a token stands for.
         levels: Tower layers that ran before each of the features it takes, ascending.
-        reads_text: It takes the question's last hidden state.
+        reads_text: It takes the last hidden state of the question.
     """
 
     kind: str

@@ -84,8 +84,8 @@ class Llava:
         image_sizes: list[tuple[int, int]],
         query_ids: Tensor | None = None,
     ) -> dict[str, Tensor]:
-        asked = {} if query_ids is None else {"query_ids": query_ids}
-        return {"pixel_values": pixel_values, **asked}
+        question = {} if query_ids is None else {"query_ids": query_ids}
+        return {"pixel_values": pixel_values, **question}
 
 
 def _dims(config: PretrainedConfig, projector: ProjectorShape | None) -> ModelDims:

@@ -1,10 +1,10 @@
 """LLaVA-OneVision: SigLIP and Qwen2, anyres tiles with unpad and newline, several images.
 
 A single picture is a base view and a grid of tiles; several pictures are one padded view each.
-Graphs are static, so a bundle is built for one tile layout (``--image-size``). iLLaVA leaves a
-tile's survivors in raster order but no longer on the tower's grid; as in the authors' code they
-are laid out as a smaller square, which is why the kept count must be a square (shared METHODS
-§2.1). Source: arXiv:2408.03326; transformers ``models/llava_onevision``.
+Graphs are static, so a bundle is built for one tile layout (``--image-size``). iLLaVA leaves the
+kept tokens of a tile in raster order but no longer on the tower's grid; as in the authors' code
+they are laid out as a smaller square, so the kept count must be a square (shared METHODS §2.1).
+Source: arXiv:2408.03326; transformers ``models/llava_onevision``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 ``transformers`` lets a caller register an attention function by name and hand any object with an
 ``update`` method as cache; nothing is patched. The traced graph holds ``Attention`` (opset 23/24)
-and ``TensorScatter`` (24) nodes; what a target cannot take is rewritten later, in ``lowering``.
+and ``TensorScatter`` (24) nodes; what a target cannot take is rewritten later, in ``passes``.
 Source: ONNX operator docs, ``Attention`` and ``TensorScatter``.
 """
 

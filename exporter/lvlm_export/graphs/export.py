@@ -18,7 +18,10 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 from torch.onnx._internal.exporter import _core, _registration
 
-from lvlm_export.graphs.passes import lowering
+from lvlm_export.graphs.element_types import onnx_dtype
+from lvlm_export.graphs.names import name_axes, name_nodes, number_nodes
+from lvlm_export.graphs.passes import Rewrite
+from lvlm_export.graphs.passes.fold_weights import fold_weight_slices, fold_weight_transposes
 from lvlm_export.graphs.weight_use import Store, WeightUse
 from lvlm_runtime.bundle.bundle import WEIGHTS
 
@@ -49,7 +52,7 @@ def export_graph(
     path: Path,
     names: Mapping[int, str],
     store: Store | None,
-    rewrites: Sequence[lowering.Rewrite] = (),
+    rewrites: Sequence[Rewrite] = (),
 ) -> None:
     """Trace ``module`` and write its graph.
 
@@ -58,25 +61,29 @@ def export_graph(
         arguments: Example inputs; only shapes and dtypes matter.
         signature: Names and dynamic axes.
         path: The ``.onnx`` file to write, beside the weight file.
-        names: ``id(parameter) -> name`` in the whole model, for the store.
+        names: ``id(parameter or module) -> name`` in the whole model, for the store and the nodes.
         store: The weight file, or None for a weight-free graph, which is then self-contained.
-        rewrites: What dialect and target ask for (``lowering.rewrites``).
+        rewrites: What dialect and target ask for (``passes.rewrites``).
     """
     program = trace(module, arguments, signature)
     model = program.model
+    model.graph.name = path.stem
+    name_axes(model.graph, signature.dynamic_shapes)
     uses = _detach_parameters(model.graph, module, names)
     with _quiet():
         optimizer.optimize(model)
+        # A reducer's nodes without its site and counts, which its graph and file say.
+        name_nodes(model.graph, module, names, path.stem.partition("@")[0])
         for rewrite in rewrites:
             rewrite(model)
-    lowering.fold_weight_slices(model.graph, uses)
-    lowering.fold_weight_transposes(model.graph, uses)
+    fold_weight_slices(model.graph, uses)
+    fold_weight_transposes(model.graph, uses)
+    number_nodes(model.graph)
     if store is None:
         assert not uses, f"{path.name} is to be weight-free but holds {sorted(uses)[:3]}"
     else:
         _attach(model.graph, uses, store, module)
     _strip(model)
-    model.graph.name = path.stem
     model.producer_name = "lvlm-export"
     ir.save(model, path)
 
@@ -141,7 +148,7 @@ def _attach(
             WEIGHTS,
             ref.offset,
             ref.size_bytes,
-            ir.DataType[_IR_NAMES[ref.dtype]],
+            onnx_dtype(ref.dtype),
             shape=ir.Shape(ref.shape),
             name=value.name or "",
             base_dir=store.path.parent,
@@ -156,17 +163,11 @@ def _as_torch(constant: ir.TensorProtocol) -> Tensor:
     return torch.from_numpy(array)
 
 
-_IR_NAMES = {
-    "float32": "FLOAT",
-    "float16": "FLOAT16",
-    "bfloat16": "BFLOAT16",
-    "int64": "INT64",
-    "int32": "INT32",
-}
-
-
 def _strip(model: ir.Model) -> None:
-    """Drop the tracer's notes (stack traces, module paths); they are most of a small graph."""
+    """Drop the tracer's notes (stack traces, module paths); they are most of a small graph.
+
+    The nodes keep their names, which say the module.
+    """
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     boundary = {*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()}
@@ -175,7 +176,6 @@ def _strip(model: ir.Model) -> None:
     for node in model.graph:
         node.metadata_props.clear()
         node.doc_string = None
-        node.name = None
         for value in node.outputs:
             value.metadata_props.clear()
             if value not in boundary:
@@ -183,11 +183,13 @@ def _strip(model: ir.Model) -> None:
                 value.shape, value.type = None, None
 
 
-def parameter_names(model: nn.Module) -> dict[int, str]:
-    """``id(parameter) -> name``; a tied parameter keeps its first name."""
+def full_names(model: nn.Module) -> dict[int, str]:
+    """``id(parameter or module) -> name`` in a whole model; what is tied keeps its first name."""
     names: dict[int, str] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), name)
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(id(module), name)
     return names
 
 

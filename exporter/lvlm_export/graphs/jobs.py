@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from lvlm_export.families import Family, ModelShape, Parts
+from lvlm_export.graphs.element_types import torch_dtype
 from lvlm_export.graphs.export import Signature, example
 from lvlm_export.graphs.reducers import make_reducer, reducer_inputs
 from lvlm_export.graphs.subgraphs import (
@@ -25,8 +26,6 @@ from lvlm_export.plan.cuts import DecoderCut, VisionCut
 from lvlm_export.plan.files import PROJECTOR_FILE, lm_head_files, packer_file, reducer_file
 from lvlm_export.plan.plan import Plan
 from lvlm_export.reduction.budget import SiteCount
-
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class GraphJob:
 def graph_jobs(plan: Plan, family: Family, model: nn.Module) -> Iterator[GraphJob]:
     """All graphs of a bundle, weighted ones first; reducers that budgets share come once."""
     parts, shape = family.parts(model), plan.shape
-    dtype = DTYPES[plan.options.effective_precision]
+    dtype = torch_dtype(plan.options.effective_precision)
     for vision_cut in plan.vision:
         yield vision_job(parts, shape, vision_cut, dtype)
     if shape.projector is not None:
@@ -76,7 +75,7 @@ def _budget_jobs(
     for budget in plan.budgets:
         for count in budget.vision:
             yield reducer_job(plan, count, dtype)
-        kept = budget.vision[-1].tokens_out if budget.vision else plan.shape.vision.tokens
+        kept = budget.kept_per_tile(plan.shape.vision.tokens)
         for part in budget.layouts:
             packer = family.packer(model, layouts[part.layout], kept)
             if packer is not None:

@@ -26,7 +26,7 @@ def geometry_of(shape: ModelShape) -> Geometry:
 
 
 def _needs_every_patch(shape: ModelShape) -> str | None:
-    """What a projector is called that takes no tower whose tokens were reduced, or None."""
+    """Name of a projector that takes only unreduced tokens of the tower, or None."""
     if shape.projector is not None:
         return shape.projector.kind
     # Features of an earlier layer would still have the tokens that a later one dropped or merged.
@@ -34,7 +34,7 @@ def _needs_every_patch(shape: ModelShape) -> str | None:
 
 
 def check_fit(method: Method, geometry: Geometry, prefix: int, packed: bool) -> None:
-    """Refuse a method that would do something else than its paper on a model.
+    """Refuse a method that would not do on a model what its paper does.
 
     Args:
         method: The method.
@@ -73,7 +73,7 @@ def check_rank(method: Method, budget: BudgetPlan, width: int) -> None:
     for part in budget.layouts:
         if part.projected is not None and part.projected.tokens_out > width:
             raise UsageError(
-                f"method {method.name} tells at most as many tokens apart as the model is wide,"
+                f"method {method.name} can distinguish at most as many tokens as the model is wide,"
                 f" {width}, and ratio {budget.ratio:g} keeps {part.projected.tokens_out} of a picture's"
                 f" {part.tokens_full}; take a smaller ratio or another method"
             )

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What the user asked for.
+    """The options of a build.
 
     Attributes:
         ratios: Shares of visual tokens kept; the first is the bundle's default.
         baseline: Add ratio 1.0, so that every bundle can be compared with the unreduced model.
         method: Key in ``METHODS``, or two of them with a plus between.
         target: Key in ``TARGETS``.
-        precision: Key in ``PRECISIONS``, or None for the target's own.
+        precision: One of ``BUNDLE_PRECISIONS``, or None for the target's own.
         dialect: Key in ``DIALECTS``, or None for the target's own.
         lm_head_splits: Graphs that the LM head is split into, along the vocabulary.
         seed: For methods that draw numbers.
@@ -54,12 +54,12 @@ class BuildOptions:
 
     @property
     def effective_precision(self) -> str:
-        """The precision asked for, or the target's own."""
+        """The precision that was given, or the target's own."""
         return self.precision or TARGETS[self.target].precision
 
     @property
     def effective_dialect(self) -> str:
-        """The dialect asked for, or the target's own."""
+        """The dialect that was given, or the target's own."""
         return self.dialect or TARGETS[self.target].dialect
 
 
@@ -120,7 +120,7 @@ def make_plan(checkpoint: Checkpoint, options: BuildOptions) -> Plan:
 def _all_sites(method: Method, shape: ModelShape, ratios: tuple[float, ...]) -> tuple[Site, ...]:
     """Sites of all ratios, each once, in the order tokens pass them.
 
-    Most methods have the same for every ratio; a budget uses its own and passes by the others.
+    Most methods have the same sites for every ratio; a budget uses its own and skips the others.
     """
     sites = {
         site

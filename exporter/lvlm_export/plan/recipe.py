@@ -1,8 +1,8 @@
-"""Recipe files: what ``lvlm-export build`` is to do, where it takes more than flags to say it.
+"""Recipe files: the options of ``lvlm-export build``, and two more that have no flag.
 
-A recipe is TOML, or YAML with the same entries. Every flag of ``build`` that shapes a bundle may
-stand in it under its name with underscores, as it would be typed; ``share`` and ``budgets`` have no
-flag. A flag that is typed wins over the recipe's entry.
+A recipe is TOML, or YAML with the same entries. Every flag of ``build`` that shapes a bundle may be
+in it, under its name with underscores and with the value that would be typed; ``share`` and
+``budgets`` have no flag. A flag that is typed wins over the recipe's entry.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Recipe:
         path: The file.
         flags: Flag name with underscores -> what would be typed, once or several times.
         share: Share of the log-ratio of the sites before the decoder, or None.
-        budgets: Ratios counted out by hand.
+        budgets: Ratios with counts by hand.
     """
 
     path: Path | None = None
@@ -41,7 +41,7 @@ def read_recipe(path: Path, flags: tuple[str, ...]) -> Recipe:
 
     Args:
         path: A ``.toml``, ``.yaml`` or ``.yml`` file.
-        flags: Names of the flags that may stand in it.
+        flags: Names of the flags that may be in it.
 
     Raises:
         UsageError: Names the file and the entry that does not fit.

@@ -8,25 +8,27 @@ from pathlib import Path
 
 from lvlm_export import __version__
 
+# What this release was tested with (constraints.txt); rewrites name it when they do not know a graph.
+TESTED_TRANSFORMERS = "5.23.0"
 PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir")
 
 
 def versions() -> dict[str, str]:
     """Package -> installed version, this one included."""
-    found = {"lvlm-export": __version__}
+    installed = {"lvlm-export": __version__}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            installed[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "absent"
-    return found
+            installed[package] = "absent"
+    return installed
 
 
 def source_key() -> str:
     """SHA-256 over the modules that shape graphs, so that a changed rewrite is a new bundle.
 
-    Everything in the package but the command line and the demo counts; a bundle is rebuilt once
-    too often rather than taken for current when it is not.
+    Everything in the package but the command line and the demo counts: a needless build is better
+    than an old bundle that passes for a current one.
     """
     root = Path(__file__).resolve().parents[1]
     digest = hashlib.sha256()

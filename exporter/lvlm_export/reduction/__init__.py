@@ -42,7 +42,13 @@ def load_method(name: str, placement: HandPlacement | None = None) -> Method:
     """The method of a name, ``fastv`` or ``visionzip+fastv``, at the sites a user gave if any.
 
     Raises:
-        UsageError: There is none, or its parts or sites do not go together.
+        UsageError: There is none, or its parts or sites cannot be combined.
+
+    Example:
+        >>> load_method("fastv").sites(vision_layers=24, text_layers=32, ratio=0.5)
+        (Site(stage='decoder', layer=2),)
+        >>> load_method("visionzip+fastv").name
+        'visionzip+fastv'
     """
     if "+" not in name and placement is None:
         return method_entry(name)
@@ -53,5 +59,5 @@ def load_method(name: str, placement: HandPlacement | None = None) -> Method:
 
 
 def method_entry(name: str) -> Method:
-    """The method registered under ``name``; UsageError that lists the known ones if there is none."""
+    """The method registered under ``name``; UsageError lists the known ones where there is none."""
     return cast("Method", resolve(METHODS, name, "method"))

@@ -81,6 +81,10 @@ class BudgetPlan:
     vision: tuple[SiteCount, ...]
     layouts: tuple[LayoutPlan, ...]
 
+    def kept_per_tile(self, full: int) -> int:
+        """Patch tokens of a tile at the end of the vision encoder, of ``full`` that enter it."""
+        return self.vision[-1].tokens_out if self.vision else full
+
 
 def full_count(layout: TileLayout, geometry: Geometry) -> int:
     """Visual tokens per image at ratio 1.0."""

@@ -19,7 +19,7 @@ def plan_by_hand(
     """Counts that a user gave for every site of a ratio.
 
     Args:
-        ratio: What they land on.
+        ratio: Share of visual tokens that they keep.
         sites: In the order tokens pass them.
         keep: Count from 1 up, or below 1 share of the tokens that enter the site.
         geometry: The model.
@@ -35,7 +35,7 @@ def plan_by_hand(
         side = math.isqrt(kept)
         raise UsageError(
             f"site {vision[-1].site.name} keeps {kept} tokens of a tile, and this model packs its"
-            f" tiles as squares; the nearest it can are {side * side} and {(side + 1) ** 2}"
+            f" tiles as squares; the nearest squares are {side * side} and {(side + 1) ** 2}"
         )
     layouts = []
     for layout in geometry.layouts:
@@ -55,8 +55,8 @@ def plan_by_hand(
 def _count_by_hand(entering: int, sites: list[Site], keep: Mapping[Site, float]) -> list[SiteCount]:
     counts, left = [], entering
     for site in sites:
-        wanted = keep[site]
-        after = int(wanted) if wanted >= 1 else max(1, round(wanted * left))
+        given = keep[site]
+        after = int(given) if given >= 1 else max(1, round(given * left))
         if after > left:
             raise UsageError(f"site {site.name} is to keep {after} tokens and only {left} enter it")
         counts.append(SiteCount(site, left, after))

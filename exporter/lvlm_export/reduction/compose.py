@@ -1,10 +1,10 @@
 """Methods put together and methods placed by hand; each is a ``Method`` like any other.
 
 ``visionzip+fastv`` is one method that acts before the decoder and one that acts in it. The first
-carries 0.664 of the log-ratio unless a recipe says else: iLLaVA's published split (arXiv:2412.06263)
-is the only one we know of between a vision encoder and a decoder, and with it a composed method has
-at every ratio as many tokens at the decoder's input as ``illava`` and the baselines, so that they
-compare at equal cost.
+carries 0.664 of the log-ratio unless a recipe gives another share: iLLaVA's published split
+(arXiv:2412.06263) is the only one we know of between a vision encoder and a decoder, and with it a
+composed method has at every ratio as many tokens at the decoder's input as ``illava`` and the
+baselines, so that they can be compared at equal cost.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ if TYPE_CHECKING:
     from lvlm_export.reduction.method import ReducerShape
     from lvlm_export.reduction.selectors import Selector
 
-# Depths at which methods are asked where they act; which stages these are does not depend on them.
+# Depths for which a method lists its sites here; the stages of the sites are those of any depth.
 NOMINAL = (26, 28, 0.5)
 FLAGS = tuple(name for name, kind in Method.__annotations__.items() if "bool" in kind)
 SITE_EXAMPLE = "write stage@layer, for example vision@5,vision@6,decoder@8"
 
 
-def stages(method: Method) -> frozenset[str]:
+def stages_of(method: Method) -> frozenset[str]:
     """The stages a method acts in."""
     return frozenset(site.stage for site in method.sites(*NOMINAL))
 
 
-def combines(method: Method) -> str | None:
-    """``first`` or ``second``: the part a method takes in a composed one; None for alone."""
-    acts = stages(method)
+def role_in_composed(method: Method) -> str | None:
+    """``first`` or ``second`` in a composed method; None for a method that cannot be composed."""
+    acts = stages_of(method)
     if not acts or method.withdraws:
         return None
     if acts == {"decoder"}:
@@ -90,10 +90,10 @@ class PlacedMethod(Method):
 
     Args:
         method: The method.
-        placement: What was given.
+        placement: The sites, share or counts.
 
     Raises:
-        UsageError: A site that is none, or where the method does not act.
+        UsageError: A name that is no site, or a site where the method does not act.
     """
 
     def __init__(self, method: Method, placement: HandPlacement) -> None:
@@ -128,7 +128,7 @@ class PlacedMethod(Method):
 
     def log_shares(self, ratio: float, sites: int) -> tuple[float, ...]:
         own = self.inner.log_shares(ratio, sites)
-        # Published steps are for as many sites; another number by hand takes equal ones.
+        # Published steps hold for the published number of sites; another number has equal steps.
         return own if len(own) == sites else super().log_shares(ratio, sites)
 
     def vision_counts(self, tokens: int, kept: int, sites: int) -> tuple[int, ...] | None:
@@ -145,10 +145,10 @@ def compose(name: str) -> Composed:
     """The method of a name such as ``visionzip+fastv``, in either order.
 
     Raises:
-        UsageError: Parts that are unknown or do not go together.
+        UsageError: Parts that are unknown or cannot be combined.
     """
     parts = [method_entry(part.strip()) for part in name.split("+")]
-    sides = [combines(part) for part in parts]
+    sides = [role_in_composed(part) for part in parts]
     if None in sides:
         alone = parts[sides.index(None)]
         raise UsageError(f"method {name}: {alone.name} {_why_alone(alone)}; {_what_combines()}")
@@ -183,32 +183,32 @@ def parse_site(text: str) -> Site:
 
 
 def _sites_for(method: Method, names: Sequence[str] | Mapping[str, float]) -> tuple[Site, ...]:
-    """Sites by name, checked against where the method acts; in the order given."""
+    """Sites by name, checked against the stages that the method acts in; in the order given."""
     if method.withdraws:
-        raise UsageError(f"method {method.name} finds its site by the ratio; leave the sites out")
+        raise UsageError(f"method {method.name} takes its site from the ratio; leave the sites out")
     sites = tuple(parse_site(name) for name in names)
-    twice = [site.name for site in sites if sites.count(site) > 1]
-    if twice:
-        raise UsageError(f"site {twice[0]} is given twice")
-    acts = stages(method)
-    strange = [site for site in sites if site.stage not in acts]
-    if strange:
+    repeated = [site.name for site in sites if sites.count(site) > 1]
+    if repeated:
+        raise UsageError(f"site {repeated[0]} is given twice; give it once")
+    acts = stages_of(method)
+    unsuitable = [site for site in sites if site.stage not in acts]
+    if unsuitable:
         at = " and ".join(stage for stage in STAGES if stage in acts)
         raise UsageError(
-            f"method {method.name} acts at {at or 'no'} sites, not at {strange[0].name}"
+            f"method {method.name} acts at {at or 'no'} sites, not at {unsuitable[0].name}"
         )
     if isinstance(method, Composed):
         for part in method.parts:
             if not any(method.part_at(site) is part for site in sites):
                 raise UsageError(
-                    f"the sites give {part.name} of {method.name} no place; add one or take"
+                    f"none of the sites is for {part.name} of {method.name}; add one or take"
                     f" --method {next(p.name for p in method.parts if p is not part)}"
                 )
     return sites
 
 
 def _check_depth(site: Site, vision_layers: int, text_layers: int) -> None:
-    """A site that this model does not have."""
+    """UsageError for a site that this model does not have."""
     # Before decoder layer 0 there is no layer whose attention could score the tokens.
     first, last = {
         "pixels": (0, 0),
@@ -223,21 +223,21 @@ def _check_depth(site: Site, vision_layers: int, text_layers: int) -> None:
 
 
 def _check_share(method: Method) -> None:
-    acts = stages(method)
+    acts = stages_of(method)
     if "decoder" not in acts or len(acts) < 2:
         raise UsageError(
-            f"method {method.name} acts on one side of the decoder's input, so it has no share to"
-            " give away; leave share out"
+            f"method {method.name} acts on one side of the decoder's input, so there is nothing to"
+            " share; leave share out"
         )
 
 
 def _why_alone(method: Method) -> str:
-    acts = stages(method)
+    acts = stages_of(method)
     if not acts:
         return "reduces nothing at a site"
     if method.withdraws:
         return "withdraws every visual token"
-    return "acts before and in the decoder already" if "decoder" in acts else "goes alone"
+    return "acts before and in the decoder already" if "decoder" in acts else "works alone"
 
 
 def _what_combines() -> str:
@@ -245,7 +245,7 @@ def _what_combines() -> str:
 
     names: dict[str | None, list[str]] = {}
     for name in METHODS:
-        names.setdefault(combines(method_entry(name)), []).append(name)
+        names.setdefault(role_in_composed(method_entry(name)), []).append(name)
     return (
         f"a composed method is one of {', '.join(names['first'])} and one of"
         f" {', '.join(names['second'])}"

@@ -40,7 +40,7 @@ class Site:
 
     @property
     def per_tile(self) -> bool:
-        """It stands before the projector, where tokens are counted per tile."""
+        """The site is before the projector, where tokens are counted per tile."""
         return self.stage in ("pixels", "vision", "features")
 
 
@@ -52,7 +52,7 @@ class ReducerShape:
         tokens_in: Visual tokens before the site (patches only, no CLS).
         tokens_out: Visual tokens after it, the constant K.
         prefix: Leading tokens that are never touched (1 for a CLS token), vision sites only.
-        scale: Factor on query-key products (``head_dim ** -0.5`` unless the model says else).
+        scale: Factor on query-key products (``head_dim ** -0.5`` unless the model has its own).
         seed: For methods that draw numbers; the same seed gives the same graph.
     """
 
@@ -74,10 +74,10 @@ class Method(Protocol):
         acts_in: Where it acts, for people.
         needs_cls: It cannot work without a CLS token in the vision tower.
         appends: It adds a token that is no patch, which has no place in a grid of tiles.
-        needs_rank: Every token it keeps adds a direction to those before: past as many as the model is
-            wide there is none, and its choice would be left to rounding.
+        needs_rank: Every token it keeps must add a direction to those before. There are only as
+            many directions as the model is wide; past them rounding would decide.
         merges: What leaves is merged into what stays; else it is dropped.
-        withdraws: Every visual token leaves at its site; the ratio says where that is.
+        withdraws: Every visual token leaves at its site, whose layer depends on the ratio.
         tracks_size: How many patches a token stands for travels along the vision encoder, whose
             attention adds its logarithm to a key's logits.
         keeps_square: What stays of a tile is a square grid, on every model.

@@ -1,7 +1,7 @@
 """Reducers: a selector at a site, with constant K and no weight of its own.
 
-Each computes the clues that its selector asks for and nothing else, and returns beside the tokens
-the places they came from (``places``), for pictures of what was kept.
+Each computes the clues that its selector needs and nothing else, and returns beside the tokens the
+places they came from (``places``), for pictures of what was kept.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class VisionReducer(nn.Module):
     """A selector in the vision encoder; prefix tokens (CLS) are not scored or touched.
 
     Inputs: ``hidden [B, P+N, C]``, ``query``, ``key`` ``[B, H, P+N, D]`` of the layer and, where
-    the selector asks for it, ``sizes [B, P+N]``, the patches that each token stands for.
+    the selector needs it, ``sizes [B, P+N]``, how many patches each token stands for.
     Outputs: ``hidden_out [B, P+K, C]``, ``places [B, K]`` and ``sizes_out [B, P+K]``.
     """
 
@@ -104,7 +104,7 @@ class VisionReducer(nn.Module):
 class ProjectedReducer(nn.Module):
     """A selector on the tokens of each image as they would enter the decoder.
 
-    Inputs: ``visual [n, V, C]`` and, where the selector asks for it, ``text [1, T, C]``, the
+    Inputs: ``visual [n, V, C]`` and, where the selector needs it, ``text [1, T, C]``, the
     embeddings of the prompt's text. Outputs: ``visual_out [n, K, C]``, ``places [n, K]``.
     """
 
@@ -127,8 +127,8 @@ class ProjectedReducer(nn.Module):
 class DecoderReducer(nn.Module):
     """A selector at the input of a decoder layer; text is never touched, positions are kept.
 
-    Several images reduce independently, each from V to K tokens. The host knows where everything
-    stands, so the new order is an input and no sort over the sequence is needed.
+    Several images reduce independently, each from V to K tokens. The host knows the position of
+    every token, so the new order is an input and no sort over the sequence is needed.
 
     Inputs:
         hidden: ``[1, S, C]`` at the input of the site's layer.
@@ -137,9 +137,9 @@ class DecoderReducer(nn.Module):
         position_ids: ``[1, S]`` int64.
         visual_index: ``[n, V]`` int64, where each image's tokens stand in S.
         order: ``[S']`` int64 into the S old rows followed by the n*K reduced ones.
-        text_index: ``[T]`` int64, where the text stands, if the selector asks for text.
-        text_embeds: ``[1, T, C]``, the text as it entered the decoder, if it asks for that.
-        visual_embeds: ``[n, V0, C]``, the images' tokens as they entered it, likewise.
+        text_index: ``[T]`` int64, where the text stands, if the selector needs text.
+        text_embeds: ``[1, T, C]``, the text as it entered the decoder, if the selector needs it.
+        visual_embeds: ``[n, V0, C]``, the images' tokens as they entered it, if it needs them.
 
     Outputs:
         ``hidden_out [1, S', C]``, ``position_ids_out [1, S']`` and, where K > 0,
@@ -205,7 +205,7 @@ class DecoderReducer(nn.Module):
         visual_index: Tensor,
         text_index: Tensor | None,
     ) -> Clues:
-        """What the selector asks for, from query and cache."""
+        """What the selector needs, from query and cache."""
         selector, scale = self.selector, self.shape.scale
         scores = keys = text = text_keys = text_attention = None
         if selector.attention is not None:

@@ -2,7 +2,7 @@
 
 A ratio is the share of visual tokens KEPT at the decoder's last layer. The total log-ratio is
 shared between the vision encoder and the decoder as the method says (iLLaVA: 0.664 and 0.336),
-so its published point, 729 -> 361 -> 253, comes out of ``--ratio 0.347`` exactly.
+so its published point, 729 -> 361 -> 253, is exactly ``--ratio 0.347``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ def parse_ratio(text: str | float) -> float:
 
     Raises:
         UsageError: Not a number, or outside (0, 1].
+
+    Example:
+        >>> parse_ratio("0.33")
+        0.33
     """
     hint = "a ratio is the share of visual tokens KEPT, a number in (0, 1], for example 0.33"
     try:
@@ -98,7 +102,7 @@ def _kept_per_tile(
     if not (geometry.square_tiles or method.keeps_square):
         return max(1, round(target))
     side = max(1, round(math.sqrt(target)))
-    # A square below the target may leave fewer tokens than the ratio asks for in the end.
+    # A square below the target may leave fewer tokens than the ratio needs at the end.
     while decoder_follows and any(
         geometry.visual_tokens(layout, side * side) < round(ratio * full_count(layout, geometry))
         for layout in geometry.layouts
@@ -108,7 +112,7 @@ def _kept_per_tile(
     if method.keeps_square and side >= whole:
         raise UsageError(
             f"method {method.name} keeps a square of a tile's {whole} x {whole} tokens and ratio"
-            f" {ratio:g} is the whole of it; the nearest it can reach is"
+            f" {ratio:g} keeps all of them; the nearest it can reach is"
             f" {(whole - 1) ** 2 / whole**2:.4g}"
         )
     return side * side
@@ -128,7 +132,7 @@ def _layout_plan(
     counts, left = [], entering
     steps = _steps(method, ratio, sites, kept is None)
     for site, done in zip(sites, steps, strict=True):
-        # Equal steps of the logarithm unless the method says else; the last lands on the budget.
+        # Equal steps of the logarithm unless the method has its own; the last meets the budget.
         after = final if site == sites[-1] else round(entering * (final / entering) ** done)
         counts.append(SiteCount(site, left, after))
         left = after
@@ -141,7 +145,8 @@ def _layout_plan(
 def _steps(method: Method, ratio: float, sites: tuple[Site, ...], whole: bool) -> list[float]:
     """Part of the remaining logarithm that is done after each site past the projector.
 
-    ``whole``: nothing was reduced before, so the site before the decoder carries the method's share.
+    ``whole``: nothing was reduced before, so the site before the decoder carries the share of the
+    method.
     """
     decoder = sum(site.stage == "decoder" for site in sites)
     before = len(sites) - decoder
@@ -159,7 +164,7 @@ def _check_whole(method: Method, sites: tuple[Site, ...], geometry: Geometry) ->
     if geometry.projector is not None and early:
         raise UsageError(
             f"method {method.name} acts at {early[0]}, before the model's {geometry.projector}"
-            " projector, which needs every patch; take a method that acts behind it, or --ratio 1"
+            " projector, which needs every patch; take a method that acts after it, or --ratio 1"
         )
 
 

@@ -95,16 +95,16 @@ def text_rows_attention(query: Tensor, key: Tensor, scale: float, text_index: Te
 
 def cosine(rows: Tensor, columns: Tensor) -> Tensor:
     """Cosine of ``rows [..., R, C]`` with ``columns [..., N, C]`` -> ``[..., R, N]`` float32."""
-    return torch.matmul(unit(rows), unit(columns).transpose(-1, -2))
+    return torch.matmul(unit_rows(rows), unit_rows(columns).transpose(-1, -2))
 
 
-def unit(rows: Tensor) -> Tensor:
+def unit_rows(rows: Tensor) -> Tensor:
     """Rows of length one, float32; a row of zeros stays one."""
     rows = rows.float()
     return rows / rows.square().sum(dim=-1, keepdim=True).sqrt().clamp_min(1e-6)
 
 
-def marked(index: Tensor, count: int) -> Tensor:
+def mark_places(index: Tensor, count: int) -> Tensor:
     """1.0 at the places ``index [B, K]``, else 0.0: ``[B, count]`` float32."""
     places = torch.arange(count, device=index.device)
     return (index.unsqueeze(-1) == places).to(torch.float32).sum(dim=1)
@@ -115,7 +115,7 @@ def gather_rows(tokens: Tensor, index: Tensor) -> Tensor:
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
-def ascending(index: Tensor) -> Tensor:
+def sort_ascending(index: Tensor) -> Tensor:
     """Sort ``index [B, K]`` ascending (raster order)."""
     # Float keys: integers below 2**24 are exact, and every TopK kernel takes float32.
     keys = index.to(torch.float32)
@@ -147,5 +147,5 @@ def merge_least_attended(tokens: Tensor, scores: Tensor, keep: int) -> tuple[Ten
     anchor = order.narrow(1, removed, 1)
     places = torch.arange(count, device=tokens.device).unsqueeze(0)
     replaced = torch.where((places == anchor).unsqueeze(-1), merged, tokens)
-    kept = ascending(order.narrow(1, removed, keep))
+    kept = sort_ascending(order.narrow(1, removed, keep))
     return gather_rows(replaced, kept), kept

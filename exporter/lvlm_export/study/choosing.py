@@ -1,8 +1,8 @@
 """What a method's own search finds on sample questions, before a build.
 
-VTW looks for the first layer at which its visual tokens may leave, PruMerge for the share of patches
-that are outliers of its scores. Both were made per model or per picture; a bundle has fixed counts,
-so they are asked once, here, and the answer is a ratio to build with.
+VTW looks for the first layer at which its visual tokens may leave, PruMerge for the share of
+patches that are outliers of its scores. The authors search for every model or every picture; a
+bundle has fixed counts, so the search runs once, here, and gives a ratio to build with.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from lvlm_export.checkpoint import Checkpoint
 from lvlm_export.plan.plan import BuildOptions, make_plan
 from lvlm_export.reduction.method import Site
 from lvlm_export.reduction.methods.prumerge import adaptive_ratio
-from lvlm_export.reduction.methods.vtw import divergence
+from lvlm_export.reduction.methods.vtw import kl_divergence
 from lvlm_runtime.prompt.encoder import PromptEncoder
 
 
@@ -31,7 +31,7 @@ class Withdrawal:
     """What leaving at one decoder layer does to the answer's first token.
 
     Attributes:
-        layer: Visual tokens are gone from its input on.
+        layer: The first layer without visual tokens.
         ratio: What to build with, ``layer / layers``.
         divergence: Mean KL(withdrawn || full) over the samples, in nats.
     """
@@ -41,22 +41,22 @@ class Withdrawal:
     divergence: float
 
 
-def withdrawals(
+def measure_withdrawals(
     checkpoint: Checkpoint,
     samples: Sequence[ParitySample],
     image_size: tuple[int, int] | None,
     advance: Callable[[str], None],
 ) -> list[Withdrawal]:
-    """Every layer of a model, in order; ``advance`` is called once per sample."""
+    """Leaving at every layer of a model, in order; ``advance`` is called once per sample."""
     reference = _reference(checkpoint, "vtw", image_size)
     depth = len(reference.parts.text_layers)
-    found: dict[int, list[float]] = {layer: [] for layer in range(1, depth)}
+    by_layer: dict[int, list[float]] = {layer: [] for layer in range(1, depth)}
     for request in _requests(checkpoint, reference, samples, advance):
         full, withdrawn = withdrawn_logits(reference, request)
         for layer, logits in withdrawn.items():
-            found[layer].append(divergence(full.tolist(), logits.tolist()))
+            by_layer[layer].append(kl_divergence(full.tolist(), logits.tolist()))
     return [
-        Withdrawal(layer, layer / depth, statistics.fmean(each)) for layer, each in found.items()
+        Withdrawal(layer, layer / depth, statistics.fmean(each)) for layer, each in by_layer.items()
     ]
 
 
@@ -66,24 +66,24 @@ def withdrawn_logits(
 ) -> tuple[Tensor, dict[int, Tensor]]:
     """Last logits ``[vocabulary]``: unreduced, and by the layer at which visual tokens leave.
 
-    What is before that layer is computed once for all layers; what is behind it has text alone.
+    The layers before it are computed once for all; those after it run on the text alone.
     """
     parts = reference.parts
     budget = next(budget for budget in reference.plan.budgets if budget.ratio == 1.0)
     entry = reference.enter(request, budget, Trace())
     hidden, text = entry.hidden, torch.from_numpy(entry.placed.text)
     depth, cache = len(parts.text_layers), DynamicCache()
-    found = {}
+    withdrawn = {}
     for layer in range(depth):
         if layer:
             alone, places = hidden[:, text], entry.positions[:, text]
             last = reference.layers(alone, places, DynamicCache(), range(layer, depth), None)
-            found[layer] = parts.lm_head(parts.norm(last[:, -1]))[0]
+            withdrawn[layer] = parts.lm_head(parts.norm(last[:, -1]))[0]
         hidden = reference.layers(hidden, entry.positions, cache, range(layer, layer + 1), None)
-    return parts.lm_head(parts.norm(hidden[:, -1]))[0], found
+    return parts.lm_head(parts.norm(hidden[:, -1]))[0], withdrawn
 
 
-def outlier_shares(
+def measure_outlier_shares(
     checkpoint: Checkpoint,
     samples: Sequence[ParitySample],
     image_size: tuple[int, int] | None,
@@ -106,7 +106,7 @@ def outlier_shares(
 def _reference(
     checkpoint: Checkpoint, method: str, image_size: tuple[int, int] | None
 ) -> Reference:
-    """The model with a method's sites; any ratio has them where they are looked for."""
+    """The model with a method's sites, which are the same at every ratio for these methods."""
     options = BuildOptions(ratios=(0.5,), method=method, image_size=image_size)
     return Reference(checkpoint.directory, checkpoint.family, make_plan(checkpoint, options))
 

@@ -16,9 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lvlm_profiles.files import write_whole
+from lvlm_profiles.records import read
 from lvlm_runtime.errors import LvlmError
 
 ALL = "all"
+# A damaged answer is asked for again where its line is gone.
+DELETE = "delete the line, or name another --output"
 # 97.5 % point of the normal distribution, for 95 % intervals.
 Z = 1.959964
 
@@ -28,10 +32,10 @@ class Question:
     """One line of a data file.
 
     Attributes:
-        key: File name and line number; what an output file is resumed by.
+        key: File name and line number; an interrupted run finds its place by it.
         image: The picture's file.
         kind: Its kind, or the data file's name.
-        yes_no: The answer is scored as POPE's are.
+        yes_no: The answer is scored by POPE's rule.
     """
 
     key: str
@@ -63,8 +67,8 @@ class Row:
         low: Lower end of the 95 % Wilson interval.
         high: Upper end.
         change: Accuracy minus that at ratio 1.0 on the same questions; None where it was not run.
-        lost: Questions that are right at 1.0 and wrong here; None likewise.
-        won: Questions that are wrong at 1.0 and right here; None likewise.
+        lost: Questions that are right at 1.0 and wrong here; None as for ``change``.
+        won: Questions that are wrong at 1.0 and right here; None as for ``change``.
     """
 
     kind: str
@@ -87,7 +91,7 @@ def read_questions(data: Path, images: Path | None) -> list[Question]:
         images: Directory of the pictures; None for the data file's own.
 
     Raises:
-        LvlmError: A line that is neither of the two formats, or a picture that is not there.
+        LvlmError: A line in neither of the two formats, or a picture that does not exist.
     """
     if not data.is_file():
         raise LvlmError(f"there is no data file {data}; give a file of JSON lines")
@@ -131,8 +135,8 @@ def _question(line: str, where: str, stem: str, folder: Path) -> Question:
 def is_right(question: Question, answer: str) -> bool:
     """Whether an answer counts.
 
-    POPE's rule: the first sentence says no if "no" or "not" is one of its words, else yes. Else
-    the answer must equal the expected one but for case, outer space and a final stop.
+    POPE's rule: the first sentence means no if "no" or "not" is one of its words, otherwise yes.
+    Any other answer must equal the expected one, except for case, outer space and a final stop.
     """
     if question.yes_no:
         words = re.findall(r"[a-z]+", answer.split(".")[0].lower())
@@ -144,7 +148,7 @@ def _plain(text: str) -> str:
     return text.strip().rstrip(".").strip().casefold()
 
 
-def wilson(right: int, total: int) -> tuple[float, float]:
+def wilson_interval(right: int, total: int) -> tuple[float, float]:
     """95 % interval of a share. Source: E. B. Wilson, JASA 22 (1927), 209-212."""
     share, extra = right / total, Z * Z / total
     middle = (share + extra / 2) / (1 + extra)
@@ -172,15 +176,17 @@ def _row(kind: str, ratio: float, answers: Sequence[Answer], full: dict[str, boo
         pairs = [(full[answer.key], answer.right) for answer in answers if answer.key in full]
         lost, won = pairs.count((True, False)), pairs.count((False, True))
         change = (won - lost) / len(pairs) if pairs else None
-    return Row(kind, ratio, right, total, right / total, *wilson(right, total), change, lost, won)
+    return Row(
+        kind, ratio, right, total, right / total, *wilson_interval(right, total), change, lost, won
+    )
 
 
 class AnswerFile:
-    """Answers as they come, one JSON line each; a file of the same run is gone on with.
+    """Answers as they come, one JSON line each; a file of the same run is continued.
 
     Args:
         path: The file.
-        run: What must be equal to go on: the bundle's content key and how it was asked.
+        run: What must be equal to continue: the bundle's content key and the options of the run.
     """
 
     def __init__(self, path: Path, run: dict[str, Any]) -> None:
@@ -194,17 +200,14 @@ class AnswerFile:
             LvlmError: The file is of another bundle, or no file of answers.
         """
         if not self.path.exists():
-            self.path.write_text(json.dumps(self.run) + "\n", encoding="utf-8")
+            write_whole(self.path, json.dumps(self.run) + "\n")
             return []
         text = self.path.read_text(encoding="utf-8")
-        if not text.endswith("\n"):
-            # The last write was cut off; that answer is asked for again.
-            text = text[: text.rfind("\n") + 1]
-            self.path.write_text(text, encoding="utf-8")
+        # Where the last write was cut off, that answer is asked for again.
+        whole = text[: text.rfind("\n") + 1]
         try:
-            first, *rest = [json.loads(line) for line in text.splitlines()]
-            answers = [Answer(**entry) for entry in rest]
-        except (ValueError, TypeError) as error:
+            first, *rest = [json.loads(line) for line in whole.splitlines()]
+        except ValueError as error:
             raise LvlmError(
                 f"{self.path} is no file of answers ({error}); name another --output"
             ) from None
@@ -213,20 +216,26 @@ class AnswerFile:
                 f"{self.path} holds answers of another bundle or other options; name another"
                 " --output or delete it"
             )
+        answers = [
+            read(Answer, entry, f"{self.path}:{number}", DELETE)
+            for number, entry in enumerate(rest, start=2)
+        ]
+        if whole != text:
+            write_whole(self.path, whole)
         return answers
 
     def append(self, answer: Answer) -> None:
-        """Add one answer at once, so that it survives what comes after."""
+        """Write one answer at once, so that an interruption does not lose it."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
 
 
 def first_per_kind(questions: Iterable[Question], limit: int) -> list[Question]:
     """The first ``limit`` questions of every kind, in the order of the data."""
-    taken: dict[str, int] = {}
+    counts: dict[str, int] = {}
     kept = []
     for question in questions:
-        taken[question.kind] = taken.get(question.kind, 0) + 1
-        if taken[question.kind] <= limit:
+        counts[question.kind] = counts.get(question.kind, 0) + 1
+        if counts[question.kind] <= limit:
             kept.append(question)
     return kept

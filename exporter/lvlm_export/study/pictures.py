@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lvlm_runtime.bundle.manifest import Reduction
 
-KEPT, GOES, GONE = 0, 1, 2
+STAYS, LEAVES_HERE, LEFT_BEFORE = 0, 1, 2
 # Tints over a patch that leaves at a site, and over one that left before.
 MERGED, DROPPED, BEFORE = (255, 140, 0), (215, 25, 30), (30, 30, 34)
 PANEL, MARGIN, CAPTION = 448, 16, 54
@@ -30,9 +30,9 @@ class Panel:
 
     Attributes:
         title: The site's name.
-        states: ``[N]`` of KEPT, GOES (leaves here) and GONE (left before).
+        states: ``[N]`` of STAYS, LEAVES_HERE and LEFT_BEFORE.
         extra: Tokens that stand for no single patch, a CLS token or a sum.
-        merges: What leaves is merged; else it is dropped.
+        merges: What leaves is merged; otherwise it is dropped.
     """
 
     title: str
@@ -43,12 +43,12 @@ class Panel:
     @property
     def caption(self) -> str:
         """What the panel shows, in one line."""
-        kept, goes = (int((self.states == state).sum()) for state in (KEPT, GOES))
+        kept, left = (int((self.states == state).sum()) for state in (STAYS, LEAVES_HERE))
         extra = f" and {self.extra} of no single patch" if self.extra else ""
-        return f"{kept} patches stay{extra}, {goes} are {'merged' if self.merges else 'dropped'}"
+        return f"{kept} patches stay{extra}, {left} are {'merged' if self.merges else 'dropped'}"
 
 
-def panels(
+def make_panels(
     patches: int, reductions: Sequence[Reduction], places: Mapping[str, NDArray[np.int64]]
 ) -> list[Panel]:
     """The sites in the order tokens pass them.
@@ -65,32 +65,32 @@ def panels(
         kept = places.get(reduction.site, np.zeros(0, np.int64))
         assert len(kept) == reduction.tokens_out, f"{reduction.site} keeps {len(kept)} places"
         current = np.where(kept >= 0, before[np.maximum(kept, 0)], -1)
-        states = np.full(patches, GONE)
-        states[before[before >= 0]] = GOES
-        states[current[current >= 0]] = KEPT
+        states = np.full(patches, LEFT_BEFORE)
+        states[before[before >= 0]] = LEAVES_HERE
+        states[current[current >= 0]] = STAYS
         result.append(Panel(reduction.site, states, int((current < 0).sum()), reduction.merges))
     return result
 
 
 def draw_panel(picture: Image.Image, panel: Panel) -> Image.Image:
-    """The picture with what stays clear, what leaves tinted and what left before dark."""
+    """The picture: clear where a patch stays, tinted where it leaves, dark where it left before."""
     side = math.isqrt(len(panel.states))
     canvas = np.asarray(picture.convert("RGB").resize((PANEL, PANEL), Image.Resampling.LANCZOS))
     canvas = canvas.astype(np.float32)
     edges = np.linspace(0, PANEL, side + 1).round().astype(int)
     tint = np.array(MERGED if panel.merges else DROPPED, np.float32)
-    # An orange picture has orange patches of its own; hatching says which are tinted.
+    # An orange picture has orange patches of its own; hatching shows which are tinted.
     hatched = np.add.outer(np.arange(PANEL), np.arange(PANEL)) % HATCH < 2
     for index, state in enumerate(panel.states.tolist()):
         row, col = divmod(index, side)
         area = slice(edges[row], edges[row + 1]), slice(edges[col], edges[col + 1])
         cell = canvas[area]
-        if state == GOES:
+        if state == LEAVES_HERE:
             cell[:] = 0.35 * cell + 0.65 * tint
             cell[hatched[area]] *= 0.55
-        elif state == GONE:
+        elif state == LEFT_BEFORE:
             cell[:] = 0.15 * cell + 0.85 * np.array(BEFORE, np.float32)
-        # A line between patches, so that single ones can be told apart.
+        # A line between patches, so that single ones can be distinguished.
         cell[0] *= 0.8
         cell[:, 0] *= 0.8
     return Image.fromarray(canvas.round().astype(np.uint8))

@@ -19,6 +19,7 @@ from lvlm_profiles.cost.roofline import (
     Shares,
     roofline_ms,
 )
+from lvlm_profiles.errors import LvlmError
 
 # Whose share stands in for a kind that a report has no stage of; at least one always has.
 STAND_IN = {
@@ -33,10 +34,6 @@ STAND_IN = {
 LONG = 0.01
 # Below this part of the sums there is but rounding; and how much of a kind may be fixed time.
 NOTHING, MOST_FIXED = 1e-9, 0.95
-
-
-class FitError(ValueError):
-    """Measurements that nothing can be fitted to; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +76,14 @@ def best_seen(measured: Iterable[Measured], precision: str) -> Rates:
     """Rates for a device that has no published ones: the best that any stage reached.
 
     Raises:
-        FitError: There are no arithmetic and no memory-bound stages.
+        LvlmError: There are no arithmetic and no memory-bound stages.
     """
     timed = [each for each in measured if each.median_ms > 0]
     heavy = [each for each in timed if each.kind in (VISION, PREFILL, DECODE, HEAD)]
     flops = max((1e3 * each.amount.flops / each.median_ms for each in heavy), default=0.0)
     traffic = [1e3 * each.amount.size_bytes(precision) / each.median_ms for each in heavy]
     if not flops or not max(traffic, default=0.0):
-        raise FitError("the report has no timed stage with a known cost; profile the bundle again")
+        raise LvlmError("the report has no timed stage with a known cost; profile the bundle again")
     return Rates(flops, max(traffic))
 
 
@@ -107,11 +104,11 @@ def fit_shares(
         default: For kinds that nothing was measured of.
 
     Raises:
-        FitError: Nothing to fit.
+        LvlmError: Nothing to fit.
     """
     usable = [each for each in measured if each.median_ms > 0 and _least(each, precision, rates)]
     if not usable:
-        raise FitError("the report has no timed stage with a known cost; profile the bundle again")
+        raise LvlmError("the report has no timed stage with a known cost; profile the bundle again")
     sums = {
         kind: _sums([each for each in usable if each.kind == kind], precision, rates)
         for kind in KINDS

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lvlm_profiles.devices.device import Device
+from lvlm_profiles.errors import LvlmError
 
 # Halvings of the request that are tried before it is called hopeless.
 STEPS = 16
@@ -37,7 +38,7 @@ class Need:
         return self.weights + self.kernels + self.kv_cache + self.activations
 
 
-class DoesNotFitError(ValueError):
+class DoesNotFitError(LvlmError):
     """The request needs more than the device has; the message says what would fit."""
 
 

@@ -1,7 +1,7 @@
 """What a reducer costs, by method: the products it computes and the rows it moves.
 
-Products of a few elements, TopK and the order of indices are left out; a method that is not in
-the table counts as the gather that every reducer does, and `is_known` says so.
+Products of a few elements, TopK and the order of indices are left out. A method that is not in the
+table counts as the gather that every reducer does, and ``is_known`` is false for it.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ def visionzip(at: Place) -> Amount:
 def tome(at: Place) -> Amount:
     """Cosines of two halves by a head's mean key, and the weighted means."""
     half = at.tokens // 2
-    found = at.products(at.tokens - half, half, at.inner // at.heads)
-    return found + at.products(at.tokens - at.kept, half, at.width + 1)
+    cosines_of_halves = at.products(at.tokens - half, half, at.inner // at.heads)
+    return cosines_of_halves + at.products(at.tokens - at.kept, half, at.width + 1)
 
 
 def farthest(at: Place) -> Amount:
@@ -128,19 +128,19 @@ def cholesky(at: Place) -> Amount:
 
 
 def without_twins(at: Place) -> Amount:
-    """VisPruner's steps from all but K/2 tokens to K/2, 8 fewer each, over a quarter of pairs."""
+    """VisPruner's steps from N - K/2 tokens to K/2, 8 fewer each, over a quarter of the pairs."""
     half = at.kept // 2
     return moved_only(at.batch * ((at.tokens - half) ** 3 - half**3) // 96)
 
 
 def sparsevlm(at: Place) -> Amount:
-    """The text's attention rows, its products with the picture, and clusters of some of the rest."""
+    """The text's attention rows, its products with the picture, and clusters of some others."""
     rows = Amount(2 * at.text * at.rows * at.inner, activations=4 * at.text * at.rows * at.heads)
     # K are those kept and the clusters; clusters are a tenth of the candidates, 3 of 10 that leave.
     recycled = round(SPARSEVLM_RECYCLED * (at.tokens - at.kept)) + 1
     clusters = round(SPARSEVLM_CLUSTERS * recycled) + 1
-    found = rows + at.products(at.tokens, at.text, at.width + 1)
-    return found + at.products(recycled + clusters, recycled, at.width)
+    ratings = rows + at.products(at.tokens, at.text, at.width + 1)
+    return ratings + at.products(recycled + clusters, recycled, at.width)
 
 
 # Method -> stage of a cut -> what is computed there beside the gather.

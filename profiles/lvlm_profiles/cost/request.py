@@ -6,7 +6,7 @@ Two conventions are kept apart:
   operations, a multiplication and an addition each; keys and values have their own (fewer) heads;
   the attention of a prompt is counted as the full square although a causal kernel may skip half.
   Norms, softmax, activation functions and positions are not counted. Rooflines use this one.
-- **The papers'** (`paper_layer_flops`): ``4 n d² + 2 n² d + 2 n d m`` per decoder layer, which
+- **The papers'** (``paper_layer_flops``): ``4 n d² + 2 n² d + 2 n d m`` per decoder layer, which
   counts a multiply-add once, all heads full, and an MLP of two maps; ``3 n d m`` for a gated one
   (SparseVLM's code). Published tables use it; it is never mixed with the other.
 
@@ -81,10 +81,10 @@ def relative_flops(
     """FLOPs of a prefill that is pruned once, as a share of the whole one, as papers count.
 
     Args:
-        layer: Pruned at its input, so that many layers run whole.
-        share_removed: Of the visual tokens.
-        tokens: Of the prompt.
-        visual: Of them, visual ones.
+        layer: Index of the layer at whose input tokens are pruned; the layers before it run whole.
+        share_removed: Share of the visual tokens that is pruned.
+        tokens: Tokens of the prompt.
+        visual: The visual ones among them.
         width: Hidden size.
         mlp: Inner size of the MLP.
         layers: Decoder layers.
@@ -120,11 +120,11 @@ def decode_works(dims: ModelDims, path: TokenPath, step: int) -> tuple[Work, ...
 
 def by_graph(works: Iterable[Work]) -> dict[tuple[str, str], Amount]:
     """Sums per ``(phase, graph)``, in order."""
-    found: dict[tuple[str, str], Amount] = {}
+    sums: dict[tuple[str, str], Amount] = {}
     for work in works:
         key = work.phase, work.graph
-        found[key] = found.get(key, Amount()) + work.amount
-    return found
+        sums[key] = sums.get(key, Amount()) + work.amount
+    return sums
 
 
 def total(works: Iterable[Work]) -> Amount:
@@ -185,8 +185,8 @@ def _vision_works(dims: ModelDims, path: TokenPath) -> Iterator[Work]:
     yield Work("layers", graph, "vision", tiles * tokens, layers)
     if path.query_tokens:
         rows = path.query_tokens
-        asked = _decoder_layer(dims.text, rows, rows).times(dims.text.layers)
-        yield Work("layers", "query", "prefill", rows, asked)
+        question = _decoder_layer(dims.text, rows, rows).times(dims.text.layers)
+        yield Work("layers", "query", "prefill", rows, question)
     maps = [linear(tiles * tokens, wide, narrow) for wide, narrow in dims.projector]
     where = "projector" if path.condensed else graph
     yield Work("projector", where, "vision", tiles * tokens, sum(maps, Amount()))

@@ -22,6 +22,7 @@ from lvlm_profiles.cost.request import (
 )
 from lvlm_profiles.cost.units import precision_of
 from lvlm_profiles.devices.device import Device
+from lvlm_profiles.errors import LvlmError
 
 VISION, PREFILL, DECODE, HEAD, REDUCER, COPY = (
     *("vision", "prefill", "decode", "lm_head", "reducer", "copy"),
@@ -30,7 +31,7 @@ KINDS = (VISION, PREFILL, DECODE, HEAD, REDUCER, COPY)
 COPIES = ("packer", "embedding", "assemble")
 
 
-class RatesError(ValueError):
+class RatesError(LvlmError):
     """A device profile without the figures for an estimate; the message is one line."""
 
 
@@ -128,7 +129,7 @@ def rates_of(device: Device, precision: str) -> Rates:
 
     Raises:
         RatesError: The profile lacks one; says which and why.
-        ValueError: Unknown precision.
+        LvlmError: Unknown precision.
     """
     field = precision_of(precision).rate
     for name in (field, "bandwidth_gb_s"):
@@ -152,21 +153,13 @@ def device_roofline_ms(amount: Amount, precision: str, device: Device) -> float 
         return None
 
 
-def achieved_share(
-    amount: Amount, precision: str, device: Device, measured_ms: float
-) -> float | None:
-    """Share of a device's roofline that a measured stage reached; None without published rates."""
-    least = device_roofline_ms(amount, precision, device)
-    return None if least is None or measured_ms <= 0 else least / measured_ms
-
-
 def estimate(
     dims: ModelDims, path: TokenPath, precision: str, rates: Rates, shares: Shares
 ) -> Estimate:
     """Time of every graph call of a request.
 
     Raises:
-        ValueError: Unknown precision.
+        LvlmError: Unknown precision.
     """
     half = max(0, path.answer_tokens - 2) // 2
     return Estimate(

@@ -19,8 +19,8 @@ LIMITS = (
     " tokens; sizes and counts outside are extrapolated",
     "averaged over general benchmarks, not for reading text (OCR): a fit of the authors' OCR table"
     " gives alpha 0.028 and beta 0.039, and then tokens matter more than size",
-    "fitted with V alone, although the compute it is drawn over counts the question too; the vision"
-    " encoder and a trained projector are in neither",
+    "fitted with V alone, although its axis of compute counts the question too; the vision encoder"
+    " and a trained projector are in neither",
     "relative errors are of the part above the irreducible error D, which the data hardly identify",
 )
 # The grid of the fit.
@@ -32,7 +32,7 @@ class Entry:
     """A model at a number of visual tokens.
 
     Attributes:
-        name: For people.
+        name: Title in tables.
         billions: Parameters of its language model, token table included.
         visual: Visual tokens that it sees.
     """
@@ -75,8 +75,8 @@ def tokens_at_equal_cost(billions: float, base: Entry, question: int) -> float:
 def best_tokens(question: int, alpha: float = ALPHA, beta: float = BETA) -> float | None:
     """Visual tokens of the best model at a fixed cost, whatever the cost.
 
-    Minimising ``N^-alpha V^-beta`` at ``N (Q + V)`` fixed gives ``V = Q beta / (alpha - beta)``, and
-    at least 1. None where ``beta >= alpha``: then more tokens are always worth a smaller model.
+    Minimising ``N^-alpha V^-beta`` at ``N (Q + V)`` fixed gives ``V = Q beta / (alpha - beta)``,
+    at least 1. None where ``beta >= alpha``: then more tokens on a smaller model are always better.
     """
     if beta >= alpha:
         return None

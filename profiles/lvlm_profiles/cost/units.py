@@ -4,43 +4,61 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from lvlm_profiles.errors import LvlmError
+
 
 @dataclass(frozen=True)
 class Precision:
-    """Bytes per element.
+    """Element types of a model, their names and their bytes.
 
     Attributes:
-        weights: Of a weight; 4-bit weights carry one fp16 scale per block of 128.
-        values: Of an activation or a cached key or value.
+        name: As the command line has it, ``fp16``.
+        numpy_name: Of an activation, as numpy and a manifest have it, ``float16``.
+        weights: Bytes of a weight; 4-bit weights carry one fp16 scale per block of 128.
+        values: Bytes of an activation or a cached key or value.
         rate: Field of a device profile with the peak rate of its arithmetic.
     """
 
+    name: str
+    numpy_name: str
     weights: float
     values: int
     rate: str
 
+    @property
+    def quantised(self) -> bool:
+        """Weights take fewer bytes than activations; such bundles are estimated and not built."""
+        return self.weights < self.values
+
 
 PRECISIONS: dict[str, Precision] = {
-    "fp32": Precision(4, 4, "fp32_tflops"),
-    "fp16": Precision(2, 2, "fp16_tflops"),
-    "bf16": Precision(2, 2, "fp16_tflops"),
-    "int8": Precision(1, 2, "fp16_tflops"),
-    "int4": Precision(0.5 + 2 / 128, 2, "fp16_tflops"),
+    each.name: each
+    for each in (
+        Precision("fp32", "float32", 4, 4, "fp32_tflops"),
+        Precision("fp16", "float16", 2, 2, "fp16_tflops"),
+        Precision("bf16", "bfloat16", 2, 2, "fp16_tflops"),
+        Precision("int8", "float16", 1, 2, "fp16_tflops"),
+        Precision("int4", "float16", 0.5 + 2 / 128, 2, "fp16_tflops"),
+    )
 }
-# numpy's names, as a manifest has them.
-ALIASES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 def precision_of(name: str) -> Precision:
-    """By the command line's name or numpy's.
+    """By the command line's name or, where weights are of the same type, by numpy's.
 
     Raises:
-        ValueError: Unknown; lists the known ones.
+        LvlmError: Unknown; lists the known ones.
+
+    Example:
+        >>> precision_of("fp16") == precision_of("float16")
+        True
+        >>> precision_of("bfloat16").values
+        2
     """
-    known = PRECISIONS.get(ALIASES.get(name, name))
-    if known is None:
-        raise ValueError(f"unknown precision {name!r}; known: {', '.join(PRECISIONS)}")
-    return known
+    for each in PRECISIONS.values():
+        if name == each.name or (name == each.numpy_name and not each.quantised):
+            return each
+    raise LvlmError(f"unknown precision {name!r}; known: {', '.join(PRECISIONS)}")
 
 
 @dataclass(frozen=True)
@@ -84,7 +102,7 @@ class Amount:
         """All traffic at a precision.
 
         Raises:
-            ValueError: Unknown precision.
+            LvlmError: Unknown precision.
         """
         sizes = precision_of(precision)
         values = self.activations + self.kv_read + self.kv_written

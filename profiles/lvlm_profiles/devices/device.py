@@ -6,17 +6,16 @@ standard library of JetPack 6's Python 3.10 reads no TOML.
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, fields
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from lvlm_profiles import records
+from lvlm_profiles.errors import UsageError
 
 DIRECTORY = Path(__file__).parent
 TARGETS = ("cpu", "trt", "rtx")
-
-
-class DeviceError(ValueError):
-    """A device that is not known, or a profile file that is wrong; the message is one line."""
+REMEDY = "mend the device profile, or install lvlm-export again"
 
 
 @dataclass(frozen=True)
@@ -102,71 +101,49 @@ def load_device(name: str) -> Device:
     """A device by name.
 
     Raises:
-        DeviceError: Unknown, or its file is wrong; says what is.
+        UsageError: Unknown; lists the known ones.
+        LvlmError: Its file is wrong.
     """
     if name not in device_names():
-        raise DeviceError(f"unknown device {name!r}; known: {', '.join(device_names())}")
+        raise UsageError(f"unknown device {name!r}; known: {', '.join(device_names())}")
     return read_device(DIRECTORY / f"{name}.json")
 
 
 def read_device(path: Path) -> Device:
-    """Read a profile strictly: nothing missing, nothing unknown, no number without a source."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        values = _exactly(Device, {"name": path.stem, **content}, "")
-        for key in ("memory_gb", "reserved_gb", "bandwidth_gb_s"):
-            values[key] = _figure(values[key], key)
-        for key in ("fp32_tflops", "fp16_tflops", "int8_tops", "fp4_tflops"):
-            values[key] = _figure(values[key], key)
-        values["power_modes"] = tuple(_mode(each) for each in values["power_modes"])
-        values["defaults"] = _defaults(values["defaults"])
-        for key in ("title", "power_source", "releases_source"):
-            _expect(isinstance(values[key], str) and values[key] != "", f"{key} must be text")
-        _expect(values["target"] in TARGETS, f"target must be one of {', '.join(TARGETS)}")
-        for key, value in values["releases"].items():
-            _expect(isinstance(value, str), f"releases.{key} must be a version as text")
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise DeviceError(f"{path}: {error}") from None
-    return Device(**values)
+    """Read a profile strictly: nothing missing, nothing unknown, no number without a source.
+
+    Raises:
+        LvlmError: Names the file and the entry that does not fit.
+    """
+    content = records.read_json(path, REMEDY)
+    if isinstance(content, dict):
+        content = {"name": path.stem, **content}
+    device = records.read(Device, content, path, REMEDY)
+    for entry, wanted, got in _odd_entries(device):
+        raise records.mismatch(path, entry, wanted, repr(got), REMEDY)
+    return device
 
 
-def _exactly(kind: type, value: Any, where: str) -> dict[str, Any]:
-    _expect(isinstance(value, dict), f"{where or 'the file'} must be an object")
-    names = {field.name for field in fields(kind)}
-    odd = sorted(set(value) ^ names)
-    _expect(
-        not odd, f"{where}{' has ' if where else ''}missing or unknown entries: {', '.join(odd)}"
-    )
-    return dict(value)
-
-
-def _figure(value: Any, where: str) -> Figure:
-    figure = Figure(**_exactly(Figure, value, where))
-    _expect(_is_number(figure.value), f"{where}.value must be a positive number or null")
-    _expect(isinstance(figure.source, str) and figure.source != "", f"{where} has no source")
-    return figure
-
-
-def _mode(value: Any) -> PowerMode:
-    mode = PowerMode(**_exactly(PowerMode, value, "power_modes"))
-    _expect(isinstance(mode.name, str), "power_modes.name must be text")
-    _expect(_is_number(mode.watts), "power_modes.watts must be a positive number or null")
-    return mode
-
-
-def _defaults(value: Any) -> Defaults:
-    entry = _exactly(Defaults, value, "defaults")
-    ratios = tuple(entry["ratios"])
-    _expect(all(0 < ratio <= 1 for ratio in ratios), "defaults.ratios must lie in (0, 1]")
-    for key in ("text_tokens", "answer_tokens"):
-        _expect(type(entry[key]) is int and entry[key] > 0, f"defaults.{key} must be a count")
-    return Defaults(entry["precision"], ratios, entry["text_tokens"], entry["answer_tokens"])
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or (type(value) in (int, float) and value > 0)
-
-
-def _expect(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+def _odd_entries(device: Device) -> Iterator[tuple[str, str, object]]:
+    """What no type states: entry, what was expected there, and what is there."""
+    if device.target not in TARGETS:
+        yield "target", f"one of {', '.join(TARGETS)}", device.target
+    for name in ("title", "power_source", "releases_source"):
+        if not getattr(device, name):
+            yield name, "text", ""
+    rates = ("fp32_tflops", "fp16_tflops", "int8_tops", "fp4_tflops")
+    for name in ("memory_gb", "reserved_gb", "bandwidth_gb_s", *rates):
+        figure: Figure = getattr(device, name)
+        if figure.value is not None and not figure.value > 0:
+            yield f"{name}.value", "a positive number or null", figure.value
+        if not figure.source:
+            yield f"{name}.source", "text", ""
+    for index, mode in enumerate(device.power_modes):
+        if mode.watts is not None and not mode.watts > 0:
+            yield f"power_modes[{index}].watts", "a positive number or null", mode.watts
+    for ratio in device.defaults.ratios:
+        if not 0 < ratio <= 1:
+            yield "defaults.ratios", "shares in (0, 1]", ratio
+    for name in ("text_tokens", "answer_tokens"):
+        if getattr(device.defaults, name) <= 0:
+            yield f"defaults.{name}", "a positive count", getattr(device.defaults, name)

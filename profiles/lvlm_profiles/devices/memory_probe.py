@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 from lvlm_profiles.devices import machine
 from lvlm_profiles.devices.nvml import Gpu
+from lvlm_profiles.devices.poller import Poller
+from lvlm_profiles.missing import Missing
 
 # Seconds between two readings of a source that keeps no peak of its own.
 INTERVAL_S = 0.01
@@ -95,24 +96,21 @@ class PolledProbe:
 
     def __enter__(self) -> PolledProbe:
         self._highest = self.used_bytes()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._poll, daemon=True)
-        self._thread.start()
+        self._poller = Poller(self._read_again, INTERVAL_S)
+        self._poller.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._done.set()
-        self._thread.join()
-        self._highest = max(self._highest, self.used_bytes())
+        self._poller.stop()
+        self._read_again()
 
     @property
     def peak_bytes(self) -> int:
         """The highest reading."""
         return self._highest
 
-    def _poll(self) -> None:
-        while not self._done.wait(INTERVAL_S):
-            self._highest = max(self._highest, self.used_bytes())
+    def _read_again(self) -> None:
+        self._highest = max(self._highest, self.used_bytes())
 
 
 def unified_bytes(root: Path = machine.ROOT) -> int:
@@ -121,20 +119,24 @@ def unified_bytes(root: Path = machine.ROOT) -> int:
     return info["MemTotal"] - info["MemAvailable"]
 
 
-def open_probe(execution: str, gpu: Gpu | None, root: Path = machine.ROOT) -> MemoryProbe | str:
-    """The probe that fits, or the reason why there is none.
+def open_probe(
+    execution: str, gpu: Gpu | Missing, root: Path = machine.ROOT
+) -> MemoryProbe | Missing:
+    """The probe that fits, or why there is none.
 
     Args:
         execution: ``cpu`` or ``cuda``, where the graphs run.
-        gpu: The GPU, where NVML knows one.
+        gpu: The GPU, or why NVML knows none.
         root: Of the file system.
     """
     if execution == "cpu":
         if not (root / "proc/self/clear_refs").exists():
-            return "this system keeps no resettable peak of a process (no /proc/self/clear_refs)"
+            return Missing(
+                "this system keeps no resettable peak of a process (no /proc/self/clear_refs)"
+            )
         return ResidentProbe(root)
     if machine.board(root) is not None:
         return PolledProbe("unified", lambda: unified_bytes(root))
-    if gpu is None:
-        return "no NVML to read device memory with (pip install nvidia-ml-py)"
+    if isinstance(gpu, Missing):
+        return Missing(f"no NVML to read device memory with ({gpu.reason})")
     return PolledProbe("device", gpu.used_bytes)

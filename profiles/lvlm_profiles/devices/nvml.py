@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from lvlm_profiles.errors import LvlmError
+from lvlm_profiles.missing import Missing
+
 # Bits of NVML's clock event reasons that mean heat. Source: NVML API reference, nvmlClocksEventReasons.
 THERMAL_BITS = 0x20 | 0x40
 PACKAGE = "nvidia-ml-py"
 
 
-class NoGpuError(Exception):
+class NoGpuError(LvlmError):
     """There is no GPU to ask; the message is the reason in a few words."""
 
 
@@ -92,6 +95,20 @@ def open_gpu(index: int = 0, library: Any = None) -> Gpu:
         return Gpu(library, library.nvmlDeviceGetHandleByIndex(index))
     except library.NVMLError as error:
         raise NoGpuError(f"NVML does not answer: {error}") from None
+
+
+def find_gpu(execution: str) -> Gpu | Missing:
+    """The GPU of a run, or why there is none to ask.
+
+    Args:
+        execution: ``cpu`` or ``cuda``, where the graphs run.
+    """
+    if execution == "cpu":
+        return Missing("the graphs ran on the CPU")
+    try:
+        return open_gpu()
+    except NoGpuError as error:
+        return Missing(str(error))
 
 
 def _text(value: Any) -> str:

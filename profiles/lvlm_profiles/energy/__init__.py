@@ -1,21 +1,23 @@
 """Energy meters: what a machine can say of the power it draws, or why it cannot.
 
-A meter is one file here with ``open_meter(root, gpu) -> Meter | str`` (a string is the reason why
-there is none) and one line in ``METERS``; ``find_meter`` takes the first that answers.
+A meter is one file here with ``open_meter(root, gpu) -> Meter | Missing`` and one line in ``METERS``;
+``find_meter`` takes the first that answers.
 """
 
 from __future__ import annotations
 
-import importlib
-import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol, cast
 
 from lvlm_profiles.devices import machine
 from lvlm_profiles.devices.nvml import Gpu
+from lvlm_profiles.devices.poller import Poller
+from lvlm_profiles.missing import Missing
+from lvlm_profiles.registry import resolve
 
 # For graphs on the GPU and on the CPU; on a Jetson both share the rails.
 METERS: dict[str, str] = {
@@ -63,80 +65,66 @@ class Meter(Protocol):
         ...
 
 
-class CounterMeter:
-    """Hardware that counts energy itself.
+@dataclass(eq=False)
+class BaseMeter:
+    """What a meter of a counter and a meter of a power have in common.
 
-    Args:
+    Attributes:
         source: What is read.
-        scope: What it covers.
-        read: Joules so far, always more.
-        temperature: Reads degrees Celsius.
+        scope: What the reading covers.
+        read: Reads it.
+        temperature_c: Reads degrees Celsius.
+        joules: Counted in the last block.
+        seconds: Length of the last block.
     """
 
-    def __init__(
-        self,
-        source: str,
-        scope: str,
-        read: Callable[[], float],
-        temperature: Callable[[], float | None] = machine.temperature_c,
-    ) -> None:
-        self.source, self.scope = source, scope
-        self._read = read
-        self.temperature_c = temperature
-        self.joules = self.seconds = 0.0
+    source: str
+    scope: str
+    read: Callable[[], float]
+    temperature_c: Callable[[], float | None] = machine.temperature_c
+    joules: float = field(default=0.0, init=False)
+    seconds: float = field(default=0.0, init=False)
+
+
+class CounterMeter(BaseMeter):
+    """Hardware that counts energy itself: ``read`` gives the joules so far, always more."""
 
     def __enter__(self) -> CounterMeter:
-        self._start, self._began = time.perf_counter(), self._read()
+        self._start, self._began = time.perf_counter(), self.read()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.joules = self._read() - self._began
+        self.joules = self.read() - self._began
         self.seconds = time.perf_counter() - self._start
 
 
-class PowerMeter:
-    """A power reading that a thread integrates by the trapezoidal rule.
+@dataclass(eq=False)
+class PowerMeter(BaseMeter):
+    """A power that a thread integrates by the trapezoidal rule: ``read`` gives the watts now.
 
-    Args:
-        source: What is read.
-        scope: What it covers.
-        read: Watts now.
-        temperature: Reads degrees Celsius.
+    Attributes:
         interval_s: Between two readings.
         now: A clock in seconds.
     """
 
-    def __init__(
-        self,
-        source: str,
-        scope: str,
-        read: Callable[[], float],
-        temperature: Callable[[], float | None] = machine.temperature_c,
-        interval_s: float = INTERVAL_S,
-        now: Callable[[], float] = time.perf_counter,
-    ) -> None:
-        self.source, self.scope = source, scope
-        self._read, self._now, self._interval_s = read, now, interval_s
-        self.temperature_c = temperature
-        self.joules = self.seconds = 0.0
+    interval_s: float = INTERVAL_S
+    now: Callable[[], float] = time.perf_counter
 
     def __enter__(self) -> PowerMeter:
-        self._readings = [(self._now(), self._read())]
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._poll, daemon=True)
-        self._thread.start()
+        self._readings: list[tuple[float, float]] = []
+        self._read_again()
+        self._poller = Poller(self._read_again, self.interval_s)
+        self._poller.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._done.set()
-        self._thread.join()
-        self._readings.append((self._now(), self._read()))
+        self._poller.stop()
+        self._read_again()
         self.joules = integrate(self._readings)
         self.seconds = self._readings[-1][0] - self._readings[0][0]
 
-    def _poll(self) -> None:
-        while not self._done.wait(self._interval_s):
-            self._readings.append((self._now(), self._read()))
+    def _read_again(self) -> None:
+        self._readings.append((self.now(), self.read()))
 
 
 def integrate(readings: list[tuple[float, float]]) -> float:
@@ -144,7 +132,7 @@ def integrate(readings: list[tuple[float, float]]) -> float:
     return sum((t2 - t1) * (w1 + w2) / 2 for (t1, w1), (t2, w2) in pairwise(readings))
 
 
-def find_meter(execution: str, gpu: Gpu | str, root: Path = machine.ROOT) -> Meter | str:
+def find_meter(execution: str, gpu: Gpu | Missing, root: Path = machine.ROOT) -> Meter | Missing:
     """The meter for where the graphs run, or why there is none.
 
     Args:
@@ -156,9 +144,8 @@ def find_meter(execution: str, gpu: Gpu | str, root: Path = machine.ROOT) -> Met
     names = on_chip if machine.board(root) is None else BOARD
     reasons = []
     for name in names:
-        module, attribute = METERS[name].split(":")
-        found = getattr(importlib.import_module(module), attribute)(root, gpu)
-        if not isinstance(found, str):
+        found = resolve(METERS, name, "energy meter")(root, gpu)
+        if not isinstance(found, Missing):
             return cast("Meter", found)
-        reasons.append(found)
-    return "; ".join(reasons)
+        reasons.append(found.reason)
+    return Missing("; ".join(reasons))

@@ -14,6 +14,7 @@ from pathlib import Path
 from lvlm_profiles.devices import machine
 from lvlm_profiles.devices.nvml import Gpu
 from lvlm_profiles.energy import PowerMeter
+from lvlm_profiles.missing import Missing
 
 CHANNELS = (1, 2, 3)
 # Rails that together are the module, best first: its input where there is one sensor for it
@@ -61,14 +62,14 @@ def module_rails(names: Sequence[str]) -> tuple[str, ...] | None:
     return next((rails for rails in MODULE_RAILS if set(rails) <= set(names)), None)
 
 
-def open_meter(root: Path, gpu: Gpu | str) -> PowerMeter | str:
+def open_meter(root: Path, gpu: Gpu | Missing) -> PowerMeter | Missing:
     """A meter of the whole module."""
     known = {rail.name: rail for rail in rails(root)}
     if not known:
-        return "no INA3221 power sensor under /sys/class/hwmon"
+        return Missing("no INA3221 power sensor under /sys/class/hwmon")
     chosen = module_rails(tuple(known))
     if chosen is None:
-        return f"the INA3221 rails {', '.join(sorted(known))} are of no board known here"
+        return Missing(f"the INA3221 rails {', '.join(sorted(known))} are of no board known here")
 
     def watts() -> float:
         return sum(known[name].watts() for name in chosen)
@@ -76,7 +77,7 @@ def open_meter(root: Path, gpu: Gpu | str) -> PowerMeter | str:
     try:
         watts()
     except OSError as error:
-        return str(error)
+        return Missing(str(error))
     return PowerMeter(
         f"INA3221 {' + '.join(chosen)}",
         "the whole module: CPU, GPU and memory",

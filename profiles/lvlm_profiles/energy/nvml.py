@@ -6,13 +6,14 @@ from pathlib import Path
 
 from lvlm_profiles.devices.nvml import Gpu, NoGpuError
 from lvlm_profiles.energy import CounterMeter, PowerMeter
+from lvlm_profiles.missing import Missing
 
 SCOPE = "the GPU board; processor and memory of the host are not in it"
 
 
-def open_meter(root: Path, gpu: Gpu | str) -> CounterMeter | PowerMeter | str:
+def open_meter(root: Path, gpu: Gpu | Missing) -> CounterMeter | PowerMeter | Missing:
     """The energy counter, or the power reading of a GPU that has none."""
-    if isinstance(gpu, str):
+    if isinstance(gpu, Missing):
         return gpu
     try:
         gpu.energy_joules()
@@ -20,6 +21,6 @@ def open_meter(root: Path, gpu: Gpu | str) -> CounterMeter | PowerMeter | str:
         try:
             gpu.watts()
         except NoGpuError:
-            return f"the GPU reports neither energy nor power ({no_counter})"
+            return Missing(f"the GPU reports neither energy nor power ({no_counter})")
         return PowerMeter("NVML power", SCOPE, gpu.watts, gpu.temperature_c)
     return CounterMeter("NVML energy counter", SCOPE, gpu.energy_joules, gpu.temperature_c)

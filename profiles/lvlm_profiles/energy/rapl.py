@@ -12,6 +12,7 @@ from pathlib import Path
 from lvlm_profiles.devices import machine
 from lvlm_profiles.devices.nvml import Gpu
 from lvlm_profiles.energy import CounterMeter
+from lvlm_profiles.missing import Missing
 
 UNREADABLE = (
     "the RAPL counters are readable by root alone (sudo chmod a+r"
@@ -57,15 +58,17 @@ class Counters:
         return [reading for reading in readings if reading is not None]
 
 
-def open_meter(root: Path, gpu: Gpu | str) -> CounterMeter | str:
+def open_meter(root: Path, gpu: Gpu | Missing) -> CounterMeter | Missing:
     """A meter of all packages and their memory."""
     found = zones(root)
     if not found:
-        return "no RAPL counters under /sys/class/powercap (a virtual machine or container?)"
+        return Missing(
+            "no RAPL counters under /sys/class/powercap (a virtual machine or container?)"
+        )
     try:
         counters = Counters(found)
     except OSError as error:
-        return str(error)
+        return Missing(str(error))
     names = sorted(machine.text(zone / "name") or "" for zone in found)
     scope = "the processor" + (" and its memory" if "dram" in names else "")
     return CounterMeter(

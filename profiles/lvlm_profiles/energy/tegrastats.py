@@ -15,6 +15,7 @@ from pathlib import Path
 from lvlm_profiles.devices.nvml import Gpu
 from lvlm_profiles.energy import PowerMeter
 from lvlm_profiles.energy.ina3221 import module_rails
+from lvlm_profiles.missing import Missing
 
 INTERVAL_MS = 100
 TIMEOUT_S = 5
@@ -75,17 +76,19 @@ class RunningTegrastats:
         self._process.wait(TIMEOUT_S)
 
 
-def open_meter(root: Path, gpu: Gpu | str) -> PowerMeter | str:
+def open_meter(root: Path, gpu: Gpu | Missing) -> PowerMeter | Missing:
     """A meter that reads lines as they come, ten a second."""
     program = shutil.which("tegrastats")
     if program is None:
-        return "tegrastats is not installed"
+        return Missing("tegrastats is not installed")
     stream = RunningTegrastats([program, "--interval", str(INTERVAL_MS)])
     first = stream.read()
     chosen = module_rails(tuple(first.watts))
     if chosen is None:
         stream.close()
-        return f"tegrastats shows no known power rails ({', '.join(first.watts) or 'none'})"
+        return Missing(
+            f"tegrastats shows no known power rails ({', '.join(first.watts) or 'none'})"
+        )
 
     def watts() -> float:
         line = stream.read()

@@ -9,19 +9,16 @@ from typing import Any
 from lvlm_profiles.cost.fit import Fit, Measured, best_seen, fit_shares
 from lvlm_profiles.cost.request import Amount, Work, decode_works, prefill_works
 from lvlm_profiles.cost.roofline import COPY, PUBLISHED, RatesError, kind_of, rates_of
-from lvlm_profiles.cost.units import ALIASES
+from lvlm_profiles.cost.units import precision_of
 from lvlm_profiles.devices.device import Device
+from lvlm_profiles.errors import LvlmError
 from lvlm_profiles.planner.judge import Speed
 from lvlm_profiles.records import read
-from lvlm_profiles.report import Report
+from lvlm_profiles.report import REMEDY, Report
 from lvlm_profiles.report.figures import BudgetFigures, StageTime
 from lvlm_profiles.shapes.dims import ModelDims, TokenPath
 
 DECODE = "decode"
-
-
-class CalibrationError(ValueError):
-    """A report that says nothing about this plan; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +47,12 @@ def calibrate(report: Report, dims: ModelDims, device: Device) -> Calibration:
         device: The device that is planned for.
 
     Raises:
-        CalibrationError: Another model or kind of device, or a report without shapes.
-        FitError: No stage to fit to.
+        LvlmError: Another model or kind of device, a report without or with damaged shapes, or one
+            that has no stage to fit to.
     """
     _check_model(report, dims)
     _check_device(report, device)
-    precision = ALIASES.get(report.model.precision, report.model.precision)
+    precision = precision_of(report.model.precision).name
     measured = [each for budget in report.budgets for each in measured_stages(dims, budget)]
     try:
         rates, published = rates_of(device, precision), True
@@ -69,8 +66,13 @@ def calibrate(report: Report, dims: ModelDims, device: Device) -> Calibration:
 
 
 def measured_stages(dims: ModelDims, budget: BudgetFigures) -> Iterator[Measured]:
-    """The stages of a report's budget that the cost model knows; others are left out."""
-    path = read(TokenPath, budget.path, "path")
+    """The stages of a report's budget that the cost model knows; others are left out.
+
+    Raises:
+        LvlmError: The budget's token counts are damaged.
+    """
+    where = f"the report's path at ratio {budget.ratio:g}"
+    path = read(TokenPath, budget.path, where, REMEDY)
     half = max(0, path.answer_tokens - 2) // 2
     known = _by_name(prefill_works(dims, path)), _by_name(decode_works(dims, path, half))
     for stage in budget.stages:
@@ -94,7 +96,7 @@ def _label(budget: BudgetFigures, stage: StageTime) -> str:
 
 def _check_model(report: Report, dims: ModelDims) -> None:
     if report.model.dims is None or any(budget.path is None for budget in report.budgets):
-        raise CalibrationError(
+        raise LvlmError(
             "the report has no shapes: its bundle was built by an older version; build and profile"
             " it again"
         )
@@ -102,7 +104,7 @@ def _check_model(report: Report, dims: ModelDims) -> None:
     for name, value in _flat(asdict(dims)):
         # A checkpoint may tell only by its tensors that its head is the token table.
         if name != "text.tied" and measured.get(name) != value:
-            raise CalibrationError(
+            raise LvlmError(
                 f"the report is of another model, {report.model.name}: {name} is"
                 f" {measured.get(name)} there and {value} here; profile a bundle of this model"
             )
@@ -112,7 +114,7 @@ def _check_device(report: Report, device: Device) -> None:
     runs_on_cpu = report.machine.execution == "cpu"
     if runs_on_cpu != (device.target == "cpu"):
         there = f"the CPU ({report.machine.processor})" if runs_on_cpu else "a GPU"
-        raise CalibrationError(
+        raise LvlmError(
             f"the report was measured on {there} and {device.title} is another kind of device;"
             f" profile on it, or plan for a device of that kind"
         )

@@ -102,11 +102,11 @@ class Speed:
         return self.rates
 
 
-def judge(dims: ModelDims, candidate: Candidate, goal: Goal, speed: Speed) -> Verdict:
+def judge_candidate(dims: ModelDims, candidate: Candidate, goal: Goal, speed: Speed) -> Verdict:
     """Estimate a candidate and say what it misses; of times only where the rates are known.
 
     Raises:
-        ValueError: Unknown precision.
+        LvlmError: Unknown precision.
     """
     need = memory_need(dims, candidate, goal.device)
     reasons = list(_memory_reasons(dims, need, candidate.path, goal))
@@ -119,13 +119,13 @@ def judge(dims: ModelDims, candidate: Candidate, goal: Goal, speed: Speed) -> Ve
     return Verdict(candidate, estimated, need, tuple(reasons))
 
 
-def best(verdicts: Iterable[Verdict]) -> Verdict | None:
+def best_verdict(verdicts: Iterable[Verdict]) -> Verdict | None:
     """The one that fits and keeps most visual tokens; among equals the quickest."""
     fitting = [verdict for verdict in verdicts if verdict.fits]
     return max(fitting, key=_rank, default=None)
 
 
-def nearest(verdicts: Sequence[Verdict]) -> Verdict | None:
+def nearest_verdict(verdicts: Sequence[Verdict]) -> Verdict | None:
     """Of those that miss least things, the quickest, or the smallest where times are not known."""
     return min(
         verdicts,

@@ -8,22 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lvlm_profiles.records import RecordError, read
+from lvlm_profiles.errors import LvlmError
+from lvlm_profiles.files import write_whole
+from lvlm_profiles.records import read, read_json
 from lvlm_profiles.report.figures import BudgetFigures, Sweep
 from lvlm_profiles.report.subject import Machine, Model, Protocol, Request, Startup
 
 SCHEMA = 1
 KIND = "lvlm-export profile"
-
-
-class ReportError(ValueError):
-    """A report that cannot be read; the message is one line."""
+REMEDY = "write it again with `lvlm-export profile -o`"
 
 
 @dataclass(frozen=True)
@@ -63,44 +61,44 @@ def to_json(report: Report) -> str:
     return json.dumps(_rounded(dataclasses.asdict(report)), indent=1, ensure_ascii=False) + "\n"
 
 
-def from_json(content: Any, where: str) -> Report:
+def from_json(content: Any, where: str | Path, remedy: str = REMEDY) -> Report:
     """A report from parsed JSON.
 
+    Args:
+        content: What ``json.loads`` gave.
+        where: The file that it is from.
+        remedy: What to do about a wrong one.
+
     Raises:
-        ReportError: Not a report, of another schema, or with an entry that does not fit.
+        LvlmError: Not a report, of another schema, or with an entry that does not fit.
     """
     if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise ReportError(f"{where} is no report of `lvlm-export profile`")
+        raise LvlmError(f"{where} is no report of `{KIND}`; {remedy}")
     if content.get("schema") != SCHEMA:
-        raise ReportError(
-            f"{where} has schema {content.get('schema')!r} and this version reads {SCHEMA}; type"
-            " `lvlm-export profile` again"
+        raise LvlmError(
+            f"{where} has schema {content.get('schema')!r} and this version reads {SCHEMA};"
+            f" {remedy}"
         )
-    try:
-        return read(Report, content)
-    except RecordError as error:
-        raise ReportError(f"{where} is damaged: {error}") from None
+    return read(Report, content, where, remedy)
 
 
-def load(path: Path) -> Report:
-    """Read a report file, or ``report.json`` in a directory; ReportError as in ``from_json``."""
+def load_report(path: Path, remedy: str = REMEDY) -> Report:
+    """Read a report file, or ``report.json`` in a directory.
+
+    Raises:
+        LvlmError: There is none, or as of ``from_json``.
+    """
     file = path / "report.json" if path.is_dir() else path
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file, remedy)
     except FileNotFoundError:
-        raise ReportError(
-            f"there is no report {file}; `lvlm-export profile -o` writes one"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ReportError(f"{file} is no JSON file ({error})") from None
-    return from_json(content, str(file))
+        raise LvlmError(f"there is no report {file}; `lvlm-export profile -o` writes one") from None
+    return from_json(content, file, remedy)
 
 
-def write(report: Report, path: Path) -> None:
+def write_report(report: Report, path: Path) -> None:
     """Write a report, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(to_json(report), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, to_json(report))
 
 
 def _rounded(value: Any) -> Any:

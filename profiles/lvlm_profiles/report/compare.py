@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from lvlm_profiles.errors import UsageError
 from lvlm_profiles.report import Report
 from lvlm_profiles.report.figures import BudgetFigures
 from lvlm_profiles.statistics import median_change, percentile
@@ -23,10 +24,6 @@ SHARE = 0.01
 # Metrics of which more is better; of all others less is.
 MORE_IS_BETTER = {"tokens_per_s", "accuracy"}
 BETTER, WORSE, NOISE, UNKNOWN = "better", "worse", "within noise", "not judged"
-
-
-class CompareError(ValueError):
-    """Reports that do not compare, or a limit that cannot be read; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +85,11 @@ def parse_limit(text: str) -> Limit:
     """Read ``ttft_ms:+5%``, ``tokens_per_s@0.33:-3%`` or ``peak_bytes:+20000000``.
 
     Raises:
-        CompareError: Not a limit.
+        UsageError: Not a limit.
     """
     match = re.fullmatch(r"([\w./@-]+?)(?:@(\d*\.?\d+))?:([+-]\d+(?:\.\d+)?)(%?)", text.strip())
     if match is None:
-        raise CompareError(
+        raise UsageError(
             f"{text!r} is not a limit; write METRIC[@RATIO]:+5%, or :+3 in the metric's own unit"
         )
     number, relative = float(match[3]), match[4] == "%"
@@ -138,7 +135,7 @@ def _place(report: Report) -> str:
     return f"{where} {report.machine.fingerprint}, {report.machine.execution}"
 
 
-def compare(before: Report, after: Report) -> list[Change]:
+def compare_reports(before: Report, after: Report) -> list[Change]:
     """Every metric that both reports have, whole reports first, then budget by budget."""
     loads = (before.startup.load_ms,), (after.startup.load_ms,)
     changes = [_change("load_ms", None, *loads)]
@@ -185,23 +182,23 @@ def _change(
     return Change(metric, ratio, old, new, found.change, found.low, found.high, verdict)
 
 
-def broken(changes: Sequence[Change], limits: Sequence[Limit]) -> list[tuple[Limit, Change]]:
+def broken_limits(changes: Sequence[Change], limits: Sequence[Limit]) -> list[tuple[Limit, Change]]:
     """Limits that do not hold, each with the change that breaks it.
 
     Raises:
-        CompareError: A limit on something that the reports do not both have; names what they have.
+        UsageError: A limit on something that the reports do not both have; names what they have.
     """
     found = []
     for limit in limits:
         held = [change for change in changes if _meant(limit, change)]
         if not held:
             known = ", ".join(dict.fromkeys(change.metric for change in changes))
-            raise CompareError(f"--fail-if {limit.text}: both reports have only {known}")
+            raise UsageError(f"--fail-if {limit.text}: both reports have only {known}")
         found += [(limit, change) for change in held if limit.broken_by(change)]
     return found
 
 
-def matters(change: Change, changes: Sequence[Change]) -> bool:
+def is_notable(change: Change, changes: Sequence[Change]) -> bool:
     """A metric, or a stage that changed clearly and by 1 % of the time that it is a part of."""
     phase, _, stage = change.metric.partition("/")
     if not stage:

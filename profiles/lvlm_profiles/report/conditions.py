@@ -113,11 +113,11 @@ def thermal(before: int | None, after: int | None, active: list[str]) -> list[Ca
     events = 0 if before is None or after is None else after - before
     if events <= 0 and not active:
         return []
-    told = [f"{events} throttle events"] if events > 0 else []
+    events_seen = [f"{events} throttle events"] if events > 0 else []
     return [
         Caution(
             "thermal_throttling",
-            f"heat slowed the processor during the run ({', '.join(told + active)}); cool it down"
+            f"heat slowed the processor during the run ({', '.join(events_seen + active)}); cool it down"
             " and measure again",
         )
     ]

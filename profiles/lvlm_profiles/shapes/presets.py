@@ -5,18 +5,15 @@ One JSON file per model in ``shapes/`` and no line anywhere else.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from lvlm_profiles.records import read
+from lvlm_profiles import records
+from lvlm_profiles.errors import UsageError
 from lvlm_profiles.shapes.dims import ModelDims
 
 DIRECTORY = Path(__file__).parent
-
-
-class PresetError(ValueError):
-    """A model that is not known, or a file that is wrong; the message is one line."""
+REMEDY = "mend the shapes, or install lvlm-export again"
 
 
 @dataclass(frozen=True)
@@ -63,9 +60,14 @@ def preset_names() -> tuple[str, ...]:
 
 
 def load_preset(name: str) -> Preset:
-    """A preset by name; PresetError that lists the known ones for any other."""
+    """A preset by name.
+
+    Raises:
+        UsageError: Unknown; lists the known ones.
+        LvlmError: Its file is wrong.
+    """
     if name not in preset_names():
-        raise PresetError(f"unknown shape {name!r}; known: {', '.join(preset_names())}")
+        raise UsageError(f"unknown shape {name!r}; known: {', '.join(preset_names())}")
     return read_preset(DIRECTORY / f"{name}.json")
 
 
@@ -73,10 +75,9 @@ def read_preset(path: Path) -> Preset:
     """Read a file strictly: nothing missing, nothing unknown.
 
     Raises:
-        PresetError: Names the file and what is wrong.
+        LvlmError: Names the file and the entry that does not fit.
     """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return read(Preset, {"name": path.stem, **content}, path.stem)
-    except (OSError, ValueError, TypeError) as error:
-        raise PresetError(f"{path}: {error}") from None
+    content = records.read_json(path, REMEDY)
+    if isinstance(content, dict):
+        content = {"name": path.stem, **content}
+    return records.read(Preset, content, path, REMEDY)

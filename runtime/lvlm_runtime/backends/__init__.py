@@ -6,7 +6,6 @@ only. Values stay where the backend keeps them (host or device) from one graph t
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -14,7 +13,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from lvlm_runtime.errors import UsageError
+from lvlm_profiles.registry import resolve
 
 BACKENDS: dict[str, str] = {
     "onnxruntime": "lvlm_runtime.backends.onnxruntime:open_backend",
@@ -27,8 +26,9 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "tensorrt": ("tensorrt_rtx", "tensorrt"),
 }
 
-# A tensor in the backend's own memory; only the backend that made it looks inside.
-Value = Any
+# A tensor in the backend's own memory; only the backend that made it looks inside, and a type
+# checker refuses it to everybody else.
+Value = object
 
 
 class Runner(Protocol):
@@ -124,7 +124,4 @@ def open_backend(name: str, device: str, threads: int | None) -> Backend:
     Raises:
         UsageError: Unknown name, or a device it does not have here.
     """
-    if name not in BACKENDS:
-        raise UsageError(f"unknown backend {name!r}; known: {', '.join(sorted(BACKENDS))}")
-    module, attribute = BACKENDS[name].split(":")
-    return cast("Backend", getattr(importlib.import_module(module), attribute)(device, threads))
+    return cast("Backend", resolve(BACKENDS, name, "backend")(device, threads))

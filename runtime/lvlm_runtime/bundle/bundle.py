@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lvlm_profiles import records
+from lvlm_profiles.files import write_whole
 from lvlm_runtime.bundle.element_types import numpy_dtype
-from lvlm_runtime.bundle.manifest import SCHEMA, Budget, FileRef, Manifest, from_json, to_json
+from lvlm_runtime.bundle.manifest import SCHEMA, Budget, FileRef, Manifest, to_json
 from lvlm_runtime.errors import LvlmError, UsageError
 
 MANIFEST = "manifest.json"
@@ -89,10 +92,7 @@ def read_manifest(directory: Path) -> Manifest:
         raise LvlmError(f"no bundle at {directory}: no such directory")
     if not path.exists():
         raise LvlmError(f"{directory} is not a bundle: it has no {MANIFEST}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise LvlmError(f"{path} is damaged ({error}); {REBUILD}") from None
+    content = records.read_json(path, REBUILD)
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
         raise LvlmError(
@@ -100,7 +100,7 @@ def read_manifest(directory: Path) -> Manifest:
         )
     if content.pop(DIGEST, None) != _digest(content):
         raise LvlmError(f"{path} is damaged: its SHA-256 is not its own; {REBUILD}")
-    return from_json(Manifest, content)
+    return records.read(Manifest, content, path, REBUILD)
 
 
 def manifest_text(manifest: Manifest) -> str:
@@ -155,9 +155,5 @@ def _read_stamp(directory: Path) -> dict[str, Any]:
 
 def _write_stamp(directory: Path, found: dict[str, list[Any]]) -> None:
     # A read-only medium keeps no stamp and hashes at every opening: slower, never wrong.
-    temporary = directory / f"{STAMP}.{os.getpid()}"
-    try:
-        temporary.write_text(json.dumps(found), encoding="utf-8")
-        temporary.replace(directory / STAMP)
-    except OSError:
-        return
+    with contextlib.suppress(OSError):
+        write_whole(directory / STAMP, json.dumps(found))

@@ -1,23 +1,17 @@
-"""The manifest: what a bundle holds, as frozen dataclasses that read and write as JSON."""
+"""The manifest: what a bundle holds, as frozen dataclasses that ``lvlm_profiles.records`` reads."""
 
 from __future__ import annotations
 
 import dataclasses
-import types
-import typing
 from dataclasses import dataclass
-from typing import Any, TypeVar
-
-import numpy as np
+from typing import Any
 
 from lvlm_profiles.shapes.dims import ModelDims
 from lvlm_runtime.bundle.placement import HandPlacement
-from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.image.anyres import TileLayout
 from lvlm_runtime.image.preprocess import PreprocessSpec
 
 SCHEMA = 2
-T = TypeVar("T")
 # How a key-value buffer lies in memory: ``[1, heads, length, dim]`` or ``[1, length, heads, dim]``.
 HEAD_MAJOR, SEQUENCE_MAJOR = "head_major", "sequence_major"
 
@@ -135,11 +129,14 @@ class LayoutBudget:
     achieved: float
 
     @property
+    def tokens_projected(self) -> int:
+        """Visual tokens per image behind projector and packer, before any reduction there."""
+        return self.tokens_in if self.projected is None else self.projected.tokens_in
+
+    @property
     def span(self) -> int:
         """RoPE positions that an image takes: those it takes unreduced, or as packed."""
-        if self.packer is None:
-            return self.tokens_full
-        return self.tokens_in if self.projected is None else self.projected.tokens_in
+        return self.tokens_full if self.packer is None else self.tokens_projected
 
     @property
     def tokens_out(self) -> int:
@@ -251,63 +248,3 @@ class Manifest:
 def to_json(value: Any) -> Any:
     """A dataclass as plain JSON types."""
     return dataclasses.asdict(value)
-
-
-def from_json(kind: type[T], value: Any, where: str = "manifest") -> T:
-    """Read a dataclass back, strictly: no missing, unknown or wrongly typed entry passes.
-
-    Raises:
-        LvlmError: Names the entry that does not fit.
-    """
-    return typing.cast("T", _read(kind, value, where))
-
-
-def _read(kind: Any, value: Any, where: str) -> Any:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        return _read_dataclass(kind, value, where)
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        inner = next(option for option in arguments if option is not type(None))
-        return _read(inner, value, where)
-    if origin is tuple:
-        _expect(isinstance(value, list | tuple), value, "a list", where)
-        if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return tuple(_read(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-        _expect(len(value) == len(arguments), value, f"{len(arguments)} entries", where)
-        pairs = zip(arguments, value, strict=True)
-        return tuple(_read(each, item, f"{where}[{i}]") for i, (each, item) in enumerate(pairs))
-    if origin is dict:
-        _expect(isinstance(value, dict), value, "an object", where)
-        return {key: _read(arguments[1], item, f"{where}.{key}") for key, item in value.items()}
-    if kind is float:
-        _expect(
-            isinstance(value, int | float) and not isinstance(value, bool), value, "a number", where
-        )
-        return float(value)
-    if kind in (int, str, bool):
-        _expect(type(value) is kind, value, kind.__name__, where)
-        return value
-    raise TypeError(f"{where}: no reader for {kind}")
-
-
-def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
-    _expect(isinstance(value, dict), value, "an object", where)
-    hints = typing.get_type_hints(kind)
-    names = {field.name for field in dataclasses.fields(kind)}
-    _expect(set(value) == names, sorted(set(value) ^ names), "exactly the known entries", where)
-    return kind(**{name: _read(hints[name], value[name], f"{where}.{name}") for name in names})
-
-
-def _expect(condition: bool, value: Any, wanted: str, where: str) -> None:
-    if not condition:
-        raise LvlmError(f"{where}: expected {wanted}, got {value!r}; build the bundle again")
-
-
-def cache_size_bytes(
-    stage: Subgraph, capacity: int, text: TextSpec, dtype: np.dtype[np.generic]
-) -> int:
-    """Memory of a layer group's cache."""
-    layers = stage.last_layer - stage.first_layer
-    return 2 * layers * text.kv_heads * capacity * text.head_dim * dtype.itemsize

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lvlm_profiles.shapes.dims import Cut, TokenPath
-from lvlm_runtime.bundle.manifest import Budget, LayoutBudget, Manifest, Reduction
+from lvlm_runtime.bundle.manifest import Budget, LayoutBudget, Manifest
+from lvlm_runtime.bundle.route import Step, route
 
 
 def token_path(
@@ -32,33 +33,28 @@ def token_path(
         tiles=images * tiles,
         text_tokens=text_tokens,
         answer_tokens=answer_tokens,
-        image_tokens=layout.tokens_in if layout.projected is None else layout.projected.tokens_in,
+        image_tokens=layout.tokens_projected,
         packed=layout.packer is not None,
-        cuts=_cuts(manifest, budget, layout),
+        cuts=_cuts(route(manifest, budget, layout)),
         condensed=projector is not None,
         # The question alone, as near as the prompt's text.
         query_tokens=text_tokens if projector is not None and projector.reads_text else 0,
     )
 
 
-def _cuts(manifest: Manifest, budget: Budget, layout: LayoutBudget) -> tuple[Cut, ...]:
+def _cuts(steps: tuple[Step, ...]) -> tuple[Cut, ...]:
     """All cuts of the chain; where this budget reduces nothing, as many tokens leave as enter."""
-    # No stage stands before the picture itself.
-    sites = [cut.site for cut in budget.vision if cut.site.startswith("pixels")]
-    sites += [stage.site for stage in manifest.vision if stage.site is not None]
-    cuts = _follow(sites, manifest.vision_tokens, budget.vision)
-    if layout.projected is not None:
-        cuts += _follow([layout.projected.site], layout.projected.tokens_in, (layout.projected,))
-    sites = [stage.site for stage in manifest.decoder if stage.site is not None]
-    return (*cuts, *_follow(sites, layout.tokens_in, layout.decoder))
-
-
-def _follow(sites: list[str], tokens: int, reductions: tuple[Reduction, ...]) -> list[Cut]:
-    after = {reduction.site: reduction.tokens_out for reduction in reductions}
+    reduced = {step.name for step in steps if step.kind == "reducer"}
     cuts = []
-    for site in sites:
-        stage, layer = site.split("@")
-        left = after.get(site, tokens)
-        cuts.append(Cut(stage, int(layer), tokens, left))
-        tokens = left
-    return cuts
+    for step in steps:
+        site = None if step.subgraph is None else step.subgraph.site
+        if step.kind == "reducer":
+            cuts.append(_cut(step.name, step.tokens_in, step.tokens_out))
+        elif site is not None and site not in reduced:
+            cuts.append(_cut(site, step.tokens_out, step.tokens_out))
+    return tuple(cuts)
+
+
+def _cut(site: str, tokens_in: int, tokens_out: int) -> Cut:
+    stage, layer = site.split("@")
+    return Cut(stage, int(layer), tokens_in, tokens_out)

@@ -1,1 +1,1 @@
-"""A request on its way through the graphs."""
+"""A request's way through the graphs."""

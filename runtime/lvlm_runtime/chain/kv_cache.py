@@ -3,9 +3,9 @@
 Layers before a reduction site hold the full prompt, layers after it the reduced one, so every
 decoder subgraph has its own length and capacity. Nothing is concatenated or copied per step.
 
-A bundle's dialect decides how a buffer lies in memory (``Manifest.kv_layout``). Head-major: the
-whole buffer is input and output, and the graph writes its new rows where ``write_index`` says.
-Sequence-major: the graph takes the filled rows and gives only the new ones, which are bound behind
+A bundle's dialect decides the order of a buffer in memory (``Manifest.kv_layout``). Head-major: the
+whole buffer is input and output, and the graph writes its new rows at ``write_index``.
+Sequence-major: the graph takes the filled rows and gives only the new ones, which are bound after
 them, so plain operators update in place.
 """
 
@@ -28,7 +28,7 @@ class LayerGroup(ABC):
 
     Attributes:
         capacity: Rows that fit.
-        length: Rows filled; whoever ran the graph counts it up.
+        length: Rows filled; the caller adds the new rows after it ran the graph.
         buffers: ``key.<layer>`` and ``value.<layer>`` -> buffer.
     """
 
@@ -71,10 +71,10 @@ class HeadMajorGroup(LayerGroup):
 
 @dataclass
 class SequenceMajorGroup(LayerGroup):
-    """Buffers ``[1, capacity, Hkv, D]``, seen through views of the rows that a call is about."""
+    """Buffers ``[1, capacity, Hkv, D]``; a call gets views of the rows that it reads and writes."""
 
     def bind(self, count: int, backend: Backend) -> tuple[Bindings, Bindings]:
-        """The filled rows, and the free ones behind them that the call fills."""
+        """The filled rows, and the free ones after them that the call fills."""
         start, stop = self.length, self.length + count
         feeds = {f"past_{k}": backend.rows(v, 0, start) for k, v in self.buffers.items()}
         bound = {f"present_{k}": backend.rows(v, start, stop) for k, v in self.buffers.items()}

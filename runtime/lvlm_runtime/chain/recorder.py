@@ -36,12 +36,12 @@ class Recorder:
 
     Attributes:
         spans: Graph calls, and the preparation of pictures, in order.
-        steps: What the host does besides: tokenize, embedding, sample, detokenize.
+        steps: The host's own work: tokenize, embedding, sample, detokenize.
         clock: What times graph calls.
         on_stage: Called with the name and the result of every graph call of the prefill, outside
-            the timed blocks; verification looks at hidden states through it.
+            the timed blocks; verification reads hidden states there.
         on_places: Called with a site's name and the places ``[B, K]`` that its reducer kept;
-            not where nothing stays.
+            not for a site where nothing stays.
     """
 
     spans: list[Span] = field(default_factory=list)

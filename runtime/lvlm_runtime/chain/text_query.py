@@ -2,7 +2,7 @@
 
 QueCC condenses a picture by the last hidden state of the same language model on the question
 (arXiv:2411.03312). The decoder's own graphs compute it, without a reducer and without keeping a
-key-value cache; the answer is kept per question, as several pictures or turns ask the same.
+key-value cache; the state is kept per question, as several pictures or turns have the same one.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ Row = NDArray[np.floating]
 
 
 class TextQuery:
-    """Last hidden states ``[1, 1, C]`` of questions, the least recently asked forgotten first.
+    """Last hidden states ``[1, 1, C]`` of questions; the least recently used is dropped first.
 
     Args:
         compute: From token ids to the row, before the final norm.
-        kept: Questions that are remembered.
+        kept: Questions whose states are kept.
     """
 
     def __init__(self, compute: Callable[[Sequence[int]], Row], kept: int = KEPT) -> None:
@@ -37,7 +37,7 @@ class TextQuery:
         """The row of a question; UsageError where there is none."""
         if not token_ids:
             raise UsageError(
-                "this bundle's projector reads the question and there is none; give a prompt, or"
+                "this bundle's projector reads the question and none was given; give a prompt, or"
                 " query_ids where the prompt is given as tokens"
             )
         key = tuple(token_ids)

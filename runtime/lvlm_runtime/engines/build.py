@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lvlm_profiles.files import whole_file
 from lvlm_runtime.bundle.bundle import Bundle, file_sha256
 from lvlm_runtime.engines.builder import OnPhase, build_engine
 from lvlm_runtime.engines.limits import Limits
@@ -26,13 +24,14 @@ from lvlm_runtime.engines.record import (
 )
 from lvlm_runtime.engines.turing import TURING
 from lvlm_runtime.errors import LvlmError, UsageError
+from lvlm_runtime.progress import NoProgress, Progress
 from lvlm_runtime.tensorrt.cuda import open_driver
 from lvlm_runtime.tensorrt.library import Library, open_library
 
 TIMING_CACHE = "timing.cache"
 # Engines of graphs with fewer weights (reducers, packers) are built in memory first.
 SMALL_BYTES = 1_000_000
-Advance = Callable[[str], None]
+NO_PROGRESS = NoProgress()
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class EngineResult:
 def build_engines(
     bundle: Bundle,
     settings: EngineSettings,
-    progress: Callable[[str, int], AbstractContextManager[Advance]] | None = None,
+    progress: Progress = NO_PROGRESS,
     on_phase: OnPhase | None = None,
 ) -> EngineResult:
     """Build every engine of a bundle that is not there yet.
@@ -83,7 +82,7 @@ def build_engines(
     Args:
         bundle: The bundle; engines go to ``engines/<target>/`` in it.
         settings: Target and limits.
-        progress: ``progress(title, steps)`` gives a context with a function to call per step.
+        progress: Shows what is done, an engine a step.
         on_phase: Told what the builder does inside an engine.
 
     Raises:
@@ -117,8 +116,7 @@ def build_engines(
     # Written with the first engine that is kept: a command that fails at once harms nothing.
     record = replace(record, engines=present)
     missing = [spec for spec in specs if spec.graph not in present]
-    opened = nullcontext(lambda _step: None) if progress is None else None
-    with opened or progress("building engines", len(specs)) as advance:  # type: ignore[misc]
+    with progress.stage("building engines", len(specs)) as advance:
         for graph in present:
             advance(graph)
         # Small ones first, and kept when all are there: a library that refuses one does so within
@@ -133,8 +131,8 @@ def build_engines(
             if engine is None:
                 engine = _build(bundle, library, spec, settings, on_phase)
                 advance(spec.graph)
-            made = {**record.engines, spec.graph: _keep(bundle, spec, settings.target, engine)}
-            ordered = {each.graph: made[each.graph] for each in specs if each.graph in made}
+            known = {**record.engines, spec.graph: _keep(bundle, spec, settings.target, engine)}
+            ordered = {each.graph: known[each.graph] for each in specs if each.graph in known}
             record = replace(record, engines=ordered)
             write_record(bundle.directory, record)
     return EngineResult(record, tuple(spec.graph for spec in missing), _peak_memory())
@@ -193,16 +191,12 @@ def _build(
 
 
 def _keep(bundle: Bundle, spec: EngineSpec, target: str, engine: Any) -> EngineFile:
-    """Write beside and rename."""
+    """Write an engine, straight from the library's memory."""
     directory = directory_of(bundle.directory, target)
     path = directory / f"{Path(spec.graph).stem}.engine"
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
     directory.mkdir(parents=True, exist_ok=True)
-    try:
-        temporary.write_bytes(engine)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as stream:
+        stream.write(engine)
     return engine_file(spec, path, bundle.manifest.files[spec.graph].sha256)
 
 

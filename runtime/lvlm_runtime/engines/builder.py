@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lvlm_profiles.files import write_whole
 from lvlm_runtime.engines.plan import EngineSpec
 from lvlm_runtime.engines.turing import TURING, multiply_in_half
 from lvlm_runtime.errors import LvlmError
@@ -77,7 +78,7 @@ def build_engine(
         raise LvlmError(f"{library.title} cannot build {spec.graph}: {library.complaint()}")
     if cache is not None and timing_cache is not None:
         timing_cache.parent.mkdir(parents=True, exist_ok=True)
-        timing_cache.write_bytes(bytes(config.get_timing_cache().serialize()))
+        write_whole(timing_cache, bytes(config.get_timing_cache().serialize()))
     return engine
 
 

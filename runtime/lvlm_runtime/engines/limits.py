@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lvlm_runtime.bundle.manifest import Budget, LayoutBudget, Manifest
+from lvlm_runtime.bundle.route import cache_rows
 from lvlm_runtime.errors import UsageError
 from lvlm_runtime.image.anyres import MULTI, SINGLE
 
@@ -68,19 +69,11 @@ def images_of(layout: str, limits: Limits) -> SizeRange:
     return (2, 2, limits.images) if layout == MULTI else (1, 1, limits.images)
 
 
-def entering(part: LayoutBudget) -> int:
-    """Visual tokens per picture that enter the first decoder layer."""
-    return part.projected.tokens_out if part.projected is not None else part.tokens_in
-
-
 def capacities_of(manifest: Manifest, limits: Limits) -> dict[str, int]:
-    """Rows of each decoder stage's caches: its longest prompt and the answer."""
-    found = dict.fromkeys((stage.name for stage in manifest.decoder), 0)
+    """Rows of each decoder subgraph's caches: its longest prompt and the answer."""
+    found: dict[str, int] = {}
     for _, part in reachable_budgets(manifest, limits.images):
-        after = {cut.site: cut.tokens_out for cut in part.decoder}
-        visual = entering(part)
-        for stage in manifest.decoder:
-            rows = limits.text_tokens + images_of(part.layout, limits)[2] * visual
-            found[stage.name] = max(found[stage.name], rows + limits.answer_tokens)
-            visual = after.get(stage.site or "", visual)
+        images = images_of(part.layout, limits)[2]
+        rows = cache_rows(manifest, part, images, limits.text_tokens, limits.answer_tokens)
+        found = {name: max(count, found.get(name, 0)) for name, count in rows.items()}
     return found

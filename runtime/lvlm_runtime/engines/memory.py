@@ -5,19 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from lvlm_profiles.cost.memory import (
-    KERNELS_PER_PROFILE,
-    LIVE_TENSORS,
-    DoesNotFitError,
-    Need,
-    check_fits,
-)
+from lvlm_profiles.cost.memory import KERNELS_PER_PROFILE, LIVE_TENSORS, Need, check_fits
 from lvlm_profiles.devices.device import Device
 from lvlm_runtime.bundle.element_types import numpy_dtype
-from lvlm_runtime.bundle.manifest import Manifest, cache_size_bytes
+from lvlm_runtime.bundle.manifest import Manifest
+from lvlm_runtime.bundle.route import cache_bytes
 from lvlm_runtime.engines.limits import Limits, capacities_of
 from lvlm_runtime.engines.plan import EngineSpec, plan_engines
-from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.graphs.reader import read_model
 
 
@@ -30,10 +24,7 @@ def estimate(
     """
     dtype = numpy_dtype(manifest.precision)
     capacities = capacities_of(manifest, limits)
-    cache = sum(
-        cache_size_bytes(stage, capacities[stage.name], manifest.text, dtype)
-        for stage in manifest.decoder
-    )
+    cache = cache_bytes(manifest, capacities, dtype.itemsize)
     profiles = sum(max(1, len(spec.profiles)) for spec in specs)
     # The head, wide as it is, has one row only.
     layers = [spec for spec in specs if spec.weights_bytes and spec.graph not in manifest.lm_head]
@@ -51,7 +42,7 @@ def check_memory(directory: Path, manifest: Manifest, limits: Limits, device: De
     """Refuse limits that a device has no memory for.
 
     Raises:
-        LvlmError: Says what is needed, what is there and what would fit.
+        DoesNotFitError: Says what is needed, what is there and what would fit.
     """
     specs = plan_engines(directory, manifest, limits)
 
@@ -59,10 +50,7 @@ def check_memory(directory: Path, manifest: Manifest, limits: Limits, device: De
         asked = replace(limits, text_tokens=text_tokens, answer_tokens=answer_tokens)
         return estimate(directory, manifest, specs, asked)
 
-    try:
-        return check_fits(device, need, limits.text_tokens, limits.answer_tokens)
-    except DoesNotFitError as error:
-        raise LvlmError(str(error)) from None
+    return check_fits(device, need, limits.text_tokens, limits.answer_tokens)
 
 
 def _widest(path: Path) -> int:

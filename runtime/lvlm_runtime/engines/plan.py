@@ -14,20 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lvlm_runtime.bundle.manifest import (
-    SEQUENCE_MAJOR,
-    Budget,
-    LayoutBudget,
-    Manifest,
-    Reduction,
-    Subgraph,
-)
+from lvlm_runtime.bundle.manifest import SEQUENCE_MAJOR, Budget, LayoutBudget, Manifest
+from lvlm_runtime.bundle.route import Step, route, shared_graphs
 from lvlm_runtime.engines.limits import (
     Limits,
     SizeRange,
     capacities_of,
     check_limits,
-    entering,
     images_of,
     reachable_budgets,
 )
@@ -81,7 +74,7 @@ class _Draft:
 
 
 def plan_engines(directory: Path, manifest: Manifest, limits: Limits) -> tuple[EngineSpec, ...]:
-    """All engines of a bundle, weighted ones first.
+    """All engines of a bundle: those that every budget uses first, in the order of the chain.
 
     Args:
         directory: The bundle, whose graph files are read.
@@ -99,12 +92,7 @@ def plan_engines(directory: Path, manifest: Manifest, limits: Limits) -> tuple[E
             graphs[name] = read_model(directory / name).graph
         return graphs[name]
 
-    drafts: dict[str, _Draft] = {}
-    for stage in (*manifest.vision, *manifest.decoder):
-        drafts[stage.graph] = _Draft()
-    projector = [] if manifest.projector is None else [manifest.projector.graph]
-    for name in (*projector, *manifest.lm_head, manifest.assemble):
-        drafts[name] = _Draft()
+    drafts = {name: _Draft() for name in shared_graphs(manifest)}
     capacities = capacities_of(manifest, limits)
     for budget, part in reachable_budgets(manifest, limits.images):
         _Walk(manifest, limits, budget, part, drafts, graph, capacities).all()
@@ -124,8 +112,27 @@ class _Walk:
     capacities: dict[str, int]
 
     def all(self) -> None:
-        self.vision()
-        self.decoder()
+        for step in route(self.manifest, self.budget, self.part):
+            if step.kind == "vision":
+                self.vision_stage(step)
+            elif step.kind == "assemble":
+                self.assemble(step)
+            elif step.kind == "decoder":
+                self.decoder_stage(step)
+            elif step.kind == "lm_head":
+                self.head(step)
+            elif step.kind == "reducer" and step.stage == "decoder":
+                self.decoder_reducer(step)
+            elif step.kind == "reducer" and step.stage == "projected":
+                spans = {"visual": {0: self.images}, "text": {1: self.text}}
+                self.add(step.graph, {name: spans[name] for name in step.inputs})
+            elif step.kind == "packer":
+                self.add(step.graph, {"features": {0: self.images}})
+            elif step.kind == "projector":
+                # The question is one row; only the tiles' number is open.
+                self.add(step.graph, {"features": {0: self.tiles}})
+            else:
+                self.add(step.graph, {name: {0: self.tiles} for name in step.inputs})
 
     def add(self, graph: str, spans: dict[str, dict[int, SizeRange]], name: str = "") -> _Draft:
         draft = self.drafts.setdefault(graph, _Draft())
@@ -136,63 +143,45 @@ class _Walk:
     def images(self) -> SizeRange:
         return images_of(self.part.layout, self.limits)
 
-    def vision(self) -> None:
+    @property
+    def tiles(self) -> SizeRange:
         layout = next(x for x in self.manifest.layouts if x.name == self.part.layout)
-        tiles = _times(self.images, layout.tiles)
-        reductions = {cut.site: cut for cut in self.budget.vision}
-        prefix = self.manifest.dims.vision.prefix
-        tokens = self.manifest.vision_tokens
+        return _times(self.images, layout.tiles)
 
-        def reduce_at(site: str | None) -> None:
-            nonlocal tokens
-            cut = reductions.get(site or "")
-            if cut is not None:
-                self.add(cut.graph, {name: {0: tiles} for name in cut.inputs})
-                tokens = cut.tokens_out
+    @property
+    def text(self) -> SizeRange:
+        return 1, min(64, self.limits.text_tokens), self.limits.text_tokens
 
-        reduce_at("pixels@0")
-        for stage in self.manifest.vision:
-            edge = math.isqrt(tokens) * self.manifest.dims.vision.patch
-            rows = {0: tiles, 1: _just(prefix + tokens)}
-            entry = {"hidden": rows, "sizes": rows}
-            entry["pixel_values"] = {0: tiles, 2: _just(edge), 3: _just(edge)}
-            self.add(stage.graph, {name: entry[name] for name in stage.inputs})
-            reduce_at(stage.site)
-        if self.manifest.projector is not None:
-            self.add(self.manifest.projector.graph, {"features": {0: tiles}})
-        if self.part.packer is not None:
-            self.add(self.part.packer, {"features": {0: self.images}})
+    def rows(self, visual: int) -> SizeRange:
+        """Rows of a prompt whose images have ``visual`` tokens each."""
+        return _plus(self.text, _times(self.images, visual))
 
-    def decoder(self) -> None:
-        text = (1, min(64, self.limits.text_tokens), self.limits.text_tokens)
-        part, visual = self.part, entering(self.part)
-        if part.projected is not None:
-            entry = {"visual": {0: self.images}, "text": {1: text}}
-            self.add(part.projected.graph, {name: entry[name] for name in part.projected.inputs})
-        rows = _plus(text, _times(self.images, visual))
-        assembled = {
-            "text": {1: text},
-            "visual": {0: self.images, 1: _just(visual)},
-            "order": {0: rows},
+    def vision_stage(self, step: Step) -> None:
+        dims = self.manifest.dims.vision
+        edge = math.isqrt(step.tokens_in) * dims.patch
+        rows = {0: self.tiles, 1: _just(dims.prefix + step.tokens_in)}
+        spans = {"hidden": rows, "sizes": rows}
+        spans["pixel_values"] = {0: self.tiles, 2: _just(edge), 3: _just(edge)}
+        self.add(step.graph, {name: spans[name] for name in step.inputs})
+
+    def assemble(self, step: Step) -> None:
+        spans = {
+            "text": {1: self.text},
+            "visual": {0: self.images, 1: _just(step.tokens_in)},
+            "order": {0: self.rows(step.tokens_in)},
         }
-        self.add(self.manifest.assemble, assembled)
-        cuts = {cut.site: cut for cut in part.decoder}
-        for stage in self.manifest.decoder:
-            self.decoder_stage(stage, rows)
-            cut = cuts.get(stage.site or "")
-            if cut is not None:
-                after = _plus(text, _times(self.images, cut.tokens_out))
-                self.decoder_reducer(cut, rows, after, text, self.capacities[stage.name])
-                rows = after
+        self.add(step.graph, spans)
+
+    def head(self, step: Step) -> None:
         # Only the last row is used, so one profile from one token on serves prefill and decode.
-        for graph in self.manifest.lm_head:
+        for graph in step.graphs:
             head = self.drafts[graph].profiles.get("all", {"hidden": {1: (1, 1, 1)}})
-            longest = max(head["hidden"][1][2], rows[2])
+            longest = max(head["hidden"][1][2], self.rows(step.tokens_in)[2])
             self.add(graph, {"hidden": {1: (1, 1, longest)}}, "all")
 
-    def decoder_stage(self, stage: Subgraph, rows: SizeRange) -> None:
-        capacity = self.capacities[stage.name]
-        inputs = [info.name for info in self.graph(stage.graph).inputs]
+    def decoder_stage(self, step: Step) -> None:
+        rows, capacity = self.rows(step.tokens_in), self.capacities[step.name]
+        inputs = [info.name for info in self.graph(step.graph).inputs]
         caches = [name for name in inputs if name.startswith(CACHE_INPUTS)]
         # From one token on, so that a prompt without a picture fits every budget.
         fed = {"hidden": {1: (1, *rows[1:])}, "position_ids": {1: (1, *rows[1:])}}
@@ -201,37 +190,40 @@ class _Walk:
             # A prompt is filled in one go, so nothing is there before it.
             fed |= {name: {1: NO_PAST} for name in caches}
             decoding |= {name: {1: (0, rows[1], capacity - 1)} for name in caches}
-        draft = self.add(stage.graph, fed)
+        draft = self.add(step.graph, fed)
         if not self.sequence_major:
             draft.fixed = {name: {2: capacity} for name in caches}
         earlier = draft.profiles.pop(DECODE, None)
         if earlier is not None and self.sequence_major:
             # The best length of a decode step is that of the first budget, the bundle's default.
             decoding = earlier
-        self.add(stage.graph, decoding, DECODE)
+        self.add(step.graph, decoding, DECODE)
 
     @property
     def sequence_major(self) -> bool:
         return self.manifest.kv_layout == SEQUENCE_MAJOR
 
-    def decoder_reducer(
-        self, cut: Reduction, rows: SizeRange, after: SizeRange, text: SizeRange, capacity: int
-    ) -> None:
+    def decoder_reducer(self, step: Step) -> None:
+        rows, after = self.rows(step.tokens_in), self.rows(step.tokens_out)
         spans = {
             "hidden": {1: rows},
             "query": {2: rows},
             "position_ids": {1: rows},
             "visual_index": {0: self.images},
             "order": {0: after},
-            "text_index": {0: text},
-            "text_embeds": {1: text},
-            "visual_embeds": {0: self.images, 1: _just(entering(self.part))},
+            "text_index": {0: self.text},
+            "text_embeds": {1: self.text},
+            "visual_embeds": {0: self.images, 1: _just(self.part.tokens_in)},
         }
         if self.sequence_major:
             spans["key"] = {1: rows}
-        draft = self.add(cut.graph, {n: spans[n] for n in cut.inputs if n in spans})
-        whole = "key" in cut.inputs and not self.sequence_major
-        draft.fixed = {"key": {2: capacity}} if whole else {}
+        draft = self.add(step.graph, {n: spans[n] for n in step.inputs if n in spans})
+        whole = "key" in step.inputs and not self.sequence_major
+        draft.fixed = {"key": {2: self.capacities[self.before(step)]}} if whole else {}
+
+    def before(self, step: Step) -> str:
+        """The decoder subgraph whose site a reducer stands at; its cache is what it reads."""
+        return next(each.name for each in self.manifest.decoder if each.site == step.name)
 
 
 def _finish(name: str, draft: _Draft, graph: Graph) -> EngineSpec:

@@ -8,12 +8,14 @@ one line with the command that rebuilds, and not a crash in the driver.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from lvlm_profiles import records
+from lvlm_profiles.files import write_whole
 from lvlm_runtime.bundle.bundle import file_sha256
-from lvlm_runtime.bundle.manifest import Manifest, from_json, to_json
+from lvlm_runtime.bundle.manifest import Manifest, to_json
+from lvlm_runtime.bundle.route import route
 from lvlm_runtime.engines.limits import Limits, reachable_budgets
 from lvlm_runtime.engines.plan import EngineSpec, Profile
 from lvlm_runtime.errors import LvlmError
@@ -111,28 +113,21 @@ def engine_targets(bundle: Path) -> tuple[str, ...]:
 
 def read_record(bundle: Path, target: str) -> EngineRecord | None:
     """The record, or None where there is none; LvlmError for a damaged one."""
-    path = directory_of(bundle, target) / RECORD
+    path, remedy = directory_of(bundle, target) / RECORD, rebuild(bundle, target)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = records.read_json(path, remedy)
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise LvlmError(f"{path} is damaged ({error}); {rebuild(bundle, target)}") from None
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
-        raise LvlmError(
-            f"{path} has schema {schema!r} and this version reads {SCHEMA};"
-            f" {rebuild(bundle, target)}"
-        )
-    return from_json(EngineRecord, content, str(path))
+        raise LvlmError(f"{path} has schema {schema!r} and this version reads {SCHEMA}; {remedy}")
+    return records.read(EngineRecord, content, path, remedy)
 
 
 def write_record(bundle: Path, record: EngineRecord) -> None:
-    """Write beside and rename, so that an interrupted build leaves a record that is true."""
+    """Written whole, so that an interrupted build leaves a record that is true."""
     path = directory_of(bundle, record.target) / RECORD
-    temporary = path.with_name(f"{RECORD}.{os.getpid()}")
-    temporary.write_text(json.dumps(to_json(record), indent=1), encoding="utf-8")
-    temporary.replace(path)
+    write_whole(path, json.dumps(to_json(record), indent=1))
 
 
 def check_record(
@@ -162,7 +157,6 @@ def check_record(
     again = rebuild(bundle, target)
     if record is None:
         raise LvlmError(f"{bundle} has no engines for {target}; {again}")
-    graphs = [name for name in manifest.files if name.endswith(".onnx")]
     stale = [
         name
         for name, engine in record.engines.items()
@@ -170,7 +164,7 @@ def check_record(
     ]
     if record.content_key != manifest.content_key or stale:
         raise LvlmError(f"the engines of {bundle} were built from another bundle; {again}")
-    missing = sorted(set(graphs) - set(record.engines) - _unused(manifest, record))
+    missing = sorted(_reached(manifest, record) - set(record.engines))
     if missing:
         raise LvlmError(f"{bundle} has no engine of {missing[0]} for {target}; {again}")
     if record.library_version != library_version:
@@ -202,16 +196,14 @@ def _major(version: str) -> str:
     return version.split(".")[0]
 
 
-def _unused(manifest: Manifest, record: EngineRecord) -> set[str]:
-    """Graphs that no request within the record's limits reaches."""
-    reached = {cut.graph for budget in manifest.budgets for cut in budget.vision}
-    for _, part in reachable_budgets(manifest, record.limits.images):
-        reached |= {cut.graph for cut in part.decoder}
-        reached |= {part.packer} if part.packer is not None else set()
-        reached |= {part.projected.graph} if part.projected is not None else set()
-    stages = {stage.graph for stage in (*manifest.vision, *manifest.decoder)}
-    reached |= stages | {manifest.assemble, *manifest.lm_head}
-    return {name for name in manifest.files if name.endswith(".onnx")} - reached
+def _reached(manifest: Manifest, record: EngineRecord) -> set[str]:
+    """Graphs that some request within the record's limits passes."""
+    return {
+        name
+        for budget, part in reachable_budgets(manifest, record.limits.images)
+        for step in route(manifest, budget, part)
+        for name in step.graphs
+    }
 
 
 def rebuild(bundle: Path, target: str) -> str:

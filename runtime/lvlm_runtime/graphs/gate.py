@@ -40,7 +40,7 @@ class Violation:
 
     Attributes:
         graph: The graph's file.
-        node: The node, or what stands in its place.
+        node: The node; ``graph`` or a tensor's name where the fault is not a node's.
         op: Its operator, with the domain where it is not the standard one; empty for the graph.
         reason: What is wrong, in a few words.
         first: The first version that has it (``TensorRT 10.15``), or None where none has.
@@ -60,7 +60,7 @@ class Violation:
 
 @dataclass(frozen=True)
 class Context:
-    """What the rules look at beside the node itself."""
+    """What the rules need beside the node itself."""
 
     parser: Parser
     inputs: dict[str, TensorInfo]
@@ -84,11 +84,11 @@ def find_parser(target: str) -> Parser:
 
 def check_bundle(directory: Path, manifest: Manifest, target: str) -> list[Violation]:
     """Every graph of a bundle against a target; an empty list is a pass."""
-    found = []
+    violations = []
     for name in sorted(manifest.files):
         if name.endswith(".onnx"):
-            found += check_graph(directory / name, target)
-    return found
+            violations += check_graph(directory / name, target)
+    return violations
 
 
 def check_graph(path: Path, target: str) -> list[Violation]:
@@ -108,18 +108,18 @@ def check_graph(path: Path, target: str) -> list[Violation]:
 
 def check_model(model: OnnxModel, label: str, parser: Parser) -> list[Violation]:
     """One parsed graph against a parser."""
-    found = [Violation(label, "graph", "", *finding) for finding in _opset(model, parser)]
+    violations = [Violation(label, "graph", "", *finding) for finding in _opset(model, parser)]
     for graph in _all_graphs(model.graph):
         for name, kind in _element_types(graph):
             finding = _element_type(kind, parser)
-            found += [] if finding is None else [Violation(label, name, "", *finding)]
+            violations += [] if finding is None else [Violation(label, name, "", *finding)]
         context = Context(parser, {info.name: info for info in model.graph.inputs}, graph.constants)
         for node in graph.nodes:
             op = node.op_type if node.domain in STANDARD else f"{node.domain}.{node.op_type}"
             finding = _operator(node, context)
             findings = [finding] if finding else [rule(node, context) for rule in RULES]
-            found += [Violation(label, node.label, op, *each) for each in findings if each]
-    return found
+            violations += [Violation(label, node.label, op, *each) for each in findings if each]
+    return violations
 
 
 def _all_graphs(graph: Graph) -> Iterator[Graph]:
@@ -157,7 +157,7 @@ def _element_type(kind: str, parser: Parser) -> Finding | None:
 
 
 def _operator(node: Node, context: Context) -> Finding | None:
-    """Is the operator there at all?"""
+    """Does the parser know the operator?"""
     if node.domain not in STANDARD:
         return f"operators of {node.domain} need a plugin that the parser does not bring", None
     parser, op = context.parser, node.op_type
@@ -199,7 +199,7 @@ def _tensor_scatter(node: Node, context: Context) -> Finding | None:
     axis = node.attributes.get("axis", -2)
     if axis not in (-2, 2):
         return f"axis {axis}, and only the second last of four can be written", None
-    # What is made inside the graph has no shape in the file; the builder says if it is dynamic.
+    # A value computed inside the graph has no shape in the file; the builder checks it.
     if cache is None or cache.name.startswith(CACHE_INPUTS):
         return None
     if len(cache.dims) != 4:
@@ -216,7 +216,7 @@ def _attention(node: Node, context: Context) -> Finding | None:
     if given.get(4) or given.get(5):
         return "past_key and past_value are not taken", None
     if any(node.outputs[1:]):
-        return "only the first output can be had", None
+        return "only the first output is supported", None
     if node.attributes.get("softcap", 0) or node.attributes.get("qk_matmul_output_mode", 0):
         return "softcap and qk_matmul_output_mode are not taken", None
     if given.get(6) and not context.parser.rtx:
@@ -253,7 +253,7 @@ def _constant_inputs(node: Node, context: Context) -> Finding | None:
 
 def _outputs(node: Node, _context: Context) -> Finding | None:
     if node.op_type in ("LayerNormalization", "MaxPool") and any(node.outputs[1:]):
-        return "only the first output can be had", None
+        return "only the first output is supported", None
     return None
 
 

@@ -1,13 +1,13 @@
-"""Which ONNX operators each TensorRT version's parser takes: data, with where it was found.
+"""Which ONNX operators each TensorRT version's parser takes: data, with their sources.
 
 Sources:
     [table] onnx/onnx-tensorrt ``docs/operators.md`` as of TensorRT 10.15 (opset 9 to 24), and of
         10.0 (opset 9 to 20).
-    [changes] onnx/onnx-tensorrt ``docs/Changelog.md``, 10.0 to 10.15: what came when.
+    [changes] onnx/onnx-tensorrt ``docs/Changelog.md``, 10.0 to 10.15: what each version added.
     [guide] NVIDIA TensorRT documentation, "ONNX Opset Guide" (11.x: opset up to 25).
-    [rtx] asked of the parser of tensorrt-rtx 1.7.1 itself (``OnnxParser.supports_operator``, and
-        small graphs parsed and built on a machine without a GPU).
-No table of 10.13 was found; its opset limit is that of 10.0, which is on the safe side.
+    [rtx] the answers of the parser of tensorrt-rtx 1.7.1 itself (``OnnxParser.supports_operator``,
+        and small graphs parsed and built on a machine without a GPU).
+There is no public table of 10.13; its opset limit here is that of 10.0, which is on the safe side.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Parser:
 
     Attributes:
         title: For messages.
-        version: Of TensorRT; TensorRT-RTX counts for itself.
+        version: Of TensorRT; TensorRT-RTX has numbers of its own.
         rtx: It is TensorRT-RTX.
         opsets: Lowest and highest version of the standard operators.
         source: Where the opset range comes from.

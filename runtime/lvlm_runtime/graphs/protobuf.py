@@ -11,24 +11,24 @@ from typing import Any
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 
-def edit(data: bytes, wanted: int, change: Callable[[bytes], bytes]) -> bytes:
+def edit_field(data: bytes, wanted: int, change: Callable[[bytes], bytes]) -> bytes:
     """The message with every length-delimited field ``wanted`` replaced by ``change`` of it."""
     out = bytearray()
-    for number, kind, value, raw in records(data):
+    for number, kind, value, raw in read_records(data):
         if number == wanted and kind == BYTES:
-            out += record(number, BYTES, change(value))
+            out += encode_field(number, BYTES, change(value))
         else:
             out += raw
     return bytes(out)
 
 
-def record(number: int, kind: int, value: Any) -> bytes:
+def encode_field(number: int, kind: int, value: Any) -> bytes:
     """One field: its key and its value."""
-    head = varint(number << 3 | kind)
-    return head + (varint(value) if kind == VARINT else varint(len(value)) + value)
+    head = encode_varint(number << 3 | kind)
+    return head + (encode_varint(value) if kind == VARINT else encode_varint(len(value)) + value)
 
 
-def varint(value: int) -> bytes:
+def encode_varint(value: int) -> bytes:
     """A number of seven bits per byte, lowest first."""
     out = bytearray()
     while value > 0x7F:
@@ -38,13 +38,13 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
-def fields(data: bytes) -> Iterator[tuple[int, Any]]:
+def read_fields(data: bytes) -> Iterator[tuple[int, Any]]:
     """Field numbers and values of a message: int for numbers, bytes for everything else."""
-    for number, _, value, _ in records(data):
+    for number, _, value, _ in read_records(data):
         yield number, value
 
 
-def records(data: bytes) -> Iterator[tuple[int, int, Any, bytes]]:
+def read_records(data: bytes) -> Iterator[tuple[int, int, Any, bytes]]:
     """Number, wire type, value and all bytes of every field; ValueError where it is cut short."""
     at = 0
     while at < len(data):

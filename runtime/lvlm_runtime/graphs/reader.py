@@ -1,7 +1,7 @@
 """Reading ONNX graph files, and fixing their input sizes, without the ``onnx`` package.
 
 A device that builds engines has no ``onnx`` installed, and the graphs of a bundle are small: their
-weights lie in a file beside them. So this reads the protobuf wire format directly, as far as the
+weights are in a file beside them. So this reads the protobuf wire format directly, as far as the
 operator gate and the engine builder need it.
 Source: field numbers from onnx/onnx.proto3 of the ONNX repository.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.graphs.protobuf import VARINT, edit, fields, read_varint, record
+from lvlm_runtime.graphs.protobuf import VARINT, edit_field, encode_field, read_fields, read_varint
 
 # onnx.TensorProto.DataType
 ELEMENT_TYPES = {
@@ -25,7 +25,7 @@ ELEMENT_TYPES = {
     **{14: "complex64", 15: "complex128", 16: "bfloat16", 17: "float8e4m3fn", 18: "float8e4m3fnuz"},
     **{19: "float8e5m2", 20: "float8e5m2fnuz", 21: "uint4", 22: "int4", 23: "float4e2m1"},
 }
-# Fields of ModelProto, GraphProto, ValueInfoProto and what hangs below.
+# Fields of ModelProto, GraphProto, ValueInfoProto and of the messages inside them.
 MODEL_GRAPH, MODEL_OPSET = 7, 8
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 1, 5, 11, 12
 
@@ -73,9 +73,9 @@ class Node:
 
     @property
     def label(self) -> str:
-        """Its name, or where it has none, what it makes."""
-        made = next((name for name in self.outputs if name), "nothing")
-        return self.name or f"node of {made}"
+        """Its name, or where it has none, that of its first output."""
+        output = next((name for name in self.outputs if name), "nothing")
+        return self.name or f"node of {output}"
 
 
 @dataclass(frozen=True)
@@ -104,9 +104,9 @@ def read_model(path: Path) -> OnnxModel:
     """
     opsets, graph = {}, None
     try:
-        for number, value in fields(path.read_bytes()):
+        for number, value in read_fields(path.read_bytes()):
             if number == MODEL_OPSET:
-                entry = dict(fields(value))
+                entry = dict(read_fields(value))
                 opsets[_text(entry.get(1, b""))] = int(entry.get(2, 0))
             elif number == MODEL_GRAPH:
                 graph = _graph(value)
@@ -130,11 +130,11 @@ def fix_input_sizes(data: bytes, sizes: Mapping[str, Mapping[int, int]]) -> byte
     left = set(sizes)
 
     def on_input(value: bytes) -> bytes:
-        name = _text(dict(fields(value))[1])
+        name = _text(dict(read_fields(value))[1])
         left.discard(name)
         return value if name not in sizes else _with_sizes(value, sizes[name])
 
-    fixed = edit(data, MODEL_GRAPH, lambda graph: edit(graph, GRAPH_INPUT, on_input))
+    fixed = edit_field(data, MODEL_GRAPH, lambda graph: edit_field(graph, GRAPH_INPUT, on_input))
     if left:
         raise KeyError(f"no input {', '.join(sorted(left))}")
     return fixed
@@ -146,22 +146,22 @@ def _with_sizes(info: bytes, sizes: Mapping[int, int]) -> bytes:
     def on_dim(dim: bytes) -> bytes:
         nonlocal axis
         axis += 1
-        return dim if axis not in sizes else record(1, VARINT, sizes[axis])
+        return dim if axis not in sizes else encode_field(1, VARINT, sizes[axis])
 
     def on_tensor(tensor: bytes) -> bytes:
-        return edit(tensor, 2, lambda shape: edit(shape, 1, on_dim))
+        return edit_field(tensor, 2, lambda shape: edit_field(shape, 1, on_dim))
 
-    return edit(info, 2, lambda kind: edit(kind, 1, on_tensor))
+    return edit_field(info, 2, lambda kind: edit_field(kind, 1, on_tensor))
 
 
 def _graph(data: bytes) -> Graph:
     inputs, outputs, nodes = [], [], []
     constants: dict[str, Constant] = {}
-    for number, value in fields(data):
+    for number, value in read_fields(data):
         if number == GRAPH_NODE:
             nodes.append(_node(value))
         elif number == GRAPH_INITIALIZER:
-            constants[_text(dict(fields(value)).get(8, b""))] = _tensor(value)
+            constants[_text(dict(read_fields(value)).get(8, b""))] = _tensor(value)
         elif number == GRAPH_INPUT:
             inputs.append(_info(value))
         elif number == GRAPH_OUTPUT:
@@ -175,7 +175,7 @@ def _graph(data: bytes) -> Graph:
 def _node(data: bytes) -> Node:
     texts: dict[int, list[str]] = {number: [] for number in (1, 2, 3, 4, 7)}
     attributes = {}
-    for number, value in fields(data):
+    for number, value in read_fields(data):
         if number == 5:
             name, content = _attribute(value)
             attributes[name] = content
@@ -188,7 +188,7 @@ def _node(data: bytes) -> Node:
 def _attribute(data: bytes) -> tuple[str, Any]:
     name, content = "", None
     many: list[Any] = []
-    for number, value in fields(data):
+    for number, value in read_fields(data):
         if number == 1:
             name = _text(value)
         elif number == 2:
@@ -213,7 +213,7 @@ def _attribute(data: bytes) -> tuple[str, Any]:
 def _tensor(data: bytes) -> Constant:
     dims: list[int] = []
     element, raw, listed, external = 0, None, [], False
-    for number, value in fields(data):
+    for number, value in read_fields(data):
         if number == 1:
             dims += _integers(value)
         elif number == 2:
@@ -234,11 +234,11 @@ def _tensor(data: bytes) -> Constant:
 
 
 def _info(data: bytes) -> TensorInfo:
-    entry = dict(fields(data))
-    tensor = dict(fields(dict(fields(entry.get(2, b""))).get(1, b"")))
+    entry = dict(read_fields(data))
+    tensor = dict(read_fields(dict(read_fields(entry.get(2, b""))).get(1, b"")))
     dims: list[int | str | None] = []
-    for _, dim in fields(tensor.get(2, b"")):
-        size = dict(fields(dim))
+    for _, dim in read_fields(tensor.get(2, b"")):
+        size = dict(read_fields(dim))
         dims.append(int(size[1]) if 1 in size else _text(size[2]) if 2 in size else None)
     element = tensor.get(1, 0)
     return TensorInfo(_text(entry[1]), ELEMENT_TYPES.get(element, f"type {element}"), tuple(dims))
@@ -248,11 +248,11 @@ def _integers(value: Any) -> list[int]:
     """A repeated integer field: one value, or several packed."""
     if isinstance(value, int):
         return [_signed(value)]
-    found, at = [], 0
+    numbers, at = [], 0
     while at < len(value):
         number, at = read_varint(value, at)
-        found.append(_signed(number))
-    return found
+        numbers.append(_signed(number))
+    return numbers
 
 
 def _signed(value: int) -> int:

@@ -4,11 +4,11 @@ A single picture becomes a base view (the whole picture in one tile) and a grid 
 tiles' features are put back together, the rows or columns that only show padding are dropped
 ("unpad"), and one newline feature ends every row. Several pictures get one padded view each.
 
-A bundle holds graphs of fixed shape, so its layouts are fixed when it is built: a `TileLayout`.
+A bundle holds graphs of fixed shape, so its layouts are fixed when it is built: a ``TileLayout``.
 
-Source: arXiv:2408.03326 section 3.2; transformers 5.23, `models/llava_onevision` (processing,
-`unpad_image`, `pack_image_features`) and `image_processing_utils` (`select_best_resolution`,
-`get_patch_output_size`).
+Source: arXiv:2408.03326 section 3.2; transformers 5.23, ``models/llava_onevision`` (processing,
+``unpad_image``, ``pack_image_features``) and ``image_processing_utils``
+(``select_best_resolution``, ``get_patch_output_size``).
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class TileLayout:
     Attributes:
         name: "image" (one view, no anyres), "single" (base view and tiles) or "multi" (one padded
             view per picture, a newline after each).
-        tiles: views per picture, the base view included.
-        grid_rows: rows of the tile grid; 0 where there is no grid.
-        grid_cols: columns of the tile grid; 0 where there is no grid.
-        image_height: height in pixels of the picture that the layout is made for; 0 for any.
-        image_width: width in pixels of the picture that the layout is made for; 0 for any.
+        tiles: Views per picture, the base view included.
+        grid_rows: Rows of the tile grid; 0 where there is no grid.
+        grid_cols: Columns of the tile grid; 0 where there is no grid.
+        image_height: Height in pixels of the picture that the layout is made for; 0 for any.
+        image_width: Width in pixels of the picture that the layout is made for; 0 for any.
     """
 
     name: str
@@ -53,16 +53,16 @@ MULTI_LAYOUT = TileLayout(MULTI, 1, 0, 0, 0, 0)
 def best_resolution(
     image_height: int, image_width: int, pinpoints: Sequence[Sequence[int]]
 ) -> tuple[int, int]:
-    """Picks the canvas, (height, width) in pixels, that keeps most of a picture and wastes least.
+    """The canvas, (height, width) in pixels, that keeps most of a picture and wastes least.
 
     Raises:
-        LvlmError: the picture is empty.
-        ValueError: there are no canvases.
+        LvlmError: The picture is empty.
+        ValueError: There are no canvases.
     """
     if image_height < 1 or image_width < 1:
         raise LvlmError(
-            f"A picture of {image_height}x{image_width} pixels has no layout: both sides must be "
-            "at least 1. Give another picture size."
+            f"a picture of {image_height}x{image_width} pixels has no layout; give one of at "
+            "least 1x1"
         )
     best: tuple[int, int] | None = None
     most_kept, least_wasted = 0, math.inf
@@ -84,19 +84,19 @@ def layout_for(
     """The layout that the model gives a single picture of this size (pixels).
 
     Args:
-        image_height: height of the picture.
-        image_width: width of the picture.
-        pinpoints: the canvases (height, width) that the model was trained with.
-        tile_size: pixels per tile edge.
+        image_height: Height of the picture.
+        image_width: Width of the picture.
+        pinpoints: The canvases (height, width) that the model was trained with.
+        tile_size: Pixels per tile edge.
 
     Raises:
-        LvlmError: the picture is empty, or its canvas is not made of whole tiles.
+        LvlmError: The picture is empty, or its canvas is not made of whole tiles.
     """
     height, width = best_resolution(image_height, image_width, pinpoints)
     if height % tile_size or width % tile_size:
         raise LvlmError(
-            f"The canvas {height}x{width} in image_grid_pinpoints is not made of whole "
-            f"{tile_size}-pixel tiles. Correct image_grid_pinpoints or the image size."
+            f"the canvas {height}x{width} in image_grid_pinpoints is not made of whole "
+            f"{tile_size}-pixel tiles; correct image_grid_pinpoints or the image size"
         )
     rows, cols = height // tile_size, width // tile_size
     return TileLayout(SINGLE, 1 + rows * cols, rows, cols, image_height, image_width)
@@ -113,7 +113,7 @@ def patch_output_size(
 
 
 def _unpadded(layout: TileLayout, side: int) -> tuple[int, int, int, int]:
-    """As `unpadded_grid`, where nothing may be left."""
+    """As ``unpadded_grid``, where nothing may be left."""
     rows, cols = layout.grid_rows * side, layout.grid_cols * side
     height, width = layout.image_height, layout.image_width
     if width / height > cols / rows:
@@ -127,24 +127,24 @@ def unpadded_grid(layout: TileLayout, side: int) -> tuple[int, int, int, int]:
     """The part of the tiles' joint feature map that shows the picture and not padding.
 
     Args:
-        layout: a "single" layout.
-        side: features per tile edge; fewer than the vision tower's own after a reduction.
+        layout: A "single" layout.
+        side: Features per tile edge; fewer than the vision tower's own after a reduction.
 
     Returns:
-        (rows, cols, row0, col0) of the `[grid_rows * side, grid_cols * side]` map.
+        (rows, cols, row0, col0) of the ``[grid_rows * side, grid_cols * side]`` map.
 
     Raises:
-        ValueError: the layout has no grid, or `side` is below 1.
-        LvlmError: the picture is so narrow that nothing is left.
+        ValueError: The layout has no grid, or ``side`` is below 1.
+        LvlmError: The picture is so narrow that nothing is left.
     """
     if layout.name != SINGLE or side < 1:
         raise ValueError(f"no tile grid to unpad: layout {layout}, side {side}")
     rows, cols, row0, col0 = _unpadded(layout, side)
     if rows < 1 or cols < 1:
         raise LvlmError(
-            f"A picture of {layout.image_height}x{layout.image_width} pixels is too narrow: with "
+            f"a picture of {layout.image_height}x{layout.image_width} pixels is too narrow: with "
             f"{side} features per tile edge its unpadded grid is {rows}x{cols}, at least 1x1 is "
-            "needed. Crop it or build for another picture size."
+            "needed; crop it or build for another picture size"
         )
     return rows, cols, row0, col0
 
@@ -153,13 +153,13 @@ def max_patches_shape(rows: int, cols: int, side: int, max_patches: int) -> tupl
     """(rows, cols) after the bilinear shrink of "anyres_max_<max_patches>"; the same if none.
 
     Args:
-        rows: rows of the unpadded feature map.
-        cols: columns of the unpadded feature map.
-        side: features per tile edge.
-        max_patches: tiles' worth of features that the map may hold.
+        rows: Rows of the unpadded feature map.
+        cols: Columns of the unpadded feature map.
+        side: Features per tile edge.
+        max_patches: Tiles' worth of features that the map may hold.
 
     Raises:
-        LvlmError: the shrink leaves no row or no column.
+        LvlmError: The shrink leaves no row or no column.
     """
     ratio = math.sqrt(rows * cols / (max_patches * side**2))
     if ratio <= 1.1:
@@ -167,8 +167,8 @@ def max_patches_shape(rows: int, cols: int, side: int, max_patches: int) -> tupl
     shrunk = int(rows // ratio), int(cols // ratio)
     if min(shrunk) < 1:
         raise LvlmError(
-            f"A {rows}x{cols} feature map shrunk to anyres_max_{max_patches} is "
-            f"{shrunk[0]}x{shrunk[1]}, at least 1x1 is needed. Build for a less narrow picture."
+            f"a {rows}x{cols} feature map shrunk to anyres_max_{max_patches} is "
+            f"{shrunk[0]}x{shrunk[1]}, at least 1x1 is needed; build for a less narrow picture"
         )
     return shrunk
 
@@ -177,9 +177,10 @@ def visual_tokens(layout: TileLayout, side: int, max_patches: int) -> int:
     """Visual tokens of one picture, newlines included.
 
     Args:
-        layout: the picture's layout.
-        side: features per tile edge.
-        max_patches: N of the model's "anyres_max_N"; without effect unless the layout is "single".
+        layout: The picture's layout.
+        side: Features per tile edge.
+        max_patches: The number in the model's "anyres_max_<number>"; has an effect only in a
+            "single" layout.
     """
     if layout.name == IMAGE:
         return side * side

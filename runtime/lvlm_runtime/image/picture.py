@@ -1,4 +1,4 @@
-"""Reading a picture that a user names: upright RGB, or one clear line why not."""
+"""Reading a picture that a user names: upright RGB, or an error of one line that says why not."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ PICTURE_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK
 
 
 def load_image(source: str | Path | bytes | Image.Image | NDArray[np.uint8]) -> Image.Image:
-    """Reads a picture as RGB, upright, as transformers' `load_image` does.
+    """Read a picture as RGB, upright, as ``load_image`` of transformers does.
 
-    The EXIF orientation is applied, transparency is dropped (what lies under it shows), of an
-    animation the first frame is taken.
+    The EXIF orientation is applied; transparency is dropped, so the colours under it show; an
+    animation gives its first frame.
 
     Args:
-        source: path, encoded bytes, Pillow picture or uint8 array `[H, W]` or `[H, W, 1|3|4]`.
+        source: Path, encoded bytes, Pillow picture or uint8 array ``[H, W]`` or ``[H, W, 1|3|4]``.
 
     Raises:
-        LvlmError: no such file, not a picture, damaged, too large or of a mode (16 bit) that
+        LvlmError: No such file, not a picture, damaged, too large or of a mode (16 bit) that
             would lose its content in 8 bits.
     """
     if isinstance(source, np.ndarray):
@@ -43,53 +43,53 @@ def load_image(source: str | Path | bytes | Image.Image | NDArray[np.uint8]) -> 
         return _decode(io.BytesIO(source), f"the picture of {len(source)} bytes")
     path = Path(source)
     if path.is_dir():
-        raise LvlmError(f"{path} is a directory, a picture file is needed. Name one file in it.")
+        raise LvlmError(f"{path} is a directory, a picture file is needed; name one file in it")
     if not path.is_file():
-        raise LvlmError(f"There is no picture file {path}. Check the path.")
+        raise LvlmError(f"no picture file at {path}; check the path")
     try:
         with path.open("rb") as file:
             return _decode(file, str(path))
     except PermissionError as error:
-        raise LvlmError(f"{path} may not be read: {error.strerror}. Check its rights.") from error
+        raise LvlmError(f"{path} may not be read: {error.strerror}; check its rights") from error
 
 
 def _decode(file: BinaryIO, name: str) -> Image.Image:
-    """Reads an encoded picture; its size is known and checked before its pixels are decoded."""
+    """Read an encoded picture; its size is known and checked before its pixels are decoded."""
     Image.init()
     formats = [known for known in PICTURE_FORMATS if known in Image.OPEN]
     try:
         with warnings.catch_warnings():
-            # Pillow warns of large pictures while it opens them: they are refused here instead
+            # Pillow warns of large pictures while it opens them: they are refused here instead.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(file, formats=formats)
     except UnidentifiedImageError as error:
         raise LvlmError(
             f"{name} is not a picture in a known format ({', '.join(formats)}), or its beginning "
-            "is damaged. Convert it to PNG or JPEG."
+            "is damaged; convert it to PNG or JPEG"
         ) from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         pixels = re.search(r"\((\d+) pixels\)", str(error))
         raise _too_large(name, pixels[1] if pixels else "too many") from error
-    except Exception as error:  # Pillow's readers raise whatever a damaged header leads them to
+    except Exception as error:  # Pillow's readers may raise anything for a damaged header
         raise _damaged(name, error) from error
     with image:
         return _upright_rgb(image, name)
 
 
 def _upright_rgb(image: Image.Image, name: str) -> Image.Image:
-    """Checks size and mode, decodes, turns and converts."""
+    """Check size and mode, decode, turn and convert."""
     pixels = image.width * image.height
     if pixels > MAX_PICTURE_PIXELS:
         raise _too_large(name, str(pixels))
     if image.mode not in PICTURE_MODES:
         raise LvlmError(
             f"{name} has Pillow mode {image.mode!r} (16 or 32 bits a value, or a rare colour "
-            f"space), which would not survive in 8-bit RGB; allowed are {', '.join(PICTURE_MODES)}."
-            " Convert it to 8-bit RGB first."
+            f"space), which 8-bit RGB cannot hold; allowed are {', '.join(PICTURE_MODES)}: convert "
+            "it to 8-bit RGB first"
         )
     try:
         return ImageOps.exif_transpose(image).convert("RGB")
-    except Exception as error:  # Pillow's decoders raise whatever damaged data leads them to
+    except Exception as error:  # Pillow's decoders may raise anything for damaged data
         raise _damaged(name, error) from error
 
 
@@ -98,21 +98,21 @@ def _from_array(array: NDArray[np.uint8]) -> Image.Image:
     channels = array.shape[2] if array.ndim == 3 else 1
     if array.dtype != np.uint8 or array.ndim not in (2, 3) or channels not in (1, 3, 4):
         raise LvlmError(
-            f"A picture array of {array.dtype} {list(array.shape)} was given, allowed is uint8 "
-            "[H, W], [H, W, 1], [H, W, 3] or [H, W, 4]. Convert it, channels last."
+            f"a picture array is {array.dtype} {list(array.shape)}; give uint8 [H, W], [H, W, 1], "
+            "[H, W, 3] or [H, W, 4], channels last"
         )
     if array.size == 0:
-        raise LvlmError(f"A picture array of {list(array.shape)} is empty. Give one with pixels.")
+        raise LvlmError(f"a picture array of {list(array.shape)} is empty; give one with pixels")
     return Image.fromarray(array[:, :, 0] if array.ndim == 3 and channels == 1 else array)
 
 
 def _too_large(name: str, pixels: str) -> LvlmError:
     return LvlmError(
-        f"{name} has {pixels} pixels, at most {MAX_PICTURE_PIXELS} are decoded. Make it smaller."
+        f"{name} has {pixels} pixels, at most {MAX_PICTURE_PIXELS} are decoded; make it smaller"
     )
 
 
 def _damaged(name: str, error: Exception) -> LvlmError:
     return LvlmError(
-        f"{name} is a damaged or truncated picture ({' '.join(str(error).split())}). Save it again."
+        f"{name} is a damaged or truncated picture ({' '.join(str(error).split())}); save it again"
     )

@@ -7,8 +7,7 @@ LLaVA-OneVision): same order, same integer rounding, same float32 arithmetic.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,17 +41,17 @@ class PreprocessSpec:
 
     Attributes:
         pad_to_square: RGB colour, 0 to 255, of the border that makes a picture square. With
-            `grid_pinpoints` it applies to the "multi" layout alone.
-        resize: "exact" to `height` x `width`, "shortest_edge" to `height` keeping the aspect.
-        height: pixels; of the shortest edge where `resize` is "shortest_edge".
-        width: pixels; None where `resize` is "shortest_edge".
+            ``grid_pinpoints`` it applies to the "multi" layout alone.
+        resize: "exact" to ``height`` x ``width``, "shortest_edge" to ``height`` keeping the aspect.
+        height: Pixels; of the shortest edge where ``resize`` is "shortest_edge".
+        width: Pixels; None where ``resize`` is "shortest_edge".
         resample: Pillow's code of the resize filter (3 is bicubic).
         center_crop: (height, width) in pixels, padded with black where the picture is smaller.
-        rescale_factor: what every value, 0 to 255, is multiplied by.
-        mean: per channel, subtracted after rescaling.
-        std: per channel, divided by.
-        grid_pinpoints: canvases (height, width) of "anyres" tiling; None for one view a picture.
-        feature_side: features per tile edge of the unreduced vision tower (27 for SigLIP-so400m
+        rescale_factor: What every value, 0 to 255, is multiplied by.
+        mean: Per channel, subtracted after rescaling.
+        std: Per channel, divided by.
+        grid_pinpoints: Canvases (height, width) of "anyres" tiling; None for one view a picture.
+        feature_side: Features per tile edge of the unreduced vision tower (27 for SigLIP-so400m
             at 384 pixels); decides whether a picture's own "anyres" layout is the bundle's.
     """
 
@@ -68,34 +67,19 @@ class PreprocessSpec:
     grid_pinpoints: tuple[tuple[int, int], ...] | None = None
     feature_side: int | None = None
 
-    @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> PreprocessSpec:
-        """Undoes `dataclasses.asdict` and JSON, which turns tuples into lists.
-
-        Raises:
-            LvlmError: an unknown key, as of a bundle that a newer version wrote.
-        """
-        unknown = sorted(set(data) - {field.name for field in fields(cls)})
-        if unknown:
-            raise LvlmError(
-                f"The preprocessing of this bundle has unknown keys {unknown}: it was written by "
-                "another version of lvlm-export. Build it again or update the runtime."
-            )
-        return cls(**{key: _tuples(value) for key, value in data.items()})
-
 
 @dataclass(frozen=True)
 class LayoutFit:
     """How one picture was brought to the bundle's layout.
 
     Attributes:
-        image_height: pixels of the picture as given.
-        image_width: pixels of the picture as given.
-        letterboxed: the picture's own layout was another one, so it was padded with black to the
+        image_height: Pixels of the picture as given.
+        image_width: Pixels of the picture as given.
+        letterboxed: The picture's own layout was another one, so it was padded with black to the
             layout's aspect ratio and treated as a picture of the layout's size. The result then
             differs from what the model's own processor gives.
-        padded_height: pixels after that padding; the picture's own where there was none.
-        padded_width: pixels after that padding; the picture's own where there was none.
+        padded_height: Pixels after that padding; the picture's own where there was none.
+        padded_width: Pixels after that padding; the picture's own where there was none.
     """
 
     image_height: int
@@ -110,8 +94,8 @@ class Preprocessed:
     """Pixel values and what was done to get them.
 
     Attributes:
-        pixel_values: float32 `[pictures * layout.tiles, 3, H, W]`, views of a picture together.
-        fits: one per picture.
+        pixel_values: float32 ``[pictures * layout.tiles, 3, H, W]``, views of a picture together.
+        fits: One per picture.
     """
 
     pixel_values: NDArray[np.float32]
@@ -121,34 +105,34 @@ class Preprocessed:
 def pixel_values(
     images: Sequence[Image.Image], spec: PreprocessSpec, layout: TileLayout
 ) -> NDArray[np.float32]:
-    """The `pixel_values` of `preprocess`, for callers that show its `fits` elsewhere."""
+    """The ``pixel_values`` of ``preprocess``, for callers that show its ``fits`` elsewhere."""
     return preprocess(images, spec, layout).pixel_values
 
 
 def preprocess(
     images: Sequence[Image.Image], spec: PreprocessSpec, layout: TileLayout
 ) -> Preprocessed:
-    """Turns RGB pictures into a vision tower's input.
+    """Turn RGB pictures into a vision tower's input.
 
     A picture of a "single" layout whose own layout is another one is padded with black, centred,
     to the layout's aspect ratio, then treated as a picture of the layout's nominal size; its
-    `LayoutFit` says so. Any other picture gives exactly what transformers gives.
+    ``LayoutFit`` says so. Any other picture gives exactly what transformers gives.
 
     Args:
         images: RGB pictures; exactly one for a "single" layout.
-        spec: the model's preprocessing.
-        layout: the bundle's layout.
+        spec: The model's preprocessing.
+        layout: The bundle's layout.
 
     Raises:
-        LvlmError: the number of pictures or their shape does not suit the layout.
-        ValueError: spec and layout do not belong together.
+        LvlmError: The number of pictures or their shape does not suit the layout.
+        ValueError: ``spec`` and ``layout`` do not belong together.
     """
     if not images:
-        raise LvlmError("No picture was given, at least one is needed.")
+        raise LvlmError("no picture was given; give at least one")
     if layout.name == anyres.SINGLE and len(images) != 1:
         raise LvlmError(
-            f"{len(images)} pictures were given, this bundle's layout takes exactly one. Give one "
-            "picture, or build with the layout for several pictures."
+            f"{len(images)} pictures were given, this bundle's layout takes exactly one; give one "
+            "picture, or build with the layout for several pictures"
         )
     views: list[NDArray[np.uint8]] = []
     fits: list[LayoutFit] = []
@@ -159,8 +143,8 @@ def preprocess(
     shapes = {view.shape for view in views}
     if len(shapes) != 1:
         raise LvlmError(
-            f"The pictures come out in {len(shapes)} sizes, one is needed: this model's "
-            "preprocessing neither resizes nor crops to a fixed size. Give pictures of one size."
+            f"the pictures come out in {len(shapes)} sizes, one is needed: this model's "
+            "preprocessing neither resizes nor crops to a fixed size; give pictures of one size"
         )
     return Preprocessed(_normalise(np.stack(views), spec), tuple(fits))
 
@@ -168,7 +152,7 @@ def preprocess(
 def layout_fit(
     image_height: int, image_width: int, spec: PreprocessSpec, layout: TileLayout
 ) -> LayoutFit:
-    """Says, without touching a pixel, how a picture of this size is brought to the layout."""
+    """How a picture of this size is brought to the layout, by arithmetic on its size alone."""
     as_it_is = LayoutFit(image_height, image_width, False, image_height, image_width)
     if layout.name != anyres.SINGLE:
         return as_it_is
@@ -211,11 +195,11 @@ def _views(
 
 
 def _resize_and_crop(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:
-    """One view `[3, H, W]` at the size that the vision tower takes."""
+    """One view ``[3, H, W]`` at the size that the vision tower takes."""
     if spec.resize == RESIZE_EXACT and spec.height and spec.width:
         image = _resize(image, spec.height, spec.width, spec.resample)
     elif spec.resize == RESIZE_SHORTEST_EDGE and spec.height:
-        # transformers rounds the long edge down; it sets height first where both are equal
+        # As transformers: the long edge is rounded down, height comes first where both are equal.
         height, width = image.height, image.width
         if width <= height:
             size = int(spec.height * height / width), spec.height
@@ -229,9 +213,9 @@ def _resize_and_crop(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uin
 
 
 def _center_crop(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Cuts `[3, H, W]` to `[3, height, width]`, with black where it is smaller."""
+    """Cut ``[3, H, W]`` to ``[3, height, width]``, with black where it is smaller."""
     _, old_height, old_width = pixels.shape
-    # as transformers: the border is put on first, its odd pixel above and to the left
+    # As transformers: the border is put on first, its odd pixel above and to the left.
     above, left = max(0, height - old_height + 1) // 2, max(0, width - old_width + 1) // 2
     if above or left:
         larger = np.zeros((3, max(height, old_height), max(width, old_width)), pixels.dtype)
@@ -267,17 +251,17 @@ def _resize(image: Image.Image, height: int, width: int, resample: int) -> Image
 def _check_working_size(image: Image.Image, height: int, width: int) -> None:
     if height * width > MAX_WORKING_PIXELS:
         raise LvlmError(
-            f"A picture of {image.height}x{image.width} pixels would have to be made "
-            f"{height}x{width} for this model, {MAX_WORKING_PIXELS} pixels are allowed. It is too "
-            "narrow or too large: crop it first."
+            f"a picture of {image.height}x{image.width} pixels has to become {height}x{width} for "
+            f"this model, {MAX_WORKING_PIXELS} pixels are allowed: it is too narrow or too large; "
+            "crop it first"
         )
 
 
 def _normalise(pixels: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.float32]:
-    """Rescales and normalises `[N, 3, H, W]`.
+    """Rescale and normalise ``[N, 3, H, W]``.
 
-    A value has 256 possible results per channel, so they are looked up: the arithmetic is
-    transformers' (float64 product, then float32), its cost is that of 256 values.
+    A value has 256 possible results per channel, so they are looked up in a table: the arithmetic
+    is that of transformers (float64 product, then float32), done for 256 values only.
     """
     values = np.arange(256, dtype=np.float64)
     if spec.rescale_factor is not None:
@@ -290,7 +274,3 @@ def _normalise(pixels: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.fl
     for channel in range(3):
         np.take(table[channel], pixels[:, channel], out=result[:, channel])
     return result
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

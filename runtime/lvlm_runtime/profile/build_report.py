@@ -1,150 +1,84 @@
-"""From what was timed to a report: stages, statistics, checks, memory, what the costs predict."""
+"""From what was found to a report: stages, statistics, checks, memory, what the costs predict."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from statistics import median
 
-from lvlm_profiles.devices.device import Device
+from lvlm_profiles.missing import Missing
 from lvlm_profiles.report import KIND, SCHEMA, Caution, Report, conditions
 from lvlm_profiles.report.figures import (
-    Accuracy,
     BudgetFigures,
-    Energy,
     MemoryFigures,
     Metric,
     StageTime,
     StageTokens,
-    Sweep,
     WallCheck,
 )
-from lvlm_profiles.report.subject import Machine, Protocol, Request, Startup
+from lvlm_profiles.report.subject import Protocol, Startup
 from lvlm_profiles.statistics import summarize
+from lvlm_runtime import __version__
 from lvlm_runtime.backends.clock import clock_of
-from lvlm_runtime.profile import predicted
+from lvlm_runtime.profile.findings import Findings
 from lvlm_runtime.profile.memory_run import Readings
-from lvlm_runtime.profile.rounds import Measurement, ProfilePlan, TimedAnswer, warmup_rule
+from lvlm_runtime.profile.options import ProfileOptions
+from lvlm_runtime.profile.rounds import Measurement, TimedAnswer, warmup_rule
 from lvlm_runtime.profile.subject import describe_model, kv_cache_bytes, plain_types
 from lvlm_runtime.session import Session
 
+# The distribution that all three packages are part of.
+TOOL = f"lvlm-export {__version__}"
 
-def build_report(
-    session: Session,
-    plan: ProfilePlan,
-    found: Measurement,
-    *,
-    tool: str,
-    machine: Machine,
-    request: Request,
-    load_ms: float,
-    memory: Mapping[float, Readings | str],
-    energy: Mapping[float, Energy | str],
-    accuracy: Mapping[float, Accuracy],
-    sweeps: Sequence[Sweep],
-    device: Device | None,
-    cautions: Sequence[Caution],
-) -> Report:
-    """All of it.
+
+def build_report(session: Session, options: ProfileOptions, findings: Findings) -> Report:
+    """A report of the schema that this version writes.
 
     Args:
         session: What was measured.
-        plan: How.
-        found: The timings.
-        tool: Name and version of the program that writes the report.
-        machine: Where.
-        request: The question.
-        load_ms: Time to load the bundle.
-        memory: Ratio -> readings, or why there are none.
-        energy: Ratio -> energy, or why there is none.
-        accuracy: Ratio -> accuracy, where an eval result was given.
-        sweeps: Latency over token counts; empty where not asked for.
-        device: Device profile for the roofline; None for none.
-        cautions: What was noticed while measuring.
+        options: How; ``for_bundle`` of the session's bundle.
+        findings: Everything that was found.
     """
-    manifest = session.bundle.manifest
-    reference = max(plan.ratios)
-    costs = predicted.predict(manifest, plan.ratios, reference, request, device)
-    missing = {
-        "memory": next((why for why in memory.values() if isinstance(why, str)), None),
-        "energy": next((why for why in energy.values() if isinstance(why, str)), None),
-        "accuracy": None if accuracy else "no eval result was given (--accuracy)",
-        "sweep": None if sweeps else "not asked for (--sweep)",
-        "predicted": costs if isinstance(costs, str) else None,
-        "roofline": _why_no_roofline(costs, device, manifest.precision),
-    }
-    budgets = tuple(
-        _budget(
-            session,
-            ratio,
-            found,
-            request,
-            _present(memory.get(ratio)),
-            _present(energy.get(ratio)),
-            accuracy.get(ratio),
-            None if isinstance(costs, str) else costs[ratio],
-        )
-        for ratio in sorted(plan.ratios, reverse=True)
-    )
-    first_ratio, cold = next(iter(found.first.items()))
+    timings, reference = findings.timings, max(options.ratios)
+    ratios = sorted(options.ratios, reverse=True)
+    budgets = tuple(_budget(session, findings, ratio) for ratio in ratios)
+    first_ratio, cold = next(iter(timings.first.items()))
     return Report(
         kind=KIND,
         schema=SCHEMA,
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        tool=tool,
-        model=describe_model(manifest),
-        machine=machine,
-        request=request,
+        tool=TOOL,
+        model=describe_model(session.bundle.manifest),
+        machine=findings.machine,
+        request=findings.request,
         protocol=Protocol(
-            rounds=len(found.samples[reference]),
-            warmup_rounds=found.warmup_rounds,
-            warmup_rule=warmup_rule(plan),
-            stable=found.stable,
+            rounds=len(timings.samples[reference]),
+            warmup_rounds=timings.warmup_rounds,
+            warmup_rule=warmup_rule(options),
+            stable=timings.stable,
             order="every round asks each budget once and begins with another one",
             clock=clock_of(session.chain.backend).name,
-            seconds=found.seconds,
+            seconds=timings.seconds,
         ),
-        startup=Startup(load_ms, first_ratio, cold.ttft_ms, cold.end_to_end_ms),
+        startup=Startup(findings.load_ms, first_ratio, cold.ttft_ms, cold.end_to_end_ms),
         reference=reference,
         budgets=budgets,
-        sweeps=tuple(sweeps),
-        warnings=(*cautions, *_cautions(found, budgets)),
-        not_measured={name: why for name, why in missing.items() if why is not None},
+        sweeps=() if isinstance(findings.sweeps, Missing) else findings.sweeps,
+        warnings=(*findings.cautions, *_cautions(timings, budgets)),
+        not_measured=findings.not_measured(),
     )
 
 
-def _why_no_roofline(
-    costs: dict[float, predicted.Cost] | str, device: Device | None, precision: str
-) -> str | None:
-    """A device profile was given and has no rate; None otherwise."""
-    if device is None or isinstance(costs, str):
-        return None
-    if all(cost.roofline_ms is not None for cost in costs.values()):
-        return None
-    return f"{device.name} has no published rate or bandwidth for {precision}"
-
-
-def _present(value: object) -> object:
-    """None for a reason."""
-    return None if isinstance(value, str) else value
-
-
-def _budget(
-    session: Session,
-    ratio: float,
-    found: Measurement,
-    request: Request,
-    memory: object,
-    energy: object,
-    accuracy: Accuracy | None,
-    cost: predicted.Cost | None,
-) -> BudgetFigures:
-    samples = found.samples[ratio]
+def _budget(session: Session, findings: Findings, ratio: float) -> BudgetFigures:
+    timings, request = findings.timings, findings.request
+    samples, first = timings.samples[ratio], timings.first[ratio]
     budget = session.bundle.budget(ratio)
     part = None if request.layout is None else budget.layout(request.layout)
-    first = found.first[ratio]
     images, text = len(request.images), request.text_tokens
     kv_bytes = kv_cache_bytes(session, part, images, text, request.answer_tokens)
+    memory, energy = findings.memory[ratio], findings.energy[ratio]
+    accuracy = None if isinstance(findings.accuracy, Missing) else findings.accuracy.get(ratio)
+    cost = None if isinstance(findings.costs, Missing) else findings.costs[ratio]
     ttft = [sample.ttft_ms for sample in samples]
     tpot = [sample.tpot_ms for sample in samples if sample.tpot_ms is not None]
     return BudgetFigures(
@@ -159,9 +93,9 @@ def _budget(
         tokens_per_s=_metric([1e3 / each for each in tpot]) if tpot else None,
         end_to_end_ms=_metric([sample.end_to_end_ms for sample in samples]),
         stages=_stages(samples),
-        wall_check=_wall_check(found.checks[ratio]),
-        memory=_memory(memory, kv_bytes) if isinstance(memory, Readings) else None,
-        energy=energy if isinstance(energy, Energy) else None,
+        wall_check=_wall_check(timings.checks[ratio]),
+        memory=None if isinstance(memory, Missing) else _memory(memory, kv_bytes),
+        energy=None if isinstance(energy, Missing) else energy,
         accuracy=accuracy,
         predicted=None if cost is None else cost.beside(median(ttft)),
     )
@@ -203,7 +137,7 @@ def _memory(readings: Readings, kv_bytes: int) -> MemoryFigures:
     )
 
 
-def _cautions(found: Measurement, budgets: Sequence[BudgetFigures]) -> list[Caution]:
+def _cautions(timings: Measurement, budgets: Sequence[BudgetFigures]) -> list[Caution]:
     """What the numbers themselves say against them."""
     wide = {f"time to first token at {each.ratio:g}": each.ttft_ms.summary for each in budgets}
     wide |= {
@@ -213,7 +147,7 @@ def _cautions(found: Measurement, budgets: Sequence[BudgetFigures]) -> list[Caut
     }
     off = {f"{each.ratio:g}": each.wall_check.difference for each in budgets}
     return [
-        *conditions.unsettled(found.stable, found.warmup_rounds),
+        *conditions.unsettled(timings.stable, timings.warmup_rounds),
         *conditions.scattered(wide),
         *conditions.wall_difference(off),
     ]

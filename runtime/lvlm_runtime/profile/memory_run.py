@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from lvlm_profiles.devices.memory_probe import open_probe
-from lvlm_profiles.devices.nvml import Gpu, NoGpuError, open_gpu
+from lvlm_profiles.devices.nvml import find_gpu
+from lvlm_profiles.missing import Missing
 
 TIMEOUT_S = 900
 
@@ -66,8 +67,8 @@ class Readings:
     peak: int
 
 
-def read_memory(job: Job) -> Readings | str:
-    """Run a job in a process of its own; the reason where nothing can be read."""
+def read_memory(job: Job) -> Readings | Missing:
+    """Run a job in a process of its own."""
     command = [sys.executable, "-m", "lvlm_runtime.profile.memory_run"]
     try:
         done = subprocess.run(
@@ -79,29 +80,29 @@ def read_memory(job: Job) -> Readings | str:
             timeout=TIMEOUT_S,
         )
     except subprocess.TimeoutExpired:
-        return f"the process that measures memory took longer than {TIMEOUT_S} s"
+        return Missing(f"the process that measures memory took longer than {TIMEOUT_S} s")
     lines = done.stdout.strip().splitlines()
     if done.returncode or not lines:
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
-        return f"the process that measures memory failed: {last}"
+        return Missing(f"the process that measures memory failed: {last}")
     answer = json.loads(lines[-1])
-    return str(answer["reason"]) if "reason" in answer else Readings(**answer)
+    return Missing(answer["reason"]) if "reason" in answer else Readings(**answer)
 
 
-def run(job: Job) -> Readings | str:
+def run_job(job: Job) -> Readings | Missing:
     """Load, ask and read, in this process."""
     # Everything that the request imports is loaded before the first reading.
     from lvlm_runtime.backends import open_backend
     from lvlm_runtime.bundle.bundle import Bundle
-    from lvlm_runtime.image.synthetic import picture
+    from lvlm_runtime.image import synthetic
     from lvlm_runtime.session import Picture, Session
 
     backend = open_backend(job.backend, job.device, job.threads)
-    probe = open_probe(backend.device, _gpu(backend.device))
-    if isinstance(probe, str):
+    probe = open_probe(backend.device, find_gpu(backend.device))
+    if isinstance(probe, Missing):
         return probe
     bundle = Bundle.open(job.bundle)
-    images: list[Picture] = [picture() for _ in range(job.synthetic)]
+    images: list[Picture] = [synthetic.picture() for _ in range(job.synthetic)]
     images += [Path(image) for image in job.images]
     before = probe.used_bytes()
     with probe:
@@ -114,19 +115,9 @@ def run(job: Job) -> Readings | str:
     return Readings(probe.kind, before, loaded, load_peak, probe.peak_bytes)
 
 
-def _gpu(execution: str) -> Gpu | None:
-    if execution == "cpu":
-        return None
-    try:
-        return open_gpu()
-    except NoGpuError:
-        return None
-
-
 def main() -> None:
-    """Read a job from stdin, print its readings."""
-    found = run(Job(**json.load(sys.stdin)))
-    print(json.dumps({"reason": found} if isinstance(found, str) else asdict(found)))
+    """Read a job from stdin, print its readings, or the reason why there are none."""
+    print(json.dumps(asdict(run_job(Job(**json.load(sys.stdin))))))
 
 
 if __name__ == "__main__":

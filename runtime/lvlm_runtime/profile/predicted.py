@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lvlm_profiles.cost.request import Work, by_graph, prefill_works, total
 from lvlm_profiles.cost.roofline import device_roofline_ms
 from lvlm_profiles.devices.device import Device
+from lvlm_profiles.missing import Missing
 from lvlm_profiles.report.figures import Predicted
 from lvlm_profiles.report.subject import Request
 from lvlm_profiles.shapes.dims import TokenPath
@@ -24,28 +25,30 @@ class Cost:
         flops: Of everything up to the first token.
         speedup: ``flops`` of the reference over ``flops``.
         device: The device profile of the roofline; None without one.
-        roofline_ms: Least time of all graph calls together on that device; None likewise.
+        roofline_ms: Least time of all graph calls together on that device; None likewise, Missing
+            where the profile has no rates.
     """
 
     path: TokenPath
     flops: float
     speedup: float
     device: str | None
-    roofline_ms: float | None
+    roofline_ms: float | Missing | None
 
     def beside(self, measured_ms: float) -> Predicted:
         """As a report holds it, beside the measured median."""
-        share = None if self.roofline_ms is None else self.roofline_ms / measured_ms
-        return Predicted(self.flops, self.speedup, self.device, self.roofline_ms, share)
+        roofline_ms = None if isinstance(self.roofline_ms, Missing) else self.roofline_ms
+        share = None if roofline_ms is None else roofline_ms / measured_ms
+        return Predicted(self.flops, self.speedup, self.device, roofline_ms, share)
 
 
-def predict(
+def predict_costs(
     manifest: Manifest,
     ratios: Sequence[float],
     reference: float,
     request: Request,
     device: Device | None = None,
-) -> dict[float, Cost] | str:
+) -> dict[float, Cost] | Missing:
     """Ratio -> cost, or why there is none.
 
     Args:
@@ -56,7 +59,7 @@ def predict(
         device: For the roofline; None for none.
     """
     if request.layout is None:
-        return "without pictures every budget costs the same"
+        return Missing("without pictures every budget costs the same")
     paths = {ratio: _path(manifest, _budget(manifest, ratio), request) for ratio in ratios}
     works = {ratio: prefill_works(manifest.dims, path) for ratio, path in paths.items()}
     flops = {ratio: float(total(each).flops) for ratio, each in works.items()}
@@ -72,11 +75,13 @@ def predict(
     }
 
 
-def _roofline_ms(works: Iterable[Work], precision: str, device: Device) -> float | None:
-    """Graph calls follow one another, so their rooflines add up; None without published rates."""
+def _roofline_ms(works: Iterable[Work], precision: str, device: Device) -> float | Missing:
+    """Graph calls follow one another, so their rooflines add up."""
     each = [device_roofline_ms(amount, precision, device) for amount in by_graph(works).values()]
     known = [value for value in each if value is not None]
-    return sum(known) if len(known) == len(each) else None
+    if len(known) < len(each):
+        return Missing(f"{device.name} has no published rate or bandwidth for {precision}")
+    return sum(known)
 
 
 def _budget(manifest: Manifest, ratio: float) -> Budget:

@@ -13,40 +13,17 @@ from statistics import median
 
 from lvlm_runtime.backends.clock import clock_of
 from lvlm_runtime.chain.recorder import Recorder, Span
-from lvlm_runtime.errors import LvlmError, UsageError
-from lvlm_runtime.session import Generation, Picture, Session
+from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.profile.options import ITERATIONS, ProfileOptions
+from lvlm_runtime.session import Generation, Session
 
 # Warm-up ends when a budget's last times to first token lie this close together, or at the limit.
 SETTLED, WINDOW, WARMUP_LIMIT = 0.05, 3, 10
 # Fewest rounds of a measurement that is limited by time, and calls of the stopwatch check.
 LEAST_ROUNDS, CHECKS = 5, 3
-ITERATIONS = 10
 PREFILL, DECODE, HOST = "prefill", "decode", "host"
-# Told the round's name, and the ratio that was just asked.
+# Called with the round's name and the ratio of the request that is over.
 OnRequest = Callable[[str, float], None]
-
-
-@dataclass(frozen=True)
-class ProfilePlan:
-    """What to measure.
-
-    Attributes:
-        prompt: The question.
-        images: Pictures, in the order the question speaks of them.
-        ratios: Budgets; all in every round.
-        answer_tokens: Tokens of every answer.
-        iterations: Measured rounds; ignored when ``duration_s`` is given.
-        duration_s: Measure rounds for so long, and at least ``LEAST_ROUNDS``.
-        warmup: Rounds that are not counted; None for as many as it takes.
-    """
-
-    prompt: str
-    images: tuple[Picture, ...]
-    ratios: tuple[float, ...]
-    answer_tokens: int
-    iterations: int
-    duration_s: float | None
-    warmup: int | None
 
 
 @dataclass(frozen=True)
@@ -125,47 +102,47 @@ class Measurement:
     seconds: float = 0.0
 
 
-def check_duration(duration_s: float | None) -> None:
-    """UsageError for a measurement that would take no time."""
-    if duration_s is not None and not duration_s > 0:
-        raise UsageError(f"--duration {duration_s:g} must be above 0 seconds")
-
-
-def measure(
-    session: Session, plan: ProfilePlan, on_request: OnRequest = lambda *_: None
+def measure_rounds(
+    session: Session, options: ProfileOptions, on_request: OnRequest = lambda *_: None
 ) -> Measurement:
     """Warm up, measure interleaved rounds, and check the times with a stopwatch.
+
+    Args:
+        session: The model that answers.
+        options: ``for_bundle`` of its bundle: the ratios are named.
+        on_request: Called after every request.
 
     Raises:
         UsageError: A ratio that the bundle does not have.
         LvlmError: The request does not fit.
     """
-    check_duration(plan.duration_s)
-    found = Measurement({ratio: [] for ratio in plan.ratios})
+    timings = Measurement({ratio: [] for ratio in options.ratios})
     start = time.perf_counter()
-    _warm_up(session, plan, found, on_request)
-    for number in _rounds(plan):
-        for ratio in rotated(plan.ratios, number):
-            sample = ask(session, plan, ratio, plan.answer_tokens)
-            found.first.setdefault(ratio, sample)
-            found.samples[ratio].append(sample)
+    _warm_up(session, options, timings, on_request)
+    for number in _rounds(options):
+        for ratio in rotated(options.ratios, number):
+            sample = time_request(session, options, ratio, options.answer_tokens)
+            timings.first.setdefault(ratio, sample)
+            timings.samples[ratio].append(sample)
             on_request("measuring", ratio)
-    found.seconds = time.perf_counter() - start
+    timings.seconds = time.perf_counter() - start
     for number in range(CHECKS):
-        for ratio in rotated(plan.ratios, number):
-            one = ask(session, plan, ratio, 1)
-            found.checks.setdefault(ratio, []).append((one.wall_ms, one.ttft_ms))
+        for ratio in rotated(options.ratios, number):
+            one = time_request(session, options, ratio, 1)
+            timings.checks.setdefault(ratio, []).append((one.wall_ms, one.ttft_ms))
             on_request("checking", ratio)
-    return found
+    return timings
 
 
-def ask(session: Session, plan: ProfilePlan, ratio: float, answer_tokens: int) -> TimedAnswer:
+def time_request(
+    session: Session, options: ProfileOptions, ratio: float, answer_tokens: int
+) -> TimedAnswer:
     """One request, timed inside and around."""
-    recorder = Recorder(clock=clock_of(session.chain.backend))
+    recorder, pictures = Recorder(clock=clock_of(session.chain.backend)), options.pictures
     start = time.perf_counter()
     generation = session.generate(
-        plan.prompt,
-        plan.images,
+        options.prompt,
+        pictures,
         ratio,
         max_new_tokens=answer_tokens,
         recorder=recorder,
@@ -181,20 +158,20 @@ def ask(session: Session, plan: ProfilePlan, ratio: float, answer_tokens: int) -
 
 
 def _warm_up(
-    session: Session, plan: ProfilePlan, found: Measurement, on_request: OnRequest
+    session: Session, options: ProfileOptions, timings: Measurement, on_request: OnRequest
 ) -> None:
-    limit = WARMUP_LIMIT if plan.warmup is None else plan.warmup
-    times: dict[float, list[float]] = {ratio: [] for ratio in plan.ratios}
-    found.stable = plan.warmup is not None
+    limit = WARMUP_LIMIT if options.warmup is None else options.warmup
+    times: dict[float, list[float]] = {ratio: [] for ratio in options.ratios}
+    timings.stable = options.warmup is not None
     for number in range(limit):
-        for ratio in rotated(plan.ratios, number):
-            sample = ask(session, plan, ratio, plan.answer_tokens)
-            found.first.setdefault(ratio, sample)
+        for ratio in rotated(options.ratios, number):
+            sample = time_request(session, options, ratio, options.answer_tokens)
+            timings.first.setdefault(ratio, sample)
             times[ratio].append(sample.ttft_ms)
             on_request("warming up", ratio)
-        found.warmup_rounds = number + 1
-        if plan.warmup is None and all(map(settled, times.values())):
-            found.stable = True
+        timings.warmup_rounds = number + 1
+        if options.warmup is None and all(map(settled, times.values())):
+            timings.stable = True
             return
 
 
@@ -210,20 +187,20 @@ def rotated(ratios: Sequence[float], number: int) -> tuple[float, ...]:
     return (*ratios[first:], *ratios[:first])
 
 
-def _rounds(plan: ProfilePlan) -> Iterator[int]:
-    if plan.duration_s is None:
-        yield from range(plan.iterations)
+def _rounds(options: ProfileOptions) -> Iterator[int]:
+    if options.duration_s is None:
+        yield from range(ITERATIONS if options.iterations is None else options.iterations)
         return
-    end, number = time.perf_counter() + plan.duration_s, 0
+    end, number = time.perf_counter() + options.duration_s, 0
     while number < LEAST_ROUNDS or time.perf_counter() < end:
         yield number
         number += 1
 
 
-def warmup_rule(plan: ProfilePlan) -> str:
+def warmup_rule(options: ProfileOptions) -> str:
     """For the report."""
-    if plan.warmup is not None:
-        return f"{plan.warmup} rounds, as asked"
+    if options.warmup is not None:
+        return f"{options.warmup} rounds, as asked"
     return (
         f"until each budget's last {WINDOW} times to first token lie within {SETTLED:.0%} of their"
         f" median, at most {WARMUP_LIMIT} rounds"

@@ -1,96 +1,102 @@
-"""A whole profile: conditions, rounds, memory, energy and sweeps, in this order."""
+"""A whole profile: conditions, rounds, energy, sweeps and memory, in this order."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from lvlm_profiles.devices import machine
-from lvlm_profiles.devices.device import Device
-from lvlm_profiles.devices.nvml import Gpu, NoGpuError, open_gpu
+from lvlm_profiles.devices.nvml import Gpu, NoGpuError, find_gpu
 from lvlm_profiles.energy import Meter, find_meter
+from lvlm_profiles.missing import Missing
 from lvlm_profiles.report import Caution, Report, conditions
-from lvlm_profiles.report.figures import Accuracy, Energy
-from lvlm_runtime.backends import Backend
+from lvlm_profiles.report.figures import Accuracy, Energy, Sweep
 from lvlm_runtime.profile.build_report import build_report
+from lvlm_runtime.profile.findings import Findings
 from lvlm_runtime.profile.memory_run import Job, Readings, read_memory
-from lvlm_runtime.profile.rounds import ProfilePlan, ask, measure
+from lvlm_runtime.profile.options import ProfileOptions
+from lvlm_runtime.profile.predicted import predict_costs
+from lvlm_runtime.profile.rounds import measure_rounds, time_request
 from lvlm_runtime.profile.subject import describe_machine, describe_request
-from lvlm_runtime.profile.sweep import sweep
+from lvlm_runtime.profile.sweep import sweep_subgraphs
 from lvlm_runtime.session import Session
 
 # Requests are asked for so long, and so often at least, while energy is counted.
 ENERGY_S, ENERGY_REQUESTS, IDLE_S = 3.0, 3, 1.0
-# Told what is being done, in words.
+# Called with what is being done, in words.
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a profile is made of.
+def profile_bundle(bundle: Path, options: ProfileOptions, say: Say) -> Report:
+    """Load a bundle, measure everything that the options name, and report it.
 
-    Attributes:
-        plan: What to measure.
-        bundle: Where the bundle lies.
-        images: Picture files; empty for one made for the profile.
-        threads: CPU threads; None for one per physical core.
-        load_ms: Time to load the bundle.
-        load_before: One-minute load average before that.
-        accuracy: Ratio -> accuracy.
-        sweep: Measure latency over token counts too.
-        device: Device profile for the roofline; None for none.
-        tool: Name and version of the program.
-    """
-
-    plan: ProfilePlan
-    bundle: Path
-    images: tuple[Path, ...]
-    threads: int | None
-    load_ms: float
-    load_before: float
-    accuracy: Mapping[float, Accuracy]
-    sweep: bool
-    device: Device | None
-    tool: str
-
-
-def profile_session(session: Session, options: Options, say: Say) -> Report:
-    """Measure everything that was asked for.
+    Args:
+        bundle: Its directory.
+        options: What to measure, and how.
+        say: Called with what is being done, between requests.
 
     Raises:
         UsageError: A ratio that the bundle does not have.
-        LvlmError: The request does not fit.
+        LvlmError: The bundle cannot be loaded, the request does not fit, or the eval result is of
+            another bundle.
+
+    Example:
+        >>> options = ProfileOptions(ratios=(0.33,), answer_tokens=2, iterations=5, warmup=1)
+        >>> report = profile_bundle(Path("bundle"), options, say=lambda phase: None)
+        >>> report.budgets[0].ttft_ms.summary.median > 0
+        True
     """
-    plan, execution = options.plan, session.chain.backend.device
-    gpu = _gpu(execution)
-    request = describe_request(session, plan)
-    described = describe_machine(session, options.threads, gpu if isinstance(gpu, Gpu) else None)
-    watch = Watch(gpu if isinstance(gpu, Gpu) else None, options.load_before)
-    found = measure(session, plan, lambda what, ratio: watch.note(what, ratio, say))
-    cautions = watch.cautions()
-    meter = find_meter(execution, gpu)
-    energy = {ratio: _energy(session, plan, ratio, meter, say) for ratio in plan.ratios}
-    sweeps = sweep(session, say) if options.sweep else ()
-    memory: dict[float, Readings | str] = {}
-    for ratio in plan.ratios:
-        say(f"memory: a process of its own at {ratio:g}")
-        memory[ratio] = read_memory(_job(options, ratio, session.chain.backend))
-    return build_report(
-        session,
-        plan,
-        found,
-        tool=options.tool,
+    load_before = os.getloadavg()[0]
+    start = time.perf_counter()
+    session = Session.open(bundle, options.backend, options.device, options.threads)
+    load_ms = (time.perf_counter() - start) * 1e3
+    if options.accuracy is not None:
+        options.accuracy.check(session.bundle.manifest)
+    options = options.for_bundle(session.bundle)
+    findings = collect_findings(session, options, load_ms, load_before, say)
+    return build_report(session, options, findings)
+
+
+def collect_findings(
+    session: Session, options: ProfileOptions, load_ms: float, load_before: float, say: Say
+) -> Findings:
+    """Measure one thing after the other, the times first.
+
+    Args:
+        session: The model that answers.
+        options: ``for_bundle`` of its bundle.
+        load_ms: Time to load it.
+        load_before: One-minute load average before that.
+        say: Called with what is being done.
+    """
+    backend, manifest = session.chain.backend, session.bundle.manifest
+    gpu, request = find_gpu(backend.device), describe_request(session, options)
+    described = describe_machine(session, options.threads, gpu)
+    watch = Watch(gpu, load_before)
+    timings = measure_rounds(session, options, lambda phase, _: watch.note(phase, say))
+    cautions = tuple(watch.cautions())
+    energy = _energy(session, options, find_meter(backend.device, gpu), say)
+    sweeps: tuple[Sweep, ...] | Missing = Missing("not asked for (--sweep)")
+    if options.sweep:
+        sweeps = sweep_subgraphs(session, say)
+    accuracy: Mapping[float, Accuracy] | Missing = Missing("no eval result was given (--accuracy)")
+    if options.accuracy is not None:
+        accuracy = options.accuracy.rows
+    ratios, reference = options.ratios, max(options.ratios)
+    return Findings(
         machine=described,
         request=request,
-        load_ms=options.load_ms,
-        memory=memory,
-        energy=energy,
-        accuracy=options.accuracy,
-        sweeps=sweeps,
-        device=options.device,
+        load_ms=load_ms,
+        timings=timings,
         cautions=cautions,
+        energy=energy,
+        sweeps=sweeps,
+        memory=_memory(session, options, say),
+        costs=predict_costs(manifest, ratios, reference, request, options.roofline),
+        accuracy=accuracy,
     )
 
 
@@ -98,18 +104,19 @@ class Watch:
     """Looks at the machine's condition while a measurement runs.
 
     Args:
-        gpu: The GPU that runs the graphs; None on the CPU.
+        gpu: The GPU that runs the graphs, or why there is none to ask.
         load_before: One-minute load average before the run.
         root: Of the file system.
     """
 
-    def __init__(self, gpu: Gpu | None, load_before: float, root: Path = machine.ROOT) -> None:
-        self._gpu, self._root, self._load = gpu, root, load_before
+    def __init__(self, gpu: Gpu | Missing, load_before: float, root: Path = machine.ROOT) -> None:
+        self._gpu = None if isinstance(gpu, Missing) else gpu
+        self._root, self._load = root, load_before
         self._throttled = conditions.throttle_count(root)
         self._clocks: tuple[float | None, float | None] = (None, None)
         self._phase = ""
 
-    def note(self, phase: str, ratio: float, say: Say) -> None:
+    def note(self, phase: str, say: Say) -> None:
         """Called after every request; reads the GPU's clock when the warm-up is over."""
         if phase != self._phase:
             self._phase = phase
@@ -145,63 +152,75 @@ def _too_hot(gpu: Gpu) -> bool:
         return False
 
 
-def _gpu(execution: str) -> Gpu | str:
-    """The GPU of the run, or why there is none to ask."""
-    if execution == "cpu":
-        return "the graphs ran on the CPU"
-    try:
-        return open_gpu()
-    except NoGpuError as error:
-        return str(error)
-
-
 def _energy(
-    session: Session, plan: ProfilePlan, ratio: float, meter: Meter | str, say: Say
-) -> Energy | str:
-    if isinstance(meter, str):
-        return meter
-    say(f"energy at {ratio:g}")
-    return count_energy(meter, lambda: ask(session, plan, ratio, plan.answer_tokens), plan)
+    session: Session, options: ProfileOptions, meter: Meter | Missing, say: Say
+) -> dict[float, Energy | Missing]:
+    if isinstance(meter, Missing):
+        return dict.fromkeys(options.ratios, meter)
+    energy, tokens = {}, options.answer_tokens
+    for ratio in options.ratios:
+        say(f"energy at {ratio:g}")
+        energy[ratio] = count_energy(
+            meter, partial(time_request, session, options, ratio, tokens), tokens
+        )
+    return energy
 
 
-def count_energy(meter: Meter, request: Callable[[], object], plan: ProfilePlan) -> Energy | str:
-    """Ask one request after the other while the meter counts, and wait once before it."""
+def count_energy(
+    meter: Meter, request: Callable[[], object], answer_tokens: int
+) -> Energy | Missing:
+    """Ask one request after the other while the meter counts, and wait once before it.
+
+    Args:
+        meter: Counts.
+        request: Asks once.
+        answer_tokens: Tokens of its answer.
+    """
     try:
         with meter:
             time.sleep(IDLE_S)
         idle = meter.joules / meter.seconds
-        asked, end = 0, time.perf_counter() + ENERGY_S
+        count, end = 0, time.perf_counter() + ENERGY_S
         with meter:
-            while asked < ENERGY_REQUESTS or time.perf_counter() < end:
+            while count < ENERGY_REQUESTS or time.perf_counter() < end:
                 request()
-                asked += 1
+                count += 1
         temperature = meter.temperature_c()
     except (OSError, NoGpuError, KeyError) as error:
-        return f"{meter.source} stopped answering ({error})"
-    each = meter.joules / asked
+        return Missing(f"{meter.source} stopped answering ({error})")
+    each = meter.joules / count
     return Energy(
         source=meter.source,
         scope=meter.scope,
-        requests=asked,
+        requests=count,
         seconds=meter.seconds,
         joules_per_request=each,
-        joules_per_token=each / plan.answer_tokens,
+        joules_per_token=each / answer_tokens,
         mean_watts=meter.joules / meter.seconds,
         idle_watts=idle,
         temperature_c=temperature,
     )
 
 
-def _job(options: Options, ratio: float, backend: Backend) -> Job:
-    plan = options.plan
+def _memory(session: Session, options: ProfileOptions, say: Say) -> dict[float, Readings | Missing]:
+    memory = {}
+    for ratio in options.ratios:
+        say(f"memory: a process of its own at {ratio:g}")
+        memory[ratio] = read_memory(_job(session, options, ratio))
+    return memory
+
+
+def _job(session: Session, options: ProfileOptions, ratio: float) -> Job:
+    """With paths that hold in any working directory, and what ``auto`` stood for."""
+    backend = session.chain.backend
     return Job(
-        bundle=str(options.bundle.resolve()),
+        bundle=str(session.bundle.directory.resolve()),
         backend=backend.name,
         device=backend.device,
         threads=options.threads,
-        prompt=plan.prompt,
-        images=[str(image.resolve()) for image in options.images],
-        synthetic=0 if options.images else len(plan.images),
+        prompt=options.prompt,
+        images=[str(image.resolve()) for image in options.images or ()],
+        synthetic=1 if options.images is None else 0,
         ratio=ratio,
-        answer_tokens=plan.answer_tokens,
+        answer_tokens=options.answer_tokens,
     )

@@ -11,9 +11,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from lvlm_profiles.report import Report, ReportError, load, write
+from lvlm_profiles.devices import machine
+from lvlm_profiles.report import Report, load_report, write_report
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.profile.subject import fingerprint
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Choice:
     prompt_tokens: int
 
 
-def directory() -> Path:
+def reports_directory() -> Path:
     """Where reports lie."""
     state = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
     return Path(state) / "lvlm-export" / "profiles"
@@ -57,30 +57,30 @@ class Setup:
         return f"{self.backend} on {self.execution}{threads}"
 
 
-def path_of(content_key: str, machine: str, setup: Setup) -> Path:
+def report_path(content_key: str, fingerprint: str, setup: Setup) -> Path:
     """The file of a bundle's last profile."""
     threads = "" if setup.threads is None else f"-{setup.threads}"
-    name = f"{content_key[:16]}-{machine}-{setup.backend}-{setup.execution}{threads}.json"
-    return directory() / name
+    name = f"{content_key[:16]}-{fingerprint}-{setup.backend}-{setup.execution}{threads}.json"
+    return reports_directory() / name
 
 
-def keep(report: Report) -> Path:
+def keep_report(report: Report) -> Path:
     """Keep a report as its bundle's last."""
-    machine = report.machine
-    setup = Setup(machine.backend, machine.execution, machine.threads)
-    path = path_of(report.model.content_key, machine.fingerprint, setup)
+    measured_on = report.machine
+    setup = Setup(measured_on.backend, measured_on.execution, measured_on.threads)
+    path = report_path(report.model.content_key, measured_on.fingerprint, setup)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(report, path)
+    write_report(report, path)
     return path
 
 
-def last(content_key: str, setup: Setup, bundle: Path) -> Report:
+def last_report(content_key: str, setup: Setup, bundle: Path) -> Report:
     """The last profile of a bundle on this machine.
 
     Raises:
         LvlmError: There is none, or it cannot be read; says to profile.
     """
-    path = path_of(content_key, fingerprint(), setup)
+    path = report_path(content_key, machine.fingerprint(), setup)
     threads = "" if setup.threads is None else f" --threads {setup.threads}"
     command = f"lvlm-export profile {bundle}{threads}"
     if not path.exists():
@@ -88,13 +88,10 @@ def last(content_key: str, setup: Setup, bundle: Path) -> Report:
             f"this bundle was never profiled on this machine with {setup}; type `{command}` first,"
             " or give --ratio"
         )
-    try:
-        return load(path)
-    except ReportError as error:
-        raise LvlmError(f"{error}; type `{command}` again") from None
+    return load_report(path, f"type `{command}` again")
 
 
-def choose(report: Report, target_ms: float, images: int) -> Choice:
+def choose_ratio(report: Report, target_ms: float, images: int) -> Choice:
     """The largest ratio that nine of ten profiled requests answered in time.
 
     Args:

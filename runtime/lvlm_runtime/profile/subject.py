@@ -12,13 +12,15 @@ import numpy as np
 
 from lvlm_profiles.devices import machine
 from lvlm_profiles.devices.nvml import Gpu
+from lvlm_profiles.missing import Missing
 from lvlm_profiles.report.subject import Image, Machine, Model, Request
 from lvlm_runtime.bundle.bundle import WEIGHTS
 from lvlm_runtime.bundle.element_types import numpy_dtype
-from lvlm_runtime.bundle.manifest import LayoutBudget, Manifest, cache_size_bytes
+from lvlm_runtime.bundle.manifest import LayoutBudget, Manifest
+from lvlm_runtime.bundle.route import cache_bytes, cache_rows
 from lvlm_runtime.image import synthetic
 from lvlm_runtime.image.picture import load_image
-from lvlm_runtime.profile.rounds import ProfilePlan
+from lvlm_runtime.profile.options import ProfileOptions
 from lvlm_runtime.prompt.sequence import text_runs
 from lvlm_runtime.session import Picture, Session
 
@@ -71,8 +73,9 @@ def plain_types(value: Any) -> Any:
     return value
 
 
-def describe_machine(session: Session, threads: int | None, gpu: Gpu | None) -> Machine:
+def describe_machine(session: Session, threads: int | None, gpu: Gpu | Missing) -> Machine:
     """The machine as it is now; a GPU is named only where the graphs run on it."""
+    known = None if isinstance(gpu, Missing) else gpu
     backend = session.chain.backend
     libraries = {}
     for name in LIBRARIES:
@@ -80,19 +83,19 @@ def describe_machine(session: Session, threads: int | None, gpu: Gpu | None) -> 
             libraries[name] = version(name)
         except PackageNotFoundError:
             continue
-    accelerator = None if gpu is None else gpu.name
+    accelerator = None if known is None else known.name
     board = machine.board()
     if board is not None and backend.device != "cpu":
         accelerator = accelerator or f"integrated GPU of {board}"
     return Machine(
-        fingerprint=fingerprint(),
+        fingerprint=machine.fingerprint(),
         processor=machine.processor(),
         board=board,
         accelerator=accelerator,
         cores=machine.cores(),
         memory_bytes=machine.memory_info().get("MemTotal", 0),
         system=machine.system(),
-        driver=None if gpu is None else gpu.driver,
+        driver=None if known is None else known.driver,
         power_mode=machine.power_mode(),
         clocks=machine.clocks(),
         libraries=libraries,
@@ -102,23 +105,19 @@ def describe_machine(session: Session, threads: int | None, gpu: Gpu | None) -> 
     )
 
 
-def fingerprint() -> str:
-    """Of this machine; the same whatever a bundle runs on in it."""
-    return machine.fingerprint()
-
-
-def describe_request(session: Session, plan: ProfilePlan) -> Request:
+def describe_request(session: Session, options: ProfileOptions) -> Request:
     """The question as the model sees it."""
     manifest = session.bundle.manifest
-    ids = session.encoder.encode(plan.prompt, len(plan.images))
-    layout = session.layout(len(plan.images))
+    pictures = options.pictures
+    ids = session.encoder.encode(options.prompt, len(pictures))
+    layout = session.layout(len(pictures))
     return Request(
-        prompt=plan.prompt,
+        prompt=options.prompt,
         text_tokens=sum(map(len, text_runs(ids, manifest.text.image_token_id))),
-        images=tuple(_image(image) for image in plan.images),
+        images=tuple(_image(image) for image in pictures),
         layout=None if layout is None else layout.name,
-        tiles=0 if layout is None else layout.tiles * len(plan.images),
-        answer_tokens=plan.answer_tokens,
+        tiles=0 if layout is None else layout.tiles * len(pictures),
+        answer_tokens=options.answer_tokens,
     )
 
 
@@ -134,13 +133,11 @@ def kv_cache_bytes(
     session: Session, part: LayoutBudget | None, images: int, text_tokens: int, answer_tokens: int
 ) -> int:
     """Key-value memory of a request, as the chain allocates it."""
-    manifest = session.bundle.manifest
-    visual = 0 if part is None else part.tokens_in
-    after = {} if part is None else {cut.site: cut.tokens_out for cut in part.decoder}
-    dtype, total = numpy_dtype(manifest.precision), 0
-    for stage in manifest.decoder:
-        wanted = text_tokens + images * visual + answer_tokens
-        rows = session.chain.runner(stage.graph).cache_rows(wanted)
-        total += cache_size_bytes(stage, rows, manifest.text, dtype)
-        visual = after.get(stage.site or "", visual)
-    return total
+    manifest, chain = session.bundle.manifest, session.chain
+    dtype = numpy_dtype(manifest.precision)
+    wanted = cache_rows(manifest, part, images, text_tokens, answer_tokens)
+    rows = {
+        stage.name: chain.runner(stage.graph).cache_rows(wanted[stage.name])
+        for stage in manifest.decoder
+    }
+    return cache_bytes(manifest, rows, dtype.itemsize)

@@ -17,14 +17,13 @@ from lvlm_profiles.report import knee
 from lvlm_profiles.report.figures import Sweep, SweepPoint
 from lvlm_runtime.backends import Value
 from lvlm_runtime.bundle.manifest import Subgraph
-from lvlm_runtime.chain import kv_cache
 from lvlm_runtime.session import Session
 
 # Token counts per curve, and timed calls per count after one that is not counted.
 POINTS, CALLS = 16, 5
 
 
-def sweep(session: Session, say: Callable[[str], None]) -> tuple[Sweep, ...]:
+def sweep_subgraphs(session: Session, say: Callable[[str], None]) -> tuple[Sweep, ...]:
     """One curve per subgraph that takes tokens."""
     manifest = session.bundle.manifest
     curves = []
@@ -83,8 +82,7 @@ def _decoder_call(session: Session, stage: Subgraph) -> Callable[[int], Callable
     def make(count: int) -> Callable[[], None]:
         hidden = _tokens(session, count, manifest.text.hidden_size)
         positions = chain.backend.put(np.arange(count, dtype=np.int64)[None])
-        rows, text = runner.cache_rows(count), manifest.text
-        group = kv_cache.allocate(stage, rows, text, manifest.kv_layout, chain.dtype, chain.backend)
+        group = chain.decoder.allocate(stage, count)
 
         def call() -> None:
             caches, bound = group.bind(count, chain.backend)
@@ -98,7 +96,7 @@ def _decoder_call(session: Session, stage: Subgraph) -> Callable[[int], Callable
 
 def _tokens(session: Session, count: int, width: int) -> Value:
     values = np.random.default_rng(0).standard_normal((1, count, width))
-    return session.chain.backend.put(values.astype(session.chain.dtype))
+    return session.chain.backend.put(values.astype(session.chain.graphs.dtype))
 
 
 def _finish(session: Session, outputs: dict[str, Value]) -> None:

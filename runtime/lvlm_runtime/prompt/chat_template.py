@@ -1,7 +1,7 @@
 """Chat templates: where a checkpoint keeps its own, and the sandbox that it runs in.
 
 A template comes with the checkpoint and is foreign code: it runs in jinja2's immutable sandbox,
-with the options and helpers of transformers 5.23 (`utils/chat_template_utils.py`) and no others.
+with the options and helpers of transformers 5.23 (``utils/chat_template_utils.py``) and no others.
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ def find_template(
     """The chat template of a directory, from the places and in the order of transformers.
 
     Args:
-        directory: where `chat_template.json` (old) or `chat_template.jinja` may lie.
-        tokenizer: content of `tokenizer_config.json`, the last place looked at.
-        processor: content of `processor_config.json`, the first.
+        directory: Place of a ``chat_template.json`` (old) or ``chat_template.jinja``, if any.
+        tokenizer: Content of ``tokenizer_config.json``, the last place looked at.
+        processor: Content of ``processor_config.json``, the first.
 
     Raises:
-        LvlmError: none of the places has a template, or several and none named "default".
+        LvlmError: None of the places has a template, or several and none named "default".
     """
-    found = processor.get("chat_template")
-    if found is None:
-        found = read_json(directory / "chat_template.json", required=False).get("chat_template")
+    template = processor.get("chat_template")
+    if template is None:
+        template = read_json(directory / "chat_template.json", required=False).get("chat_template")
     path = directory / "chat_template.jinja"
-    if found is None and path.is_file():
-        found = path.read_text(encoding="utf-8")
-    if found is None:
-        found = tokenizer.get("chat_template")
-    if isinstance(found, list):
-        found = {entry.get("name"): entry.get("template") for entry in found}
-    if isinstance(found, Mapping):
-        found = found.get("default")
-    if not isinstance(found, str):
+    if template is None and path.is_file():
+        template = path.read_text(encoding="utf-8")
+    if template is None:
+        template = tokenizer.get("chat_template")
+    if isinstance(template, list):
+        template = {entry.get("name"): entry.get("template") for entry in template}
+    if isinstance(template, Mapping):
+        template = template.get("default")
+    if not isinstance(template, str):
         raise LvlmError(
-            f"There is no chat template in {directory} (chat_template.jinja): a prompt cannot be "
-            "put into the model's format. Export from a checkpoint that has one, or add the file."
+            f"no chat template in {directory}: a prompt cannot be put into the model's format; "
+            "export from a checkpoint that has one, or add chat_template.jinja"
         )
-    return found
+    return template
 
 
 def compile_template(source: str) -> jinja2.Template:
-    """Compiles a chat template in the sandbox.
+    """Compile a chat template in the sandbox.
 
     Raises:
-        LvlmError: the template is not valid jinja2.
+        LvlmError: The template is not valid jinja2.
     """
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
@@ -73,8 +73,8 @@ def compile_template(source: str) -> jinja2.Template:
         return environment.from_string(source)
     except jinja2.TemplateError as error:
         raise LvlmError(
-            f"The checkpoint's chat template is not valid: {one_line(error)}. Check "
-            "chat_template.jinja."
+            f"the checkpoint's chat template is not valid: {one_line(error)}; check "
+            "chat_template.jinja"
         ) from error
 
 
@@ -82,18 +82,18 @@ def read_json(path: Path, *, required: bool) -> dict[str, Any]:
     """The object in a JSON file; empty where the file is missing and not required.
 
     Raises:
-        LvlmError: a required file is missing, or a file holds anything but a JSON object.
+        LvlmError: A required file is missing, or a file holds anything but a JSON object.
     """
     if not path.is_file():
         if required:
-            raise LvlmError(f"There is no {path}. Give the directory of a bundle or checkpoint.")
+            raise LvlmError(f"no such file: {path}; give the directory of a bundle or checkpoint")
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise LvlmError(f"{path} is not JSON: {one_line(error)}. Export it again.") from error
+        raise LvlmError(f"{path} is not JSON: {one_line(error)}; export it again") from error
     if not isinstance(content, dict):
-        raise LvlmError(f"{path} holds no JSON object. Export it again.")
+        raise LvlmError(f"{path} holds no JSON object; export it again")
     return content
 
 
@@ -103,7 +103,7 @@ def one_line(error: Exception) -> str:
 
 
 class _GenerationTag(jinja2.ext.Extension):
-    """`{% generation %}` marks an assistant's words for training; here its body is just shown."""
+    """``{% generation %}`` marks an assistant's words for training; here its body is only shown."""
 
     tags = {"generation"}  # noqa: RUF012  # jinja2 declares it as a set
 
@@ -113,7 +113,7 @@ class _GenerationTag(jinja2.ext.Extension):
 
 
 class _TemplateDict:
-    """`dict` for templates: an instance, so that the class and its attributes are out of reach."""
+    """``dict`` for templates: an instance, so that they cannot reach the class's attributes."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
         return dict(*args, **kwargs)
@@ -123,7 +123,7 @@ class _TemplateDict:
 
 
 class _TemplateNamespace(jinja2.utils.Namespace):
-    """`namespace` for templates, without names that begin with an underscore."""
+    """``namespace`` for templates, without names that begin with an underscore."""
 
     def __init__(*args: Any, **kwargs: Any) -> None:  # "self" may be a name
         self, values = args[0], dict(*args[1:], **kwargs)
@@ -156,7 +156,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """jinja2's own filter would escape HTML."""
+    """JSON as it is: jinja2's own filter would escape HTML."""
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,

@@ -1,6 +1,6 @@
 """From a user's words to token ids and back: chat, tokenizer, streaming detokeniser.
 
-Source: transformers 5.23, `ProcessorMixin.apply_chat_template` and `TokenizersBackend`.
+Source: transformers 5.23, ``ProcessorMixin.apply_chat_template`` and ``TokenizersBackend``.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 @dataclass(frozen=True)
 class PromptEncoder:
-    """Encodes chats for one checkpoint; build it with `open`.
+    """Encodes chats for one checkpoint; build it with ``open``.
 
     Attributes:
-        tokenizer: the checkpoint's tokenizer.
-        template: the compiled chat template.
-        special_tokens: what the template may use, as "bos_token": "<s>".
-        image_token: text of the token that stands for a picture.
-        image_token_id: its id; the caller puts the visual tokens in its place.
+        tokenizer: The checkpoint's tokenizer.
+        template: The compiled chat template.
+        special_tokens: What the template may use, as "bos_token": "<s>".
+        image_token: Text of the token that stands for a picture.
+        image_token_id: Its id; the caller puts the visual tokens in its place.
     """
 
     tokenizer: Tokenizer
@@ -40,10 +40,10 @@ class PromptEncoder:
 
     @classmethod
     def open(cls, directory: str | Path) -> PromptEncoder:
-        """Reads `tokenizer.json`, `tokenizer_config.json` and the chat template of a directory.
+        """Read ``tokenizer.json``, ``tokenizer_config.json`` and the chat template of a directory.
 
         Raises:
-            LvlmError: a file is missing or damaged, there is no chat template, or the tokenizer
+            LvlmError: A file is missing or damaged, there is no chat template, or the tokenizer
                 has no image token.
         """
         directory = Path(directory)
@@ -55,8 +55,8 @@ class PromptEncoder:
         image_token_id = tokenizer.token_to_id(image_token)
         if image_token_id is None:
             raise LvlmError(
-                f"The tokenizer in {directory} has no image token {image_token!r}: this is not an "
-                "LVLM's tokenizer. Export it from the LVLM checkpoint."
+                f"the tokenizer in {directory} has no image token {image_token!r}: this is not an "
+                "LVLM's tokenizer; export it from the LVLM checkpoint"
             )
         return cls(
             tokenizer=tokenizer,
@@ -70,12 +70,12 @@ class PromptEncoder:
         """Token ids of one user turn: pictures, then text, then the start of the answer.
 
         Args:
-            prompt: what the user asks.
-            n_images: pictures in front of it; each becomes exactly one image token id.
-            system: instruction in front of the user's turn, if any.
+            prompt: The user's question.
+            n_images: Pictures in front of it; each becomes exactly one image token id.
+            system: Instruction in front of the user's turn, if any.
 
         Raises:
-            LvlmError: the prompt contains the image token, or the template fails.
+            LvlmError: The prompt contains the image token, or the template fails.
         """
         content = [{"type": "image"}] * n_images + [{"type": "text", "text": prompt}]
         messages = [{"role": "user", "content": content}]
@@ -91,15 +91,15 @@ class PromptEncoder:
     def encode_messages(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
         """Token ids of a chat, with the start of the next answer.
 
-        Equal to what `processor.apply_chat_template(tokenize=True, add_generation_prompt=True)`
-        gives, but one image token id per picture.
+        Equal to what ``processor.apply_chat_template(tokenize=True, add_generation_prompt=True)``
+        gives, but with one image token id per picture.
 
         Args:
-            messages: `{"role": ..., "content": ...}`, the content a text or a list of
-                `{"type": "image"}` and `{"type": "text", "text": ...}`.
+            messages: ``{"role": ..., "content": ...}``, the content a text or a list of
+                ``{"type": "image"}`` and ``{"type": "text", "text": ...}``.
 
         Raises:
-            LvlmError: a message of another form or with the image token in its text, or the
+            LvlmError: A message of another form or with the image token in its text, or the
                 template fails or loses a picture.
         """
         plain = [self._plain(message) for message in messages]
@@ -112,9 +112,9 @@ class PromptEncoder:
         ids = self._tokenize(self._render(plain))
         if ids.count(self.image_token_id) != n_images:
             raise LvlmError(
-                f"The chat template put {ids.count(self.image_token_id)} image tokens into a chat "
-                f"with {n_images} pictures; one each is needed. This template does not support "
-                "such a chat: give fewer pictures, or check chat_template.jinja."
+                f"the chat template put {ids.count(self.image_token_id)} image tokens into a chat "
+                f"with {n_images} pictures, one each is needed: it does not support such a chat; "
+                "give fewer pictures, or check chat_template.jinja"
             )
         return ids
 
@@ -128,8 +128,8 @@ class PromptEncoder:
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if not isinstance(role, str) or not isinstance(parts, Sequence):
             raise LvlmError(
-                f"A chat message has role {role!r} and content of type {type(content).__name__}; "
-                "a role and a text or a list of parts are needed."
+                f"a chat message has role {role!r} and content of type {type(content).__name__}; "
+                "give a role and a text or a list of parts"
             )
         plain: list[dict[str, str]] = []
         for part in parts:
@@ -141,16 +141,16 @@ class PromptEncoder:
                 plain.append({"type": "text", "text": part["text"]})
             else:
                 raise LvlmError(
-                    f"A chat message has a part of type {kind!r}; allowed are 'image' and 'text' "
-                    "with a text."
+                    f"a chat message has a part of type {kind!r}; give 'image', or 'text' with a "
+                    "text"
                 )
         return {"role": role, "content": content if isinstance(content, str) else plain}
 
     def _refuse_image_token(self, text: str) -> None:
         if self.image_token in text:
             raise LvlmError(
-                f"The prompt contains {self.image_token!r}, which stands for a picture in this "
-                "model. Leave it out: pictures are put in front of the prompt by themselves."
+                f"the prompt contains {self.image_token!r}, which stands for a picture in this "
+                "model; leave it out: pictures are put in front of the prompt without it"
             )
 
     def _render(self, messages: list[dict[str, Any]]) -> str:
@@ -163,33 +163,34 @@ class PromptEncoder:
                 add_generation_prompt=True,
                 **self.special_tokens,
             )
-        except Exception as error:  # a template is foreign code and fails in its own ways
+        except Exception as error:  # a template is foreign code and may raise anything
             raise LvlmError(
-                f"The checkpoint's chat template refused this chat: {one_line(error)}. Change the "
-                "messages, or check chat_template.jinja."
+                f"the checkpoint's chat template refused this chat: {one_line(error)}; change the "
+                "messages, or check chat_template.jinja"
             ) from error
 
     def _tokenize(self, text: str) -> list[int]:
-        """Ids of a rendered chat, with the tokenizer's special tokens unless it begins with them.
+        """Ids of a rendered chat; the tokenizer adds its special tokens if the chat lacks them.
 
-        `add_bos_token` and `add_eos_token` of `tokenizer_config.json` have no effect, since
-        transformers drops them where there is a `tokenizer.json`.
+        ``add_bos_token`` and ``add_eos_token`` of ``tokenizer_config.json`` have no effect, since
+        transformers drops them where there is a ``tokenizer.json``.
         """
         bos = self.special_tokens.get("bos_token")
-        begun = bos is not None and text.startswith(bos)
-        return list(self.tokenizer.encode(text, add_special_tokens=not begun).ids)
+        has_bos = bos is not None and text.startswith(bos)
+        return list(self.tokenizer.encode(text, add_special_tokens=not has_bos).ids)
 
 
 class StreamDecoder:
     """Turns token ids into text as they come; all pieces together are the whole answer's text.
 
-    A piece never ends inside a UTF-8 character. Byte tokens (`<0x0A>`) wait for the token after
-    them, since a run of them is decoded as a whole; `flush` gives what still waits. `tokenizers`'
-    own DecodeStream fails on byte runs that are not UTF-8 and loses their text, so it is not used.
+    A piece never ends inside a UTF-8 character. Byte tokens (``<0x0A>``) wait for the token after
+    them, since a run of them is decoded as a whole; ``flush`` gives what still waits. The
+    DecodeStream of ``tokenizers`` fails on byte runs that are not UTF-8 and loses their text, so it
+    is not used.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Starts an answer."""
+        """Start an answer."""
         self._tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
         self._special = frozenset(token_id for token_id, token in added.items() if token.special)
@@ -208,7 +209,7 @@ class StreamDecoder:
         if _BYTE_TOKEN.fullmatch(token):
             return ""
         text = self._pending()
-        # a replacement character at the end is most often a character that is not complete yet
+        # A replacement character at the end is most often a character that is not complete yet.
         return "" if text.endswith("\ufffd") else self._give(text)
 
     def flush(self) -> str:
@@ -216,7 +217,7 @@ class StreamDecoder:
         return self._give(self._pending())
 
     def _pending(self) -> str:
-        # the shown tokens are decoded again, since a decoder treats a text's first token apart
+        # The shown tokens are decoded again, since a decoder treats a text's first token apart.
         before = self._tokenizer.decode(self._window[: self._shown], skip_special_tokens=True)
         return self._tokenizer.decode(self._window, skip_special_tokens=True)[len(before) :]
 
@@ -228,22 +229,20 @@ class StreamDecoder:
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:
-    """The tokenizer of a `tokenizer.json`, without the truncation or padding it was saved with."""
+    """The tokenizer of a ``tokenizer.json``, without the truncation and padding saved with it."""
     if not path.is_file():
-        raise LvlmError(f"There is no {path}. Give the directory of a bundle or checkpoint.")
+        raise LvlmError(f"no such file: {path}; give the directory of a bundle or checkpoint")
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises plain Exception
-        raise LvlmError(
-            f"{path} is not a tokenizer: {one_line(error)}. Export it again."
-        ) from error
+        raise LvlmError(f"{path} is not a tokenizer: {one_line(error)}; export it again") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """The named special tokens of a `tokenizer_config.json`, as text."""
+    """The named special tokens of a ``tokenizer_config.json``, as text."""
     extra = config.get("extra_special_tokens")
     named = {**config, **extra} if isinstance(extra, Mapping) else config
     tokens = {}

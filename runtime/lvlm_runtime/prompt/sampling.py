@@ -1,4 +1,4 @@
-"""Choosing the next token from logits, in numpy, as `transformers`' `generate` does."""
+"""Choosing the next token from logits, in numpy, as ``generate`` of ``transformers`` does."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class SamplingOptions:
     Attributes:
         temperature: 0 chooses the most probable token; above 0 the logits are divided by it and
             a token is drawn.
-        top_k: draw among the k most probable tokens (ties with the k-th stay), or None for all.
-        top_p: draw among the fewest tokens whose probabilities reach top_p, or None for all.
-        repetition_penalty: above 1 makes tokens of the prompt and the answer less probable.
-        seed: the same seed draws the same tokens; None takes one from the system.
+        top_k: Draw among the k most probable tokens (ties with the k-th stay), or None for all.
+        top_p: Draw among the fewest tokens whose probabilities reach top_p, or None for all.
+        repetition_penalty: Above 1 makes tokens of the prompt and the answer less probable.
+        seed: The same seed draws the same tokens; None takes one from the system.
 
     Raises:
-        UsageError: a value is outside its range, or top_k or top_p would have no effect.
+        UsageError: A value is outside its range, or top_k or top_p would have no effect.
     """
 
     temperature: float = 0.0
@@ -35,49 +35,48 @@ class SamplingOptions:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        """Checks every range, so that a `Sampler` need not."""
+        """Check every range, so that a ``Sampler`` need not."""
         if not (_is_real(self.temperature) and self.temperature >= 0):
             raise UsageError(_outside("temperature", self.temperature, "0 (greedy) or above"))
         if self.top_k is not None and not (_is_int(self.top_k) and self.top_k >= 1):
             raise UsageError(_outside("top_k", self.top_k, "a whole number, 1 or above"))
         if self.top_p is not None and not (_is_real(self.top_p) and 0 < self.top_p <= 1):
-            raise UsageError(_outside("top_p", self.top_p, "above 0 and at most 1"))
+            raise UsageError(_outside("top_p", self.top_p, "a number above 0 and at most 1"))
         if not (_is_real(self.repetition_penalty) and self.repetition_penalty > 0):
-            raise UsageError(
-                _outside("repetition_penalty", self.repetition_penalty, "above 0 (1 is off)")
-            )
+            allowed = "a number above 0 (1 is off)"
+            raise UsageError(_outside("repetition_penalty", self.repetition_penalty, allowed))
         if self.seed is not None and not (_is_int(self.seed) and self.seed >= 0):
             raise UsageError(_outside("seed", self.seed, "a whole number, 0 or above"))
         if self.temperature == 0 and (self.top_k is not None or self.top_p is not None):
             raise UsageError(
-                "top_k and top_p have no effect at temperature 0 (greedy): leave them out, or "
-                "give a temperature above 0."
+                f"top_k {self.top_k} and top_p {self.top_p} have no effect at temperature 0 "
+                "(greedy); leave them out, or give a temperature above 0"
             )
 
 
 class Sampler:
     """Draws tokens one after another; its only state is the random generator.
 
-    Order and mathematics are those of transformers 5.23, `generation/logits_process.py`:
+    Order and mathematics are those of transformers 5.23, ``generation/logits_process.py``:
     repetition penalty, temperature, top-k, top-p, all in float32. The random numbers are not
-    PyTorch's: a seed gives other tokens than `generate` with that seed.
+    PyTorch's: a seed gives other tokens than ``generate`` with that seed.
     """
 
     def __init__(self, options: SamplingOptions) -> None:
-        """Starts the random generator (PCG64) from the options' seed."""
+        """Start the random generator (PCG64) from the options' seed."""
         self.options = options
         self._random = np.random.Generator(np.random.PCG64(options.seed))
 
     def sample(self, logits: NDArray[np.floating], history: Sequence[int]) -> int:
-        """Chooses the next token.
+        """Choose the next token.
 
         Args:
-            logits: `[V]`, of the last position.
-            history: token ids of the prompt and the answer so far, for the repetition penalty;
+            logits: ``[V]``, of the last position.
+            history: Token ids of the prompt and the answer so far, for the repetition penalty;
                 ids of V or above (placeholders) are left out, since they cannot be chosen.
 
         Raises:
-            LvlmError: no logit is a number above minus infinity, or one is not a number.
+            LvlmError: No logit is a number above minus infinity, or one is not a number.
         """
         scores = process_logits(logits, history, self.options)
         if self.options.temperature == 0:
@@ -90,10 +89,10 @@ class Sampler:
 def process_logits(
     logits: NDArray[np.floating], history: Sequence[int], options: SamplingOptions
 ) -> NDArray[np.float32]:
-    """The scores that a token is drawn from, float32 `[V]`; minus infinity where it cannot be.
+    """The scores that a token is drawn from, float32 ``[V]``; minus infinity where it cannot be.
 
     Raises:
-        LvlmError: no logit is a number above minus infinity, or one is not a number.
+        LvlmError: No logit is a number above minus infinity, or one is not a number.
     """
     scores = np.array(logits, dtype=np.float32)
     if scores.ndim != 1 or scores.size == 0:
@@ -101,8 +100,8 @@ def process_logits(
     peak = float(scores.max())
     if not math.isfinite(peak):
         raise LvlmError(
-            f"The model's largest logit is {peak}, a finite number is needed: its precision is "
-            "probably too low. Build with a higher precision."
+            f"the model's largest logit is {peak}, a finite number is needed: its precision is "
+            "probably too low; build with a higher precision"
         )
     if options.repetition_penalty != 1.0:
         scores = _penalise(scores, history, options.repetition_penalty)
@@ -120,7 +119,7 @@ def process_logits(
 def _penalise(
     scores: NDArray[np.float32], history: Sequence[int], penalty: float
 ) -> NDArray[np.float32]:
-    """Pushes every token of the history away from being chosen. Source: arXiv:1909.05858 4.1."""
+    """Make every token of the history less probable. Source: arXiv:1909.05858 4.1."""
     seen = np.unique(np.asarray(history, dtype=np.int64))
     seen = seen[(seen >= 0) & (seen < scores.size)]
     factor = np.float32(penalty)
@@ -130,10 +129,10 @@ def _penalise(
 
 
 def _top_p(scores: NDArray[np.float32], top_p: float) -> NDArray[np.float32]:
-    """Drops the least probable tokens, as many as hold at most 1 - top_p. Source: 1904.09751."""
+    """Drop the least probable tokens, as many as hold at most 1 - top_p. Source: 1904.09751."""
     left = np.flatnonzero(scores > -np.inf)  # top-k leaves few of many to sort
     order = left[np.argsort(scores[left], kind="stable")]
-    # torch's CPU cumsum of float32 accumulates in float64 and rounds each sum
+    # PyTorch's cumsum of float32 on a CPU accumulates in float64 and rounds each sum.
     reached = np.cumsum(_softmax(scores[order]), dtype=np.float64).astype(np.float32)
     dropped = reached <= np.float32(1 - top_p)
     dropped[-1] = False
@@ -142,7 +141,7 @@ def _top_p(scores: NDArray[np.float32], top_p: float) -> NDArray[np.float32]:
 
 
 def _softmax(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Probabilities of scores `[V]`."""
+    """Probabilities of scores ``[V]``."""
     exponents = np.exp(scores - scores.max())
     return np.asarray(exponents / exponents.sum(dtype=np.float32), dtype=np.float32)
 
@@ -156,4 +155,4 @@ def _is_real(value: object) -> bool:
 
 
 def _outside(name: str, value: object, allowed: str) -> str:
-    return f"{name} is {value!r}, allowed is {allowed}. Give another value."
+    return f"{name} is {value!r}; give {allowed}"

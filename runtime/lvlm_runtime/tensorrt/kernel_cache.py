@@ -9,10 +9,12 @@ Source: NVIDIA TensorRT-RTX documentation, "Working with Runtime Cache".
 
 from __future__ import annotations
 
-import os
+import contextlib
 import weakref
 from pathlib import Path
 from typing import Any
+
+from lvlm_profiles.files import write_whole
 
 FILE = "kernels.cache"
 
@@ -41,13 +43,9 @@ class KernelCache:
 
 
 def _save(cache: Any, path: Path, before: bytes) -> None:
-    """Write beside and rename. A bundle that cannot be written keeps compiling anew, as before."""
+    """Keep what was compiled. A bundle that cannot be written keeps compiling anew, as before."""
     content = bytes(cache.serialize())
     if content in (before, b""):
         return
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        write_whole(path, content)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import sys
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -136,7 +137,8 @@ def _make_logger(module: Any) -> Any:
             if severity <= module.ILogger.Severity.ERROR:
                 self.errors.append(message)
             if os.environ.get("LVLM_EXPORT_DEBUG"):
-                print(f"[{severity}] {message}")
+                # Standard output is for answers and JSON.
+                print(f"[{severity}] {message}", file=sys.stderr)
 
     return Logger()
 

@@ -17,8 +17,8 @@ from lvlm_export.cli.options import (
     checkpoint_directory,
     image_size_option,
 )
-from lvlm_export.cli.recipes import HELP, placement, recipe_option
-from lvlm_export.plan.targets import DIALECTS, PRECISIONS, TARGETS
+from lvlm_export.cli.recipes import RECIPE_HELP, recipe_option, set_placement
+from lvlm_export.plan.targets import BUNDLE_PRECISIONS, DIALECTS, TARGETS
 
 if TYPE_CHECKING:
     from lvlm_export.bundle.build import BuildResult
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 BUNDLES = Path("bundles")
 
 
-@click.command(short_help="Export a checkpoint into a bundle.", epilog=HELP)
+@click.command(short_help="Export a checkpoint into a bundle.", epilog=RECIPE_HELP)
 @click.option(
     "--model",
     metavar="PATH_OR_HUB_ID",
@@ -52,8 +52,8 @@ BUNDLES = Path("bundles")
     metavar="NAME[+NAME]",
     default="illava",
     show_default=True,
-    help="How tokens are chosen and merged, by `lvlm-export list methods`; one before the decoder"
-    " and one in it go together, visionzip+fastv.",
+    help="How tokens are chosen and merged, see `lvlm-export list methods`; one before the decoder"
+    " and one in it can be combined, visionzip+fastv.",
 )
 @click.option(
     "--sites",
@@ -85,7 +85,9 @@ BUNDLES = Path("bundles")
     help="Split the LM head along the vocabulary into N graphs, for devices that cannot allocate"
     " it whole.",
 )
-@click.option("--precision", type=click.Choice(PRECISIONS), help="Element type [the target's own].")
+@click.option(
+    "--precision", type=click.Choice(BUNDLE_PRECISIONS), help="Element type [the target's own]."
+)
 @click.option(
     "--seed",
     type=click.IntRange(0),
@@ -121,14 +123,14 @@ def build(model: str | None, output: Path | None, check: bool, force: bool, **op
     """Export a checkpoint into a bundle: subgraphs, shared weights, one budget per ratio.
 
     Without --model the small demo model is used that comes with this package. A build that was
-    interrupted goes on where it stopped when the same command is typed again.
+    interrupted continues where it stopped when the same command is typed again.
     """
     from lvlm_export.cli.console import open_progress, quiet_libraries
 
-    placement(options)
+    set_placement(options)
     quiet_libraries()
     if options["target"] == "rtx":
-        # What is missing shows now and not after minutes of exporting.
+        # A missing library is reported now and not after minutes of exporting.
         from lvlm_runtime.tensorrt.library import open_library
 
         open_library("rtx")
@@ -155,7 +157,7 @@ def build(model: str | None, output: Path | None, check: bool, force: bool, **op
             force=force,
         )
     except OSError as error:
-        # A failed write does not say which file; the place is what the user can act on.
+        # A failed write does not name the file; the user can act on the directory.
         error.filename = error.filename or str(target)
         raise
     if options["target"] == "rtx":
@@ -166,7 +168,7 @@ def build(model: str | None, output: Path | None, check: bool, force: bool, **op
 
 
 def model_name(model: str | None) -> str:
-    """What the manifest calls a model: ``demo``, a hub id, or a directory wherever one stands."""
+    """A model's name in the manifest: ``demo``, a hub id, or the absolute path of a directory."""
     if model is None or model == DEMO:
         return DEMO
     path = Path(model).expanduser()
@@ -198,9 +200,9 @@ def report(result: BuildResult, target: Path, is_demo: bool) -> None:
 
 
 def budget_table(manifest: Manifest) -> Any:
-    """Ratio asked for, visual tokens at each stage and the ratio achieved, per tile layout."""
+    """Ratio, visual tokens at each stage and the ratio achieved, per tile layout."""
     from lvlm_export.cli.console import new_table
-    from lvlm_export.cli.summary import arrows
+    from lvlm_export.cli.summary import count_arrows
 
     table = new_table(
         "ratio", "layout", "vision, per tile", "decoder, per image", "kept", right=("ratio",)
@@ -210,12 +212,14 @@ def budget_table(manifest: Manifest) -> Any:
             kept = f"{part.tokens_out} of {part.tokens_full} = {part.achieved:.3f}"
             if part.tokens_out == 0:
                 kept = f"none after {part.decoder[-1].site}; mean over layers {part.achieved:.3f}"
-            table.add_row(f"{budget.ratio:g}", part.layout, *arrows(manifest, budget, part), kept)
+            table.add_row(
+                f"{budget.ratio:g}", part.layout, *count_arrows(manifest, budget, part), kept
+            )
     return table
 
 
 def next_command(target: Path, is_demo: bool) -> str:
-    """The command that asks the new bundle its first question."""
+    """The command for a first question to the new bundle."""
     image, question = "picture.jpg", "What is in the picture?"
     if is_demo:
         import json

@@ -1,4 +1,4 @@
-"""``lvlm-export check``: would a TensorRT version take the graphs of a bundle? No GPU, no TensorRT."""
+"""``lvlm-export check``: would a TensorRT version take the graphs of a bundle?"""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check(bundle: Path, target: str, as_json: bool) -> None:
     """Say whether every graph uses only what that version's ONNX parser takes.
 
     Names operator, node and the first version that has it. Needs neither a GPU nor TensorRT; the
-    answer comes from a table whose sources are in lvlm_runtime/operators.py.
+    answer comes from a table whose sources are in lvlm_runtime/graphs/operators.py.
     """
     from lvlm_runtime.bundle.bundle import Bundle
     from lvlm_runtime.errors import LvlmError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,7 @@ from lvlm_export.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from lvlm_export.check.parity import ParitySample
-    from lvlm_export.checkpoint import Checkpoint
+    from lvlm_export.study.choosing import Withdrawal
 
 SAMPLES = 20
 
@@ -42,8 +42,8 @@ SAMPLES = 20
     "--data",
     type=click.Path(path_type=Path),
     required=True,
-    help="Questions about pictures of the kind that will be asked, as `eval` reads them; answers are"
-    " not looked at.",
+    help="Questions like those that the bundle is for, in the format of `eval`; their answers are"
+    " not used.",
 )
 @images_option
 @click.option(
@@ -78,46 +78,44 @@ def choose(
     """Run a method's search for its place or count on sample questions, in PyTorch.
 
     VTW and PruMerge were published with a rule instead of a ratio. The rule is applied here once;
-    what it finds is the --ratio to build with.
+    its result is the --ratio to build with.
     """
     from lvlm_export.check.parity import ParitySample
-    from lvlm_export.cli.console import quiet_libraries
+    from lvlm_export.cli.console import open_progress, quiet_libraries
     from lvlm_export.study.evaluation import read_questions
     from lvlm_runtime.image.picture import load_image
 
     quiet_libraries()
     from lvlm_export.checkpoint import Checkpoint
+    from lvlm_export.study.choosing import measure_outlier_shares, measure_withdrawals
 
     checkpoint = Checkpoint.open(checkpoint_directory(model))
     samples = [
         ParitySample((load_image(question.image),), question.question)
         for question in read_questions(data, images)[:limit]
     ]
-    search = withdraw if method == "vtw" else outliers
-    search(checkpoint, samples, image_size, divergence, as_json)
+    if method == "vtw":
+        with open_progress().stage("withdrawing visual tokens", len(samples)) as advance:
+            layers = measure_withdrawals(checkpoint, samples, image_size, advance)
+        show_layers(layers, divergence, len(samples), as_json)
+    else:
+        with open_progress().stage("scoring patches", len(samples)) as advance:
+            shares = measure_outlier_shares(checkpoint, samples, image_size, advance)
+        show_shares(shares, len(samples), as_json)
 
 
-def withdraw(
-    checkpoint: Checkpoint,
-    samples: list[ParitySample],
-    image_size: tuple[int, int] | None,
-    divergence: float,
-    as_json: bool,
-) -> None:
+def show_layers(rows: Sequence[Withdrawal], divergence: float, samples: int, as_json: bool) -> None:
     """VTW: a table of all layers and the first that passes."""
-    from lvlm_export.cli.console import echo_json, new_table, open_progress, show_table
+    from lvlm_export.cli.console import echo_json, new_table, show_table
     from lvlm_export.reduction.methods.vtw import choose_layer
-    from lvlm_export.study.choosing import withdrawals
 
-    with open_progress().stage("withdrawing visual tokens", len(samples)) as advance:
-        rows = withdrawals(checkpoint, samples, image_size, advance)
     layer = choose_layer({row.layer: row.divergence for row in rows}, divergence)
     chosen = next(row for row in rows if row.layer == layer)
     if as_json:
         echo_json(
             {
                 "method": "vtw",
-                "samples": len(samples),
+                "samples": samples,
                 "limit": divergence,
                 "ratio": chosen.ratio,
                 "layers": [dataclasses.asdict(row) for row in rows],
@@ -132,22 +130,13 @@ def withdraw(
     click.echo(f"--method vtw --ratio {chosen.ratio:.4g}")
 
 
-def outliers(
-    checkpoint: Checkpoint,
-    samples: list[ParitySample],
-    image_size: tuple[int, int] | None,
-    divergence: float,
-    as_json: bool,
-) -> None:
+def show_shares(shares: Sequence[float], samples: int, as_json: bool) -> None:
     """PruMerge: the mean share that its rule keeps, and how far pictures differ."""
-    from lvlm_export.cli.console import echo_json, open_progress
-    from lvlm_export.study.choosing import outlier_shares
+    from lvlm_export.cli.console import echo_json
 
-    with open_progress().stage("scoring patches", len(samples)) as advance:
-        shares = outlier_shares(checkpoint, samples, image_size, advance)
     ratio, least, most = statistics.fmean(shares), min(shares), max(shares)
     if as_json:
-        echo_json({"method": "prumerge", "samples": len(samples), "ratio": ratio, "shares": shares})
+        echo_json({"method": "prumerge", "samples": samples, "ratio": ratio, "shares": shares})
         return
     click.echo(
         f"the rule keeps {ratio:.1%} of a picture's tokens in the mean, from {least:.1%} to"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lvlm_export.cli.options import json_option
-from lvlm_runtime.errors import LvlmError, UsageError
+from lvlm_runtime.errors import LvlmError
 
 if TYPE_CHECKING:
     from lvlm_profiles.report import Report
@@ -44,25 +44,20 @@ def compare(
     A change counts when its 95 % bootstrap interval leaves zero out and it is larger than 2 %.
     """
     from lvlm_profiles.report import compare as rule
+    from lvlm_profiles.report import load_report
 
-    try:
-        wanted = [rule.parse_limit(text) for text in limits]
-    except rule.CompareError as error:
-        raise UsageError(str(error)) from None
-    one, other = read_report(before), read_report(after)
+    wanted = [rule.parse_limit(text) for text in limits]
+    one, other = load_report(before), load_report(after)
     reasons = rule.differences(one, other)
     if reasons and not force:
         raise LvlmError(
             f"the reports do not compare: they differ in {', '.join(reasons)}; --force compares"
             " them anyway"
         )
-    changes = rule.compare(one, other)
+    changes = rule.compare_reports(one, other)
     if all(change.ratio is None for change in changes):
         raise LvlmError("the reports have no ratio in common")
-    try:
-        broken = rule.broken(changes, wanted)
-    except rule.CompareError as error:
-        raise UsageError(str(error)) from None
+    broken = rule.broken_limits(changes, wanted)
     if as_json:
         from lvlm_export.cli.console import echo_json
 
@@ -80,16 +75,6 @@ def compare(
         raise LvlmError("; ".join(tell(limit, change) for limit, change in broken))
 
 
-def read_report(path: Path) -> Report:
-    """A report, with its errors as ours."""
-    from lvlm_profiles.report import ReportError, load
-
-    try:
-        return load(path)
-    except ReportError as error:
-        raise LvlmError(str(error)) from None
-
-
 def tell(limit: Limit, change: Change) -> str:
     """A broken limit in words."""
     return f"{change.label} changed by {change.change:+.1%}, beyond --fail-if {limit.text}"
@@ -104,13 +89,13 @@ def show(
 ) -> None:
     """The table for people: all metrics, and the stages that changed."""
     from lvlm_export.cli.console import new_table, show_table
-    from lvlm_profiles.report.compare import matters, other_changes
+    from lvlm_profiles.report.compare import is_notable, other_changes
 
     names = ("metric", "ratio", "before", "after", "change", "95 % interval", "verdict")
     table = new_table(*names, right=names[1:6])
     hidden = 0
     for change in changes:
-        if not everything and not matters(change, changes):
+        if not everything and not is_notable(change, changes):
             hidden += 1
             continue
         interval = "-" if change.low is None else f"{change.low:+.1%} to {change.high:+.1%}"

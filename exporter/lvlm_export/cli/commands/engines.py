@@ -76,7 +76,7 @@ def engines(
     from lvlm_runtime.engines.build import EngineSettings, build_engines
 
     opened = Bundle.open(bundle)
-    profile = None if device is None else find_device(device)
+    profile = None if device is None else device_with_engines(device)
     if profile is not None:
         target = target or profile.target
         capabilities = capabilities or (profile.compute_capability or "",)
@@ -91,7 +91,7 @@ def engines(
     )
     if profile is not None:
         check_device(opened, settings.limits, profile)
-    result = build_engines(opened, settings, open_progress().stage)
+    result = build_engines(opened, settings, open_progress())
     if as_json:
         echo_json(record(result))
     else:
@@ -108,18 +108,15 @@ def build_beside(bundle: Path) -> None:
     settings = EngineSettings(
         "rtx", limits(opened.manifest, None, None, 1), compute_capabilities("rtx", ())
     )
-    show(build_engines(opened, settings, open_progress().stage), opened.directory)
+    show(build_engines(opened, settings, open_progress()), opened.directory)
 
 
-def find_device(name: str) -> Device:
-    """A device that has engines; UsageError for any other."""
-    from lvlm_profiles.devices.device import DeviceError, load_device
+def device_with_engines(name: str) -> Device:
+    """A device profile; UsageError for a device that has no engines."""
+    from lvlm_profiles.devices.device import load_device
     from lvlm_runtime.errors import UsageError
 
-    try:
-        profile = load_device(name)
-    except DeviceError as error:
-        raise UsageError(str(error)) from None
+    profile = load_device(name)
     if profile.target == "cpu":
         raise UsageError(f"{profile.title} runs the graphs themselves; there are no engines for it")
     return profile

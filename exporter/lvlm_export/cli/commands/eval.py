@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lvlm_export.cli.options import (
-    Ratio,
     bundle_argument,
     device_options,
     images_option,
     json_option,
+    ratios_option,
 )
 
 if TYPE_CHECKING:
@@ -34,13 +34,7 @@ if TYPE_CHECKING:
     " or POPE's {image, text, label}; repeatable.",
 )
 @images_option
-@click.option(
-    "--ratio",
-    "ratios",
-    type=Ratio(),
-    multiple=True,
-    help="Share of visual tokens KEPT; repeatable [all of the bundle's].",
-)
+@ratios_option
 @click.option("--limit", type=click.IntRange(1), help="Only the first N questions of every kind.")
 @click.option(
     "--max-new-tokens",
@@ -170,8 +164,12 @@ def show(rows: Sequence[Row]) -> None:
 def write_csv(rows: Sequence[Row], path: Path) -> None:
     """One line per row, shares in [0, 1]; what was not measured is empty."""
     import csv
+    import io
 
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in dataclasses.fields(rows[0])])
-        writer.writeheader()
-        writer.writerows(dataclasses.asdict(row) for row in rows)
+    from lvlm_profiles.files import write_whole
+
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(rows[0])])
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(row) for row in rows)
+    write_whole(path, text.getvalue())

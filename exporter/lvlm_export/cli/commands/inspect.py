@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lvlm_export.cli.options import bundle_argument, json_option
+from lvlm_export.cli.options import bundle_argument, json_option, request_options
 
 if TYPE_CHECKING:
     from lvlm_runtime.bundle.manifest import Manifest
@@ -15,22 +15,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Show what is in a bundle.")
 @bundle_argument
-@click.option(
-    "--text-tokens",
-    type=click.IntRange(1),
-    metavar="N",
-    default=64,
-    show_default=True,
-    help="Text tokens of the prompt that the KV cache is counted for.",
-)
-@click.option(
-    "--answer-tokens",
-    type=click.IntRange(1),
-    metavar="N",
-    default=128,
-    show_default=True,
-    help="Answer tokens that the KV cache is counted for.",
-)
+@request_options
 @json_option
 def inspect(bundle: Path, text_tokens: int, answer_tokens: int, as_json: bool) -> None:
     """Check every file of a bundle and show its chain, token counts, sizes and memory."""
@@ -47,25 +32,11 @@ def inspect(bundle: Path, text_tokens: int, answer_tokens: int, as_json: bool) -
 
 def chain(manifest: Manifest) -> list[str]:
     """Stages and sites in the order a request passes them."""
-    packer = any(part.packer is not None for budget in manifest.budgets for part in budget.layouts)
-    names: list[str] = []
-    for stage in manifest.vision:
-        names += [stage.name, *([stage.site] if stage.site else [])]
-    names += ["projector"] if manifest.projector is not None else []
-    names += ["packer"] if packer else []
-    names += sorted(
-        {
-            part.projected.site
-            for budget in manifest.budgets
-            for part in budget.layouts
-            if part.projected
-        }
-    )
-    names.append("assemble")
-    for stage in manifest.decoder:
-        names += [stage.name, *([stage.site] if stage.site else [])]
+    from lvlm_runtime.bundle.route import step_names
+
+    *names, head = step_names(manifest)
     splits = len(manifest.lm_head)
-    return [*names, "lm_head" if splits == 1 else f"lm_head in {splits} parts"]
+    return [*names, head if splits == 1 else f"{head} in {splits} parts"]
 
 
 def record(
@@ -105,7 +76,7 @@ def record(
 
 
 def by_hand(manifest: Manifest) -> str:
-    """What of the method's places a user gave; nothing where they are as published."""
+    """What a user gave by hand: sites, share, counts; empty where all is as published."""
     given = manifest.placement
     words = ["sites"] if given.sites else []
     words += [f"a share of {given.vision_share:g}"] if given.vision_share is not None else []
@@ -159,7 +130,7 @@ def budget_table(manifest: Manifest, text_tokens: int, answer_tokens: int) -> An
                 f"{budget.ratio:g}",
                 f"{part.achieved:.3f}",
                 part.layout,
-                *summary.arrows(manifest, budget, part),
+                *summary.count_arrows(manifest, budget, part),
                 size(summary.budget_bytes(manifest, budget)),
                 size(summary.kv_bytes(manifest, part, text_tokens, answer_tokens)),
             )

@@ -1,4 +1,4 @@
-"""``lvlm-export list``: what this installation knows."""
+"""``lvlm-export list``: what this installation supports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from lvlm_export.reduction.method import Method
 
 KINDS = ("families", "methods", "backends", "targets")
-# What a method is in a composed one, `build --method visionzip+fastv`.
+# The role of a method in a composed one, ``build --method visionzip+fastv``.
 PARTS = {"first": "NAME+…", "second": "…+NAME", None: "alone"}
 Rows = dict[str, dict[str, str]]
 
@@ -47,7 +47,7 @@ def families() -> Rows:
 def methods() -> Rows:
     """Reduction methods: where they act, what they need, and where they were published."""
     from lvlm_export.reduction import METHODS, load_method
-    from lvlm_export.reduction.compose import combines
+    from lvlm_export.reduction.compose import role_in_composed
 
     loaded = {name: load_method(name) for name in METHODS}
     return {
@@ -55,7 +55,7 @@ def methods() -> Rows:
             "summary": method.summary,
             "acts in": method.acts_in,
             "fits": fits(method),
-            "composes": PARTS[combines(method)],
+            "composes": PARTS[role_in_composed(method)],
             "cost": method.cost,
             "source": method.paper,
         }
@@ -71,17 +71,17 @@ def fits(method: Method) -> str:
 
 
 def backends() -> Rows:
-    """What can run graphs, and what is missing for it here."""
+    """What can run graphs, and what is missing for it on this machine."""
     import importlib.util
 
     from lvlm_runtime.backends import BACKENDS, LIBRARIES
 
     rows: Rows = {}
     for name, entry in BACKENDS.items():
-        found = [each for each in LIBRARIES[name] if importlib.util.find_spec(each) is not None]
+        present = [each for each in LIBRARIES[name] if importlib.util.find_spec(each) is not None]
         rows[name] = {
-            "library": f"{' and '.join(found)} installed" if found else "not installed",
-            "here": missing(name, installed=bool(found)),
+            "library": f"{' and '.join(present)} installed" if present else "not installed",
+            "here": missing(name, installed=bool(present)),
             "module": entry.split(":")[0],
         }
     return rows
@@ -105,7 +105,7 @@ def missing(backend: str, installed: bool) -> str:
 
 
 def targets() -> Rows:
-    """What a bundle can be built for, then the devices that ``engines --device`` knows."""
+    """What a bundle can be built for, then the devices of ``engines --device``."""
     from lvlm_export.plan.targets import TARGETS
     from lvlm_profiles.devices.device import device_names, load_device
 
@@ -118,7 +118,7 @@ def targets() -> Rows:
         figures = ((device.memory_gb, "GB"), (device.bandwidth_gb_s, "GB/s"))
         known = [f"{figure.value:g} {unit}" for figure, unit in figures if figure.value is not None]
         parts = [device.title, device.target, device.compute_capability or "", *known]
-        parts += [f"{release}: TensorRT {found}" for release, found in device.releases.items()]
+        parts += [f"{release}: TensorRT {version}" for release, version in device.releases.items()]
         summary = ", ".join(part for part in parts if part)
         rows[name] = {
             "precision": device.defaults.precision,

@@ -10,16 +10,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lvlm_export.cli.options import DEMO, Milliseconds, Ratio, image_size_option, json_option
-from lvlm_export.plan.targets import PRECISIONS
+from lvlm_export.cli.options import (
+    DEMO,
+    Milliseconds,
+    Ratio,
+    image_size_option,
+    json_option,
+    request_options,
+)
+from lvlm_export.plan.targets import BUNDLE_PRECISIONS
 from lvlm_runtime.errors import LvlmError, UsageError
 
 if TYPE_CHECKING:
-    from lvlm_export.advise.planning import Choices, Row
+    from lvlm_export.advise.planning import Advice, Choices, PlanBasis
     from lvlm_export.advise.subject import Subject
     from lvlm_profiles.devices.device import Device
     from lvlm_profiles.planner.calibration import Calibration
-    from lvlm_profiles.planner.judge import Goal, Speed
 
 METHODS_TRIED = ("illava", "visionzip", "fastv")
 RATIOS_TRIED = (0.75, 0.5, 0.33, 0.2, 0.1)
@@ -59,26 +65,11 @@ SHAPE = "shape:"
 @click.option(
     "--precision",
     "precisions",
-    type=click.Choice(PRECISIONS),
+    type=click.Choice(BUNDLE_PRECISIONS),
     multiple=True,
     help="Element type; repeatable [the device's own].",
 )
-@click.option(
-    "--prompt-tokens",
-    type=click.IntRange(1),
-    metavar="N",
-    default=64,
-    show_default=True,
-    help="Text tokens of the prompt, template and question.",
-)
-@click.option(
-    "--answer-tokens",
-    type=click.IntRange(1),
-    metavar="N",
-    default=128,
-    show_default=True,
-    help="Tokens of the answer.",
-)
+@request_options
 @image_size_option
 @click.option(
     "--calibrate",
@@ -107,56 +98,51 @@ def plan(
     Everything is computed from the model's shapes and the device profile: times are estimates.
     """
     if compare_models:
-        from lvlm_export.cli.compare_models import compare
+        from lvlm_export.cli.compare_models import show_comparison
 
-        compare(
-            models, options["prompt_tokens"], lambda name: find_subject(name, None).dims, as_json
+        show_comparison(
+            models, options["text_tokens"], lambda name: find_subject(name, None).dims, as_json
         )
         return
     if models:
         raise UsageError(f"{models[0]!r} goes with --compare-models; name one model with --model")
     if device is None:
         raise UsageError("--device is missing; lvlm-export list targets shows the device profiles")
-    profile = find_device(device)
+    from lvlm_profiles.devices.device import load_device
+
+    profile = load_device(device)
     subject = find_subject(model, options["image_size"])
     fitted = None if calibrate is None else find_calibration(calibrate, subject, profile)
-    advise(subject, profile, fitted, options, build_name(model), as_json)
+    from lvlm_export.advise.planning import PlanBasis
+    from lvlm_profiles.planner.judge import Goal
+
+    goal = Goal(profile, options["ttft"], options["tpot"], subject.context_length)
+    basis = PlanBasis(subject, make_choices(profile, options), goal, fitted)
+    advise(basis, options["image_size"], build_name(model), as_json)
 
 
 def advise(
-    subject: Subject,
-    profile: Device,
-    fitted: Calibration | None,
-    options: dict[str, Any],
-    build_model: str,
-    as_json: bool,
+    basis: PlanBasis, image_size: tuple[int, int] | None, build_model: str, as_json: bool
 ) -> None:
     """Judge every combination, show them, and name the best; LvlmError where none does."""
-    from lvlm_export.advise.planning import Refused, build_command, judge_all
+    from lvlm_export.advise.planning import build_command, judge_all
     from lvlm_export.cli.console import echo_json
     from lvlm_export.cli.plan_table import plan_record, recommendation_line, why_none
-    from lvlm_profiles.cost.roofline import PUBLISHED
-    from lvlm_profiles.planner.judge import Goal, Speed, best
 
-    choices = make_choices(profile, options)
-    goal = Goal(profile, options["ttft"], options["tpot"], subject.context_length)
-    speed = Speed(PUBLISHED) if fitted is None else fitted.speed
-    check_known(goal, choices, speed)
-    rows = judge_all(subject, choices, goal, speed)
-    verdicts = [row for row in rows if not isinstance(row, Refused)]
-    found, command = best(verdicts), None
-    if found is not None:
-        size = options["image_size"]
-        words = None if size is None else f"{size[1]}x{size[0]}"
-        command = build_command(subject, found.candidate, profile.name, build_model, words)
+    check_known(basis)
+    advice, command = judge_all(basis), None
+    if advice.best is not None:
+        words = None if image_size is None else f"{image_size[1]}x{image_size[0]}"
+        device = basis.goal.device.name
+        command = build_command(basis.subject, advice.best.candidate, device, build_model, words)
     if as_json:
-        echo_json(plan_record(subject, goal, choices, speed, fitted, rows, found, command))
+        echo_json(plan_record(advice, command))
     else:
-        show(subject, goal, choices, speed, fitted, rows)
-    if found is None:
-        raise LvlmError(why_none(rows, verdicts, profile))
+        show(advice)
+    if advice.best is None:
+        raise LvlmError(why_none(advice))
     if not as_json:
-        click.echo(f"best    {recommendation_line(found, verdicts)}")
+        click.echo(f"best    {recommendation_line(advice)}")
         click.echo(f"next    {command}")
 
 
@@ -174,31 +160,18 @@ def make_choices(profile: Device, options: dict[str, Any]) -> Choices:
         ratios=tuple(sorted(set(options["ratios"] or RATIOS_TRIED), reverse=True)),
         search=not options["ratios"],
         precisions=options["precisions"] or (profile.defaults.precision,),
-        text_tokens=options["prompt_tokens"],
+        text_tokens=options["text_tokens"],
         answer_tokens=options["answer_tokens"],
     )
-
-
-def find_device(name: str) -> Device:
-    """A device profile; UsageError lists the known ones for any other."""
-    from lvlm_profiles.devices.device import DeviceError, load_device
-
-    try:
-        return load_device(name)
-    except DeviceError as error:
-        raise UsageError(str(error)) from None
 
 
 def find_subject(model: str, image_size: tuple[int, int] | None) -> Subject:
     """The shapes of a preset or a checkpoint."""
     from lvlm_export.advise.subject import subject_of_checkpoint, subject_of_preset
-    from lvlm_profiles.shapes.presets import PresetError, load_preset
+    from lvlm_profiles.shapes.presets import load_preset
 
     if model.startswith(SHAPE):
-        try:
-            return subject_of_preset(load_preset(model.removeprefix(SHAPE)), image_size)
-        except PresetError as error:
-            raise UsageError(str(error)) from None
+        return subject_of_preset(load_preset(model.removeprefix(SHAPE)), image_size)
     from lvlm_export.cli.console import quiet_libraries
     from lvlm_export.cli.options import checkpoint_directory
 
@@ -219,43 +192,33 @@ def build_name(model: str) -> str:
 
 def find_calibration(path: Path, subject: Subject, profile: Device) -> Calibration:
     """A report's fit; LvlmError where it is of another model or kind of device."""
-    from lvlm_profiles.cost.fit import FitError
-    from lvlm_profiles.planner.calibration import CalibrationError, calibrate
-    from lvlm_profiles.report import ReportError, load
+    from lvlm_profiles.planner.calibration import calibrate
+    from lvlm_profiles.report import load_report
 
-    try:
-        return calibrate(load(path), subject.dims, profile)
-    except (ReportError, CalibrationError, FitError) as error:
-        raise LvlmError(f"--calibrate {path}: {error}") from None
+    return calibrate(load_report(path), subject.dims, profile)
 
 
-def show(
-    subject: Subject,
-    goal: Goal,
-    choices: Choices,
-    speed: Speed,
-    fitted: Calibration | None,
-    rows: tuple[Row, ...],
-) -> None:
+def show(advice: Advice) -> None:
     """The table, what it stands on above and what it leaves out below."""
     from lvlm_export.cli.console import show_table
-    from lvlm_export.cli.plan_table import basis_lines, notes, table
+    from lvlm_export.cli.plan_table import basis_lines, plan_notes, plan_table
 
-    for line in basis_lines(subject, goal, choices, speed, fitted):
+    for line in basis_lines(advice.basis):
         click.echo(line)
-    show_table(table(subject, rows))
-    for line in notes(choices):
+    show_table(plan_table(advice))
+    for line in plan_notes(advice.basis.choices):
         click.echo(line)
 
 
-def check_known(goal: Goal, choices: Choices, speed: Speed) -> None:
+def check_known(basis: PlanBasis) -> None:
     """Refuse a question that the device profile cannot answer; UsageError says what would help."""
     from lvlm_profiles.cost.memory import free_bytes
     from lvlm_profiles.cost.roofline import RatesError
 
+    goal = basis.goal
     try:
-        for precision in choices.precisions:
-            speed.at(goal.device, precision)
+        for precision in basis.choices.precisions:
+            basis.speed.at(goal.device, precision)
     except RatesError as error:
         if goal.ttft_ms is not None or goal.tpot_ms is not None:
             raise UsageError(

@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from lvlm_export import __version__
-from lvlm_export.cli.options import Ratio, bundle_argument, device_options, json_option
-from lvlm_runtime.errors import LvlmError, UsageError
+from lvlm_export.cli.options import bundle_argument, device_options, json_option, ratios_option
+from lvlm_runtime.errors import UsageError
+from lvlm_runtime.profile.options import ANSWER_TOKENS, ITERATIONS, PROMPT, ProfileOptions
 
 if TYPE_CHECKING:
-    from lvlm_profiles.devices.device import Device
     from lvlm_profiles.report import Report
-    from lvlm_profiles.report.figures import Accuracy
-    from lvlm_runtime.bundle.manifest import Manifest
-    from lvlm_runtime.profile.rounds import ProfilePlan
-    from lvlm_runtime.session import Session
-
-PROMPT = "Describe the picture."
 
 
 @click.command(short_help="Measure what every ratio of a bundle costs on this machine.")
@@ -39,22 +29,16 @@ PROMPT = "Describe the picture."
     "--answer-tokens",
     type=click.IntRange(1),
     metavar="N",
-    default=32,
+    default=ANSWER_TOKENS,
     show_default=True,
     help="Tokens of every answer; stop tokens do not end it.",
 )
-@click.option(
-    "--ratio",
-    "ratios",
-    type=Ratio(),
-    multiple=True,
-    help="Share of visual tokens KEPT; repeatable [all of the bundle's].",
-)
+@ratios_option
 @click.option(
     "--iterations",
     type=click.IntRange(1),
     metavar="N",
-    help="Measured rounds; each asks every ratio once [10].",
+    help=f"Measured rounds; each asks every ratio once [{ITERATIONS}].",
 )
 @click.option(
     "--duration",
@@ -114,36 +98,28 @@ def profile(
     Ratios are asked in interleaved rounds. `lvlm-export run --ttft` takes its ratio from the last
     profile of a bundle on this machine.
     """
-    if iterations is not None and duration is not None:
-        raise UsageError("--iterations and --duration exclude each other; give one of them")
-    load_before = os.getloadavg()[0]
-    from lvlm_runtime.profile.rounds import check_duration
-    from lvlm_runtime.profile.run import Options, profile_session
-    from lvlm_runtime.session import Session
+    from lvlm_profiles.devices.device import load_device
+    from lvlm_runtime.profile.accuracy import read_eval_result
+    from lvlm_runtime.profile.run import profile_bundle
 
-    check_duration(duration)
+    options = ProfileOptions(
+        prompt=prompt,
+        images=images or None,
+        ratios=ratios,
+        answer_tokens=answer_tokens,
+        iterations=iterations,
+        duration_s=duration,
+        warmup=warmup,
+        sweep=sweep,
+        accuracy=None if accuracy is None else read_eval_result(accuracy),
+        roofline=None if device_profile is None else load_device(device_profile),
+        backend=backend,
+        device=device,
+        threads=threads,
+    )
     if output is not None:
         make_directory(output)
-    known_device = None if device_profile is None else read_device(device_profile)
-    results = None if accuracy is None else read_accuracy(accuracy)
-    start = time.perf_counter()
-    session = Session.open(bundle, backend, device, threads)
-    load_ms = (time.perf_counter() - start) * 1e3
-    known = {} if results is None else results.of(session.bundle.manifest)
-    plan = make_plan(session, prompt, images, ratios, answer_tokens, iterations, duration, warmup)
-    options = Options(
-        plan=plan,
-        bundle=bundle,
-        images=images,
-        threads=threads,
-        load_ms=load_ms,
-        load_before=load_before,
-        accuracy=known,
-        sweep=sweep,
-        device=known_device,
-        tool=f"lvlm-export {__version__}",
-    )
-    report = profile_session(session, options, say)
+    report = profile_bundle(bundle, options, say)
     if output is not None:
         write_reports(report, output)
     kept = keep(report)
@@ -152,9 +128,9 @@ def profile(
 
         click.echo(to_json(report), nl=False)
         return
-    from lvlm_export.cli.profile_table import show
+    from lvlm_export.cli.profile_table import show_report
 
-    show(report)
+    show_report(report)
     if output is not None:
         click.echo(f"report    {output / 'report.html'}, report.md and report.json")
     click.echo(f"kept      {kept}")
@@ -175,106 +151,23 @@ def make_directory(output: Path) -> None:
 
 def keep(report: Report) -> str:
     """Keep the report for ``run --ttft``; where, or why not."""
-    from lvlm_runtime.profile import store as profile_store
     from lvlm_runtime.profile.rounds import LEAST_ROUNDS
+    from lvlm_runtime.profile.store import keep_report
 
     if report.protocol.rounds < LEAST_ROUNDS:
         return f"nowhere: `run --ttft` goes by profiles of at least {LEAST_ROUNDS} rounds"
     try:
-        return f"{profile_store.keep(report)}, for `lvlm-export run --ttft`"
+        return f"{keep_report(report)}, for `lvlm-export run --ttft`"
     except OSError as error:
         return f"nowhere, `run --ttft` will not know this profile: {error}"
 
 
-def make_plan(
-    session: Session,
-    prompt: str,
-    images: tuple[Path, ...],
-    ratios: tuple[float, ...],
-    answer_tokens: int,
-    iterations: int | None,
-    duration: float | None,
-    warmup: int | None,
-) -> ProfilePlan:
-    """What to measure, with the bundle's own spelling of the ratios."""
-    from lvlm_runtime.image import synthetic
-    from lvlm_runtime.profile.rounds import ITERATIONS, ProfilePlan
-
-    asked = ratios or tuple(budget.ratio for budget in session.bundle.manifest.budgets)
-    return ProfilePlan(
-        prompt=prompt,
-        images=images or (synthetic.picture(),),
-        ratios=tuple(dict.fromkeys(session.bundle.budget(ratio).ratio for ratio in asked)),
-        answer_tokens=answer_tokens,
-        iterations=ITERATIONS if iterations is None else iterations,
-        duration_s=duration,
-        warmup=warmup,
-    )
-
-
-def read_device(name: str) -> Device:
-    """A device profile, with its errors as ours."""
-    from lvlm_profiles.devices.device import DeviceError, load_device
-
-    try:
-        return load_device(name)
-    except DeviceError as error:
-        raise UsageError(str(error)) from None
-
-
-@dataclass(frozen=True)
-class Results:
-    """What ``eval --json`` printed: of which model and method, and its rows over all kinds."""
-
-    path: Path
-    model: str
-    method: str
-    rows: dict[float, Accuracy]
-
-    def of(self, manifest: Manifest) -> dict[float, Accuracy]:
-        """The rows, if they are this bundle's; LvlmError otherwise."""
-        if (self.model, self.method) != (manifest.model, manifest.method):
-            raise LvlmError(
-                f"{self.path} is of {self.model} with {self.method} and the bundle is of"
-                f" {manifest.model} with {manifest.method}; give the bundle's own eval result"
-            )
-        return self.rows
-
-
-def read_accuracy(path: Path) -> Results:
-    """Read what ``lvlm-export eval --json`` printed."""
-    import json
-
-    from lvlm_profiles.report.figures import Accuracy
-
-    fields = ("questions", "right", "accuracy", "low", "high")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        kinds = {row["kind"] for row in content["rows"]}
-        # Of several kinds, eval prints all together too.
-        wanted = "all" if "all" in kinds else min(kinds)
-        rows = {
-            float(row["ratio"]): Accuracy(**{name: row[name] for name in fields})
-            for row in content["rows"]
-            if row["kind"] == wanted
-        }
-        return Results(path, str(content["model"]), str(content["method"]), rows)
-    except FileNotFoundError:
-        raise LvlmError(
-            f"there is no eval result {path}; `lvlm-export eval --json` prints one"
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise LvlmError(
-            f"{path} is no result of `lvlm-export eval --json` ({type(error).__name__}: {error})"
-        ) from None
-
-
 def write_reports(report: Report, directory: Path) -> None:
     """report.json, report.md and report.html."""
-    from lvlm_profiles.report import write
+    from lvlm_profiles.report import write_report
     from lvlm_profiles.report.html.page import to_html
     from lvlm_profiles.report.markdown import to_markdown
 
-    write(report, directory / "report.json")
+    write_report(report, directory / "report.json")
     (directory / "report.md").write_text(to_markdown(report), encoding="utf-8")
     (directory / "report.html").write_text(to_html(report), encoding="utf-8")

@@ -11,10 +11,10 @@ import click
 
 from lvlm_export.cli.options import (
     Milliseconds,
-    Ratio,
     bundle_argument,
     device_options,
     json_option,
+    ratio_option,
 )
 from lvlm_runtime.errors import UsageError
 
@@ -33,9 +33,7 @@ if TYPE_CHECKING:
     multiple=True,
     help="Picture file; repeatable, in the order the question speaks of them.",
 )
-@click.option(
-    "--ratio", type=Ratio(), help="Share of visual tokens KEPT, one of the bundle's [its first]."
-)
+@ratio_option
 @click.option(
     "--ttft",
     "target_ms",
@@ -102,7 +100,9 @@ def run(
     from lvlm_runtime.session import Session
 
     session = Session.open(bundle, backend, device, threads)
-    choice = None if target_ms is None else choose(session, bundle, threads, target_ms, len(images))
+    choice = None
+    if target_ms is not None:
+        choice = choose_profiled_ratio(session, bundle, threads, target_ms, len(images))
     stream = AnswerStream()
     answer = session.generate(
         question,
@@ -124,25 +124,25 @@ def run(
         return
     click.echo()
     executed = session.chain.backend
-    said = f"{summary(answer, images)}; {executed.name} on {executed.device}"
-    click.echo(said, err=True)
+    line = f"{answer_line(answer, images)}; {executed.name} on {executed.device}"
+    click.echo(line, err=True)
     if choice is not None and target_ms is not None:
-        click.echo(told(choice, target_ms, answer), err=True)
+        click.echo(ttft_line(choice, target_ms, answer), err=True)
 
 
-def choose(
+def choose_profiled_ratio(
     session: Session, bundle: Path, threads: int | None, target_ms: float, images: int
 ) -> Choice:
     """The ratio that the last profile on this machine advises."""
-    from lvlm_runtime.profile import store as profile_store
+    from lvlm_runtime.profile.store import Setup, choose_ratio, last_report
 
     backend, key = session.chain.backend, session.bundle.manifest.content_key
-    setup = profile_store.Setup(backend.name, backend.device, threads)
-    report = profile_store.last(key, setup, bundle)
-    return profile_store.choose(report, target_ms, images)
+    setup = Setup(backend.name, backend.device, threads)
+    report = last_report(key, setup, bundle)
+    return choose_ratio(report, target_ms, images)
 
 
-def told(choice: Choice, target_ms: float, answer: Generation) -> str:
+def ttft_line(choice: Choice, target_ms: float, answer: Generation) -> str:
     """One line: what was expected, what came, and where this request is not the profiled one."""
     came = answer.time_to_first_token_ms
     parts = [
@@ -195,7 +195,7 @@ def read_prompt(argument: str | None) -> str:
     return text
 
 
-def summary(answer: Generation, images: tuple[Path, ...]) -> str:
+def answer_line(answer: Generation, images: tuple[Path, ...]) -> str:
     """One line: tokens at each stage, speed, and what was done to a picture."""
     speed = answer.decode_tokens_per_s
     parts = [

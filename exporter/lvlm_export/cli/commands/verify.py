@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from lvlm_runtime.bundle.bundle import Bundle
     from lvlm_runtime.bundle.manifest import Manifest
 
-PRECISION_OF = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 DEFAULT_SAMPLES = 2
 
 
@@ -168,6 +167,7 @@ def open_checkpoint(bundle: Bundle, model: str | None) -> Checkpoint:
 def options_of(manifest: Manifest) -> BuildOptions:
     """The options that give a manifest's plan again."""
     from lvlm_export.plan.plan import BuildOptions
+    from lvlm_profiles.cost.units import precision_of
 
     layout = manifest.layouts[0]
     return BuildOptions(
@@ -176,7 +176,7 @@ def options_of(manifest: Manifest) -> BuildOptions:
         method=manifest.method,
         placement=manifest.placement,
         target=manifest.target,
-        precision=PRECISION_OF[manifest.precision],
+        precision=precision_of(manifest.precision).name,
         dialect=manifest.dialect,
         lm_head_splits=len(manifest.lm_head),
         seed=manifest.seed,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lvlm_export.cli.options import Ratio, bundle_argument, device_options
+from lvlm_export.cli.options import bundle_argument, device_options, ratio_option
 from lvlm_runtime.errors import LvlmError, UsageError
 
 if TYPE_CHECKING:
@@ -25,9 +25,7 @@ SUFFIXES = (".png", ".html")
 @click.command(short_help="Draw which patches of a picture stay at each site.")
 @bundle_argument
 @click.option("--image", type=click.Path(path_type=Path), required=True, help="Picture file.")
-@click.option(
-    "--ratio", type=Ratio(), help="Share of visual tokens KEPT, one of the bundle's [its first]."
-)
+@ratio_option
 @click.option(
     "--prompt",
     default="What is in the picture?",
@@ -58,24 +56,26 @@ def visualize(
         if path.suffix.lower() not in SUFFIXES:
             raise UsageError(f"{path} is neither .png nor .html; give one of them to --output")
     from lvlm_export.study.pictures import draw_page, draw_sheet
+    from lvlm_profiles.files import whole_file, write_whole
     from lvlm_runtime.session import Session
 
     session = Session.open(bundle, backend, device, threads)
-    picture, sites = look(session, image, prompt, ratio)
+    picture, sites = run_picture(session, image, prompt, ratio)
     manifest = session.bundle.manifest
     kept = session.bundle.budget(ratio).ratio
     heading = f"{manifest.method} at ratio {kept:g}: {image.name}"
     for path in output:
         if path.suffix.lower() == ".html":
-            path.write_text(draw_page(picture, sites, heading), encoding="utf-8")
+            write_whole(path, draw_page(picture, sites, heading))
         else:
-            draw_sheet(picture, sites, heading).save(path, "PNG")
+            with whole_file(path) as stream:
+                draw_sheet(picture, sites, heading).save(stream, "PNG")
         click.echo(f"wrote {path}")
     for panel in sites:
         click.echo(f"{panel.title}: {panel.caption}")
 
 
-def look(
+def run_picture(
     session: Session, image: Path, prompt: str, ratio: float | None
 ) -> tuple[Image.Image, list[Panel]]:
     """What the model sees of a picture, and its sites at a ratio.
@@ -84,7 +84,8 @@ def look(
         UsageError: Nothing is reduced at this ratio.
         LvlmError: The model packs several tiles, whose places are not those of one grid.
     """
-    from lvlm_export.study.pictures import panels
+    from lvlm_export.study.pictures import make_panels
+    from lvlm_runtime.bundle.route import route
     from lvlm_runtime.chain.recorder import Recorder
     from lvlm_runtime.image.picture import load_image
     from lvlm_runtime.image.preprocess import preprocess
@@ -97,8 +98,8 @@ def look(
             f"{manifest.family} packs several tiles into one sequence, which is not drawn yet;"
             " visualize takes bundles of models with one tile per picture"
         )
-    before = () if part.projected is None else (part.projected,)
-    reductions = (*budget.vision, *before, *part.decoder)
+    steps = route(manifest, budget, part)
+    reductions = [step.reduction for step in steps if step.reduction is not None]
     if not reductions:
         raise UsageError(f"nothing is reduced at ratio {budget.ratio:g}; give a smaller --ratio")
     opened = load_image(image)
@@ -110,11 +111,13 @@ def look(
     recorder = Recorder(on_places=keep)
     session.generate(prompt, [opened], budget.ratio, max_new_tokens=1, recorder=recorder)
     pixels = preprocess([opened], manifest.preprocess, layout).pixel_values[0]
-    return as_seen(pixels, manifest.preprocess), panels(manifest.vision_tokens, reductions, places)
+    return seen_picture(pixels, manifest.preprocess), make_panels(
+        manifest.vision_tokens, reductions, places
+    )
 
 
-def as_seen(pixels: NDArray[np.float32], spec: PreprocessSpec) -> Image.Image:
-    """The picture behind ``pixels [3, H, W]``."""
+def seen_picture(pixels: NDArray[np.float32], spec: PreprocessSpec) -> Image.Image:
+    """The picture that ``pixels [3, H, W]`` were computed from, at the model's size."""
     import numpy as np
     from PIL import Image
 

@@ -4,9 +4,9 @@ Layout of a row, with token ids exactly as the chat template gives them:
 
     <s> USER: <image> x 196 | \n question 1 ASSISTANT: answer 1 </s> | \n question 2 ... | padding
 
-Every question sees the head (BOS, "USER: ", the picture) and itself, never another question, and
-its positions continue from the head's end. So each one is trained as if it stood alone, and the
-visual tokens are computed once for all of them.
+Every question attends the head (BOS, "USER: ", the picture) and itself, never another question, and
+its positions continue from the head's end. So each one is trained as if it were alone in the row,
+and the visual tokens are computed once for all of them.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from lvlm_export.demo.mosaic import Mosaic, make_mosaic
 from lvlm_export.demo.questions import (
     MosaicQuestion,
     draw_question,
-    listing,
+    listing_question,
     training_questions_about,
 )
 from lvlm_export.demo.tiles import COLORS, SHAPES, Split
 from lvlm_export.demo.train.processor import EOS, PROMPT_HEAD, answer_text, prompt_tail
 
 QUESTIONS_PER_KIND: dict[str, int] = {"color": 2, "shape": 1, "count": 2, "place": 2, "yes_no": 2}
-"""How many questions of each kind are asked about one training picture, beside its listing."""
+"""How many questions of each kind one training picture has, beside its listing."""
 
 _LENGTH_STEP = 16  # rows are padded to a multiple of this
 NO_LABEL = -100
@@ -44,13 +44,15 @@ class Batch:
     """One training batch of B pictures with rows of L tokens.
 
     Attributes:
-        pixel_values: float32 [B, 3, S, S], as the checkpoint's processor gives it (S is 112).
-        input_ids: int64 [B, L].
-        position_ids: int64 [B, L].
-        attention_mask: bool [B, 1, L, L], True where a row's token may look.
-        labels: int64 [B, L], the next token where it belongs to an answer, otherwise -100.
-        question_index: int64 [B, L], number of the question in its row, -1 for head and padding.
-        cell_shapes, cell_colors: int64 [B, 9], index into SHAPES / COLORS; the last class is blank.
+        pixel_values: float32 ``[B, 3, S, S]``, as the checkpoint's processor gives it (S is 112).
+        input_ids: int64 ``[B, L]``.
+        position_ids: int64 ``[B, L]``.
+        attention_mask: bool ``[B, 1, L, L]``, True where a row's token may attend.
+        labels: int64 ``[B, L]``, the next token where it belongs to an answer, otherwise -100.
+        question_index: int64 ``[B, L]``, number of the question in its row, -1 for head and
+            padding.
+        cell_shapes: int64 ``[B, 9]``, index into SHAPES; the last class is a blank cell.
+        cell_colors: int64 ``[B, 9]``, index into COLORS; the last class is a blank cell.
     """
 
     pixel_values: Tensor
@@ -81,7 +83,7 @@ class Packer:
         flip: bool,
         per_kind: Mapping[str, int] = QUESTIONS_PER_KIND,
     ) -> Batch:
-        """Makes the batch of the pictures with seeds first_seed ... first_seed + size - 1."""
+        """Make the batch of the pictures with seeds first_seed ... first_seed + size - 1."""
         seeds = range(first_seed, first_seed + size)
         mosaics = [make_mosaic(seed, split, flip=flip) for seed in seeds]
         rows = [
@@ -111,13 +113,13 @@ class Packer:
         """Token ids, positions, labels and question numbers of one picture's row."""
         ids, positions = list(self._head), list(range(len(self._head)))
         labels, question_index = [NO_LABEL] * len(ids), [-1] * len(ids)
-        questions = [listing(mosaic), *drawn_questions(mosaic, seed, per_kind)]
+        questions = [listing_question(mosaic), *drawn_questions(mosaic, seed, per_kind)]
         for number, question in enumerate(questions):
-            tokens, asked = self._tail(question)
+            tokens, prompted = self._tail(question)
             ids += tokens
             positions += range(len(self._head), len(self._head) + len(tokens))
             # The token before an answer token predicts it; EOS predicts nothing.
-            labels += [NO_LABEL] * (asked - 1) + tokens[asked:] + [NO_LABEL]
+            labels += [NO_LABEL] * (prompted - 1) + tokens[prompted:] + [NO_LABEL]
             question_index += [number] * len(tokens)
         return ids, positions, labels, question_index
 
@@ -126,7 +128,7 @@ class Packer:
         is_head = torch.arange(length) < len(self._head)
         same = question_index[:, :, None] == question_index[:, None, :]
         causal = torch.ones(length, length, dtype=torch.bool).tril()
-        # Padding shares its index with the head, so it always sees something and gives no NaN.
+        # Padding has the head's index, so it always attends something and gives no NaN.
         return ((same | is_head) & causal)[:, None]
 
 
@@ -143,15 +145,15 @@ def question_tokens(tokenizer: Any, question: MosaicQuestion) -> tuple[list[int]
         ValueError: The question's tokens change when its answer follows.
     """
     text = prompt_tail(question.text)
-    asked = tokenizer(text, add_special_tokens=False)["input_ids"]
+    prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
     both = tokenizer(text + answer_text(question.answer), add_special_tokens=False)["input_ids"]
-    if both[: len(asked)] != asked:
+    if both[: len(prompt)] != prompt:
         raise ValueError(f"tokens of {text!r} change when an answer follows ({EOS})")
-    return both, len(asked)
+    return both, len(prompt)
 
 
 def drawn_questions(mosaic: Mosaic, seed: int, per_kind: Mapping[str, int]) -> list[MosaicQuestion]:
-    """As many questions of each kind as `per_kind` says, where the mosaic allows any."""
+    """``per_kind`` questions of each kind, as far as the mosaic allows any."""
     rng = np.random.default_rng([seed, len(mosaic.filled)])
     groups = training_questions_about(mosaic)
     kinds = [kind for kind, count in per_kind.items() for _ in range(count)]
@@ -160,7 +162,7 @@ def drawn_questions(mosaic: Mosaic, seed: int, per_kind: Mapping[str, int]) -> l
 
 
 def pixel_values(mosaics: list[Mosaic], image_processor: Any) -> Tensor:
-    """Normalized pixels, float32 [B, 3, S, S] in -1..1, S as the checkpoint's processor has it."""
+    """Normalized pixels, float32 ``[B, 3, S, S]`` in -1..1; S is the processor's picture size."""
     pictures = [Image.fromarray(mosaic.pixels) for mosaic in mosaics]
     pixels: Tensor = image_processor(pictures, return_tensors="pt")["pixel_values"]
     return pixels

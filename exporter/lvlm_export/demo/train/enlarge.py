@@ -1,11 +1,11 @@
-"""The demo model for larger pictures: `python -m lvlm_export.demo.train.enlarge --pixels 128`.
+"""The demo model for larger pictures: ``python -m lvlm_export.demo.train.enlarge --pixels 128``.
 
 14 x 14 patches divide into 1, 4 or 49 equal cells and not into 16. At 128 pixels the tower has
 16 x 16, which divide into 1, 4, 16 and 64. Position embeddings are interpolated, as is usual when a
 ViT gets a finer grid, and the tower learns again to name each patch's shape, colour and place.
-Projector and language model stay as they were, so what this writes is a start for
-`lvlm_export.demo.train.train_quecc` and answers badly by itself: its text begins 60 positions later than
-it ever did.
+Projector and language model stay as they were, so the result is a start for
+``lvlm_export.demo.train.train_quecc`` and answers badly by itself: its text begins 60 positions
+later than in its training.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ POSITIONS = "model.vision_tower.embeddings.position_embedding.weight"
 FIRST_SEED = 900_000_000
 
 
-def enlarged(checkpoint: Path, pixels: int) -> LlavaForConditionalGeneration:
+def enlarge_model(checkpoint: Path, pixels: int) -> LlavaForConditionalGeneration:
     """The model with its tower's position embeddings interpolated, in float32.
 
     Args:
         checkpoint: A LLaVA directory with a SigLIP tower.
-        pixels: Edge of its pictures from now on.
+        pixels: New edge of its pictures.
 
     Raises:
         ValueError: Not a whole number of patches.
@@ -47,13 +47,13 @@ def enlarged(checkpoint: Path, pixels: int) -> LlavaForConditionalGeneration:
     config.image_seq_length = side**2
     model = LlavaForConditionalGeneration(config)
     state = plain.state_dict()
-    state[POSITIONS] = interpolated(state[POSITIONS], side)
+    state[POSITIONS] = interpolate_positions(state[POSITIONS], side)
     model.load_state_dict(state)
     model.generation_config = plain.generation_config
     return model
 
 
-def interpolated(positions: Tensor, side: int) -> Tensor:
+def interpolate_positions(positions: Tensor, side: int) -> Tensor:
     """Embeddings ``[n², C]`` of a square grid for one of ``side``: ``[side², C]``, bicubic."""
     before = math.isqrt(len(positions))
     grid = positions.T.reshape(1, -1, before, before)
@@ -62,10 +62,10 @@ def interpolated(positions: Tensor, side: int) -> Tensor:
 
 
 def main() -> None:
-    """Trains the tower and writes the checkpoint and a log beside it."""
+    """Train the tower and write the checkpoint and a log beside it."""
     arguments = _parse_arguments()
     torch.set_num_threads(arguments.threads)
-    model = enlarged(arguments.checkpoint, arguments.pixels)
+    model = enlarge_model(arguments.checkpoint, arguments.pixels)
     processor = AutoProcessor.from_pretrained(arguments.checkpoint)
     processor.image_processor.size = {"height": arguments.pixels, "width": arguments.pixels}
     vision = model.config.vision_config

@@ -1,7 +1,9 @@
-"""Measures a Hugging Face LLaVA directory: `python -m lvlm_export.demo.train.evaluate_checkpoint`.
+"""The accuracy of a Hugging Face LLaVA directory on the demo's questions.
 
-Uses the checkpoint the way any user of transformers would: its own processor and chat template,
-`generate`, float32 arithmetic on the stored weights.
+    python -m lvlm_export.demo.train.evaluate_checkpoint
+
+Uses the checkpoint as any user of transformers would: its own processor and chat template,
+``generate``, float32 arithmetic on the stored weights.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from PIL import Image
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from lvlm_export.demo import CHECKPOINT
-from lvlm_export.demo.evaluate import DEFAULT_QUESTIONS, format_table, score
+from lvlm_export.demo.evaluate import DEFAULT_QUESTIONS, format_table, score_answers
 from lvlm_export.demo.questions import evaluation_set
 
 _BATCH_SIZE = 50
@@ -30,16 +32,16 @@ class CheckpointAnswerer:
         self._model = LlavaForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
         self._model.eval()
 
-    def answers(self, asked: Sequence[tuple[Image.Image, str]]) -> list[str]:
-        """Answers pairs of picture and question, in batches."""
-        found: list[str] = []
-        for start in range(0, len(asked), _BATCH_SIZE):
-            found.extend(self._batch(asked[start : start + _BATCH_SIZE]))
-        return found
+    def answers(self, questions: Sequence[tuple[Image.Image, str]]) -> list[str]:
+        """Answer pairs of picture and question, in batches."""
+        texts: list[str] = []
+        for start in range(0, len(questions), _BATCH_SIZE):
+            texts.extend(self._batch(questions[start : start + _BATCH_SIZE]))
+        return texts
 
-    def _batch(self, asked: Sequence[tuple[Image.Image, str]]) -> list[str]:
+    def _batch(self, questions: Sequence[tuple[Image.Image, str]]) -> list[str]:
         inputs = self._processor.apply_chat_template(
-            [_conversation(image, question) for image, question in asked],
+            [_conversation(image, question) for image, question in questions],
             add_generation_prompt=True,
             tokenize=True,
             return_dict=True,
@@ -59,7 +61,7 @@ def _conversation(image: Image.Image, question: str) -> list[dict[str, object]]:
 
 
 def main() -> None:
-    """Prints accuracy per kind of question."""
+    """Print accuracy per kind of question."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=CHECKPOINT)
     parser.add_argument("-n", type=int, default=DEFAULT_QUESTIONS, help="questions (5 a picture)")
@@ -69,7 +71,7 @@ def main() -> None:
     samples = evaluation_set(arguments.n, arguments.seed)
     started = time.perf_counter()
     answers = answerer.answers([(sample.image, sample.question) for sample in samples])
-    print(format_table(score(samples, answers)))
+    print(format_table(score_answers(samples, answers)))
     print(f"{len(samples)} questions in {time.perf_counter() - started:.0f} s")
 
 

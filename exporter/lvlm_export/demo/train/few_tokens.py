@@ -1,4 +1,4 @@
-"""QueCC and training-free methods at 16, 4 and 1 visual tokens: what training buys there.
+"""QueCC and training-free methods at 16, 4 and 1 visual tokens: what training gains there.
 
     python -m lvlm_export.demo.train.few_tokens DIRECTORY
 
@@ -27,8 +27,8 @@ from lvlm_runtime.errors import UsageError
 
 TOKENS = (16, 4, 1)
 RESULT = DEMO_DIR / "few_tokens.json"
-# Methods that are done before the language model, and the baselines put there by hand: at the last
-# site of the tower, whose patches have by then seen each other.
+# Methods that act before the language model, and the baselines placed there by hand: at the last
+# site of the tower, where the patches have attended each other.
 METHODS = {
     "divprune": AS_PUBLISHED,
     "prumerge_plus": AS_PUBLISHED,
@@ -40,7 +40,9 @@ METHODS = {
 }
 
 
-def accuracy(checkpoint: Path, options: BuildOptions, bundle: Path, questions: int) -> list[int]:
+def measure_accuracy(
+    checkpoint: Path, options: BuildOptions, bundle: Path, questions: int
+) -> list[int]:
     """``[right, total]`` of a bundle of one ratio.
 
     Raises:
@@ -50,23 +52,25 @@ def accuracy(checkpoint: Path, options: BuildOptions, bundle: Path, questions: i
     return [point.accuracy["all"].right, point.accuracy["all"].total]
 
 
-def training_free(method: str, tokens: int, bundles: Path, questions: int) -> list[int] | str:
+def measure_training_free(
+    method: str, tokens: int, bundles: Path, questions: int
+) -> list[int] | str:
     """Right answers and questions of a method at a token count, or why it does not reach it."""
     ratio = tokens / IMAGE_TOKENS
     options = BuildOptions(
         ratios=(ratio,), method=method, baseline=False, placement=METHODS[method]
     )
     try:
-        return accuracy(CHECKPOINT, options, bundles / f"few-{method}", questions)
+        return measure_accuracy(CHECKPOINT, options, bundles / f"few-{method}", questions)
     except UsageError as reason:
         return str(reason)
 
 
-def trained(directory: Path, bundles: Path, questions: int) -> dict[str, Any]:
+def measure_trained(directory: Path, bundles: Path, questions: int) -> dict[str, Any]:
     """Result of a QueCC checkpoint and how it was trained."""
     options = BuildOptions(ratios=(1.0,), method="none", baseline=False)
     return {
-        "accuracy": accuracy(directory, options, bundles / directory.name, questions),
+        "accuracy": measure_accuracy(directory, options, bundles / directory.name, questions),
         "training": training_of(directory),
     }
 
@@ -74,8 +78,8 @@ def trained(directory: Path, bundles: Path, questions: int) -> dict[str, Any]:
 def as_markdown(result: dict[str, Any]) -> str:
     """Accuracy, one row per method, best at the most tokens first."""
 
-    def cell(found: Sequence[int] | str) -> str:
-        return "-" if isinstance(found, str) else f"{found[0] / found[1]:.1%}"
+    def cell(score: Sequence[int] | str) -> str:
+        return "-" if isinstance(score, str) else f"{score[0] / score[1]:.1%}"
 
     counts = [str(tokens) for tokens in TOKENS]
     free = result["training_free"]
@@ -105,10 +109,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     result: dict[str, Any] = {**head_of(options.questions), "quecc": {}, "training_free": {}}
     for tokens in track(TOKENS, "quecc"):
         checkpoint = options.directory / f"quecc-{tokens}"
-        result["quecc"][str(tokens)] = trained(checkpoint, options.bundles, options.questions)
+        result["quecc"][str(tokens)] = measure_trained(
+            checkpoint, options.bundles, options.questions
+        )
     for method in track(METHODS, "training-free methods"):
         result["training_free"][method] = {
-            str(tokens): training_free(method, tokens, options.bundles, options.questions)
+            str(tokens): measure_training_free(method, tokens, options.bundles, options.questions)
             for tokens in TOKENS
         }
     write_result(options.output, result)

@@ -1,4 +1,4 @@
-"""Writes the example pictures and their questions: `python -m lvlm_export.demo.train.make_pictures`."""
+"""The example pictures and their questions: ``python -m lvlm_export.demo.train.make_pictures``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SEEDS = range(6)  # far below the seeds of evaluation_set, so these are other p
 
 
 def main() -> None:
-    """Writes mosaic_0.png ... mosaic_5.png of test tiles, and questions.json."""
+    """Write mosaic_0.png ... mosaic_5.png of test tiles, and questions.json."""
     PICTURES.mkdir(exist_ok=True)
     items = []
     for seed in _SEEDS:

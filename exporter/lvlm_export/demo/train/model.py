@@ -26,7 +26,7 @@ ANSWER_TOKENS = 40
 def demo_config() -> LlavaConfig:
     """A SigLIP encoder, a two-layer projector and a Llama with grouped-query attention.
 
-    Twelve vision layers, as SigLIP-base has, give reduction inside the encoder somewhere to be.
+    Twelve vision layers, as SigLIP-base has, leave room for reduction inside the encoder.
     """
     vision = SiglipVisionConfig(
         hidden_size=96,
@@ -47,7 +47,7 @@ def demo_config() -> LlavaConfig:
         head_dim=32,
         max_position_embeddings=1024,
         # The usual 0.02 suits wide models; at this width it makes attention start almost uniform,
-        # and looking at one cell among nine is then learned late.
+        # and the model learns late to attend one cell among nine.
         initializer_range=0.06,
         bos_token_id=BOS_ID,
         eos_token_id=EOS_ID,
@@ -66,7 +66,7 @@ def demo_config() -> LlavaConfig:
 
 
 def build_model(seed: int) -> LlavaForConditionalGeneration:
-    """Makes the model with random float32 weights and greedy generation settings."""
+    """Make the model with random float32 weights and greedy generation settings."""
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(demo_config())
     model.generation_config = GenerationConfig(

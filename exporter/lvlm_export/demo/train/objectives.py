@@ -21,8 +21,8 @@ class CellHeads(nn.Module):
     Only used to warm the vision tower up; the checkpoint does not contain it.
 
     Args:
-        width: of the features, C.
-        side: patches along a picture's edge; P = side² below.
+        width: Of the features, C.
+        side: Patches along a picture's edge; P = side² below.
     """
 
     pooling: Tensor
@@ -41,8 +41,8 @@ class CellHeads(nn.Module):
         """Mean cross entropy and the share of cells with shape and colour right (both scalars).
 
         Args:
-            features: vision features [B, P, width].
-            batch: where the labels are.
+            features: Vision features ``[B, P, width]``.
+            batch: The batch with the labels.
         """
         pooled = self.pooling @ self.norm(features.float())
         shapes, colors = self.shape(pooled).float(), self.color(pooled).float()
@@ -52,14 +52,14 @@ class CellHeads(nn.Module):
         return loss, right.float().mean()
 
     def place_loss(self, features: Tensor) -> Tensor:
-        """Mean cross entropy of each patch's cell, given features [B, P, width]."""
+        """Mean cross entropy of each patch's cell, given features ``[B, P, width]``."""
         places = self.place(self.norm(features.float())).float()
         return functional.cross_entropy(
             places.flatten(0, 1), self.patch_cells.repeat(len(features))
         )
 
     def patch_loss(self, features: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """As `cell_loss`, but every single patch names its cell's shape, colour and place."""
+        """As ``cell_loss``, but every single patch names its cell's shape, colour and place."""
         normed = self.norm(features.float())
         shapes, colors = self.shape(normed).float(), self.color(normed).float()
         right_shapes = batch.cell_shapes[:, self.patch_cells]
@@ -71,7 +71,7 @@ class CellHeads(nn.Module):
 
 
 def _cell_pooling(side: int) -> Tensor:
-    """[9, side²]: each cell's mean over its patches, weighted by how much of a patch is inside."""
+    """``[9, side²]``: each cell's mean over its patches, weighted by the part of a patch inside."""
     edges = torch.arange(side + 1) * (IMAGE_SIZE / side)
     starts, ends = edges[:-1], edges[1:]
     overlaps = torch.stack(
@@ -82,7 +82,7 @@ def _cell_pooling(side: int) -> Tensor:
 
 
 def vision_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
-    """Output [B, 196, 96] of the last vision layer: what `vision_feature_layer=-1` selects."""
+    """Output ``[B, 196, 96]`` of the last vision layer, as ``vision_feature_layer=-1`` selects it."""
     tower = model.model.vision_tower
     features: Tensor = tower.encoder(inputs_embeds=tower.embeddings(pixels)).last_hidden_state
     return features
@@ -97,11 +97,11 @@ def answer_loss(
     right tokens before it, which is the same as greedy decoding giving that answer.
 
     Args:
-        model: the whole model.
-        features: vision features [B, 196, 96].
-        batch: the packed questions.
-        per_question: every question counts the same, not every token. Listings are half of all
-            answer tokens; they lead at first and should not later.
+        model: The whole model.
+        features: Vision features ``[B, 196, 96]``.
+        batch: The packed questions.
+        per_question: Every question counts the same, not every token. Listings are half of all
+            answer tokens; they should lead at first and not later.
     """
     answered = batch.labels >= 0
     labels = batch.labels[answered]
@@ -110,15 +110,15 @@ def answer_loss(
     losses = functional.cross_entropy(logits, labels, reduction="none")
     wrong = torch.bincount(question, weights=(logits.argmax(-1) != labels).double())
     tokens = torch.bincount(question)
-    asked = tokens > 0
+    has_answer = tokens > 0
     if per_question:
         losses = losses / tokens[question]
-    loss = losses.sum() / (asked.sum() if per_question else len(losses))
-    return loss, (wrong[asked] == 0).float().mean()
+    loss = losses.sum() / (has_answer.sum() if per_question else len(losses))
+    return loss, (wrong[has_answer] == 0).float().mean()
 
 
 def _hidden_states(model: LlavaForConditionalGeneration, features: Tensor, batch: Batch) -> Tensor:
-    """Last hidden states [B, L, 192] of packed rows."""
+    """Last hidden states ``[B, L, 192]`` of packed rows."""
     visual = model.model.multi_modal_projector(features)
     embeddings = model.get_input_embeddings()(batch.input_ids)
     is_image = (batch.input_ids == model.config.image_token_id).unsqueeze(-1)

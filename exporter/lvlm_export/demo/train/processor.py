@@ -21,7 +21,7 @@ PATCH_SIZE = 8
 PROMPT_HEAD = "USER: <image>"
 """What stands before a question's own tokens in every prompt (BOS comes before it)."""
 
-# The template of LLaVA-1.5 in Hugging Face's words: images first, then texts.
+# The template of LLaVA-1.5 as Hugging Face writes it: images first, then texts.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ message['role'].upper() + ':' }}"
@@ -43,12 +43,12 @@ def prompt_tail(question: str) -> str:
 
 
 def answer_text(answer: str) -> str:
-    """What the model has to say after `prompt_tail`; EOS follows."""
+    """The text that the model must give after ``prompt_tail``; EOS follows."""
     return f" {answer}{EOS}"
 
 
 def build_processor() -> LlavaProcessor:
-    """Trains the tokenizer on the demo's own questions and wraps it with the preprocessing."""
+    """Train the tokenizer on the demo's own questions and wrap it with the preprocessing."""
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=_train_tokenizer(),
         bos_token=BOS,

@@ -2,8 +2,8 @@
 
 Builds one bundle per method at all ratios, asks every question at every ratio through the ONNX
 chain, and writes the table as JSON beside this file, from which ``make readme`` fills the README.
-``make demo-table`` runs it. Methods run side by side, one per core, each with one thread; what one
-method gave is kept, so ``--method`` measures one anew and leaves the others.
+``make demo-table`` runs it. Methods run side by side, one per core, each with one thread. Results
+are kept per method, so ``--method`` measures one again and leaves the others.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lvlm_export.demo import CHECKPOINT, DEMO_DIR
-from lvlm_export.demo.curve import CurvePoint, measure
+from lvlm_export.demo.curve import CurvePoint, measure_curve
 from lvlm_export.demo.questions import evaluation_set
 from lvlm_export.reduction import METHODS
+from lvlm_profiles.files import write_whole
 from lvlm_runtime import Session
 from lvlm_runtime.errors import UsageError
 from lvlm_runtime.progress import NoProgress
@@ -38,7 +39,7 @@ UNREDUCED = "none"
 
 
 def measure_method(method: str, bundles: Path, questions: int) -> list[CurvePoint]:
-    """Build a bundle of one method and ask it everything, on one thread.
+    """Build a bundle of one method and ask it every question, on one thread.
 
     Raises:
         UsageError: The method does not fit the model, or cannot reach a ratio.
@@ -53,7 +54,7 @@ def measure_method(method: str, bundles: Path, questions: int) -> list[CurvePoin
 def ask_all(
     checkpoint: Path, options: BuildOptions, bundle: Path, questions: int
 ) -> list[CurvePoint]:
-    """Build a bundle of a checkpoint and ask it everything at all its ratios, on one thread.
+    """Build a bundle of a checkpoint and ask every question at all its ratios, on one thread.
 
     Raises:
         UsageError: The method does not fit the model, or cannot reach a ratio.
@@ -64,7 +65,7 @@ def ask_all(
     opened = Checkpoint.open(checkpoint)
     build(opened, "demo", options, bundle, NoProgress(), verify_samples=1, force=True)
     session = Session.open(bundle, device="cpu", threads=1)
-    return measure(session, options.ratios, evaluation_set(questions, seed=0))
+    return measure_curve(session, options.ratios, evaluation_set(questions, seed=0))
 
 
 def measure_all(methods: Sequence[str], bundles: Path, questions: int, output: Path) -> None:
@@ -105,7 +106,7 @@ def add_curve(path: Path, questions: int, method: str, points: Sequence[CurvePoi
 
 
 def add_refusal(path: Path, questions: int, method: str, reason: str) -> None:
-    """Put into the result file why a method does not fit."""
+    """Put into the result file the reason why a method does not fit."""
     result = read_result(path, questions)
     result["curves"].pop(method, None)
     result["refused"][method] = reason
@@ -116,14 +117,14 @@ def read_result(path: Path, questions: int) -> dict[str, Any]:
     """What is in the file, or an empty result where it is of other weights, versions or counts."""
     head = head_of(questions)
     if path.exists():
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if all(found.get(key) == value for key, value in head.items()):
-            return found
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if all(result.get(key) == value for key, value in head.items()):
+            return result
     return {**head, "curves": {}, "refused": {}}
 
 
 def head_of(questions: int) -> dict[str, Any]:
-    """What a result rests on: question count, weights, machine and versions."""
+    """What a result depends on: question count, weights, machine and versions."""
     import onnxruntime
 
     from lvlm_export.checkpoint import Checkpoint
@@ -141,12 +142,12 @@ def write_result(path: Path, result: dict[str, Any]) -> None:
     for part in ("curves", "refused", "training_free"):
         if part in result:
             result[part] = dict(sorted(result[part].items()))
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(result, indent=1) + "\n")
 
 
 def as_markdown(result: dict[str, Any]) -> str:
     """Accuracy, one row per method, best first; a mark where random has more right answers."""
-    curves = {name: shares(points) for name, points in result["curves"].items()}
+    curves = {name: accuracy_by_ratio(points) for name, points in result["curves"].items()}
     full = curves.pop(UNREDUCED)[1.0]
     random = curves[BASELINE]
     ordered = sorted(curves, key=lambda name: -sum(curves[name].values()))
@@ -165,7 +166,7 @@ def as_markdown(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def shares(points: Sequence[dict[str, Any]]) -> dict[float, float]:
+def accuracy_by_ratio(points: Sequence[dict[str, Any]]) -> dict[float, float]:
     """Right answers over all kinds as a share, per ratio."""
     return {
         point["ratio"]: point["accuracy"]["all"][0] / point["accuracy"]["all"][1]

@@ -1,21 +1,22 @@
-"""Trains the demo model from nothing: `python -m lvlm_export.demo.train.train`.
+"""The training of the demo model from random weights: ``python -m lvlm_export.demo.train.train``.
 
 Eight stages, each with its own optimizer and learning rate:
 
 - cells: the vision tower learns to label shape and colour of each cell from its patches' mean;
-- places: also to tell each patch's cell (a tower trained on cells alone forgets where a patch is:
+- places: also to name each patch's cell (a tower trained on cells alone forgets where a patch is:
   a linear probe found its cell in 29 % of cases);
 - text: projector and language model learn to answer on frozen vision features; the listings of
-  whole mosaics are what teaches them to look at a place;
-- patches: every patch learns to name its cell's shape, colour and place, without which searching
-  and counting did not come;
+  whole mosaics teach them to look at a place;
+- patches: every patch learns to name its cell's shape, colour and place; without this the model did
+  not learn to search and to count;
 - answers: as text, with every question counting the same, not every token;
-- search: the same, asking more of the kinds that were worst, place and count;
-- locate, find: the same, also asking where the one red shape or the one circle is: without these
-  easier questions the model looked for the shape of "the blue triangle" and never for its colour.
+- search: the same, with more questions of the kinds that were worst, place and count;
+- locate, find: the same, with questions for the place of the one red shape or the one circle:
+  without these easier questions the model looked for the shape of "the blue triangle" and never for
+  its colour.
 
-Tokens are never dropped in training, so what reduction costs this model is what it costs a model
-that has not heard of it.
+Tokens are never dropped in training, so reduction costs this model what it costs a model that was
+not trained for it.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ from lvlm_export.demo.train.processor import build_processor
 
 LossFn = Callable[[Batch], tuple[Tensor, Tensor]]
 BatchT = TypeVar("BatchT", bound=Batch)
-MadeT = TypeVar("MadeT", bound=Batch, covariant=True)
+MadeBatchT = TypeVar("MadeBatchT", bound=Batch, covariant=True)
 
 
-class Packs(Protocol[MadeT]):
+class BatchMaker(Protocol[MadeBatchT]):
     """What makes a stage's batches."""
 
     def batch(
@@ -59,7 +60,7 @@ class Packs(Protocol[MadeT]):
         *,
         flip: bool,
         per_kind: Mapping[str, int],
-    ) -> MadeT:
+    ) -> MadeBatchT:
         """The batch of the pictures with seeds first_seed ... first_seed + size - 1."""
         ...
 
@@ -116,7 +117,7 @@ _SEEDS_PER_STAGE = 10_000_000
 
 
 def main() -> None:
-    """Trains, writing a resumable state after each stage and the checkpoint after the last."""
+    """Train; write a resumable state after each stage and the checkpoint after the last."""
     arguments = _parse_arguments()
     torch.set_num_threads(arguments.threads)
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
@@ -141,7 +142,7 @@ def main() -> None:
 def save_checkpoint(
     model: LlavaForConditionalGeneration, processor: LlavaProcessor, directory: Path
 ) -> None:
-    """Writes the Hugging Face directory with float16 weights; leaves the model in float16."""
+    """Write the Hugging Face directory with float16 weights; leaves the model in float16."""
     processor.save_pretrained(directory)
     # transformers 5 keeps it in processor_config.json only; older readers look for this file.
     processor.image_processor.save_pretrained(directory)
@@ -155,13 +156,13 @@ def save_trained(
     log: dict[str, object],
     directory: Path,
 ) -> None:
-    """`save_checkpoint`, with the log of its last stage beside it."""
+    """``save_checkpoint``, with the log of its last stage beside it."""
     save_checkpoint(model, processor, directory)
     (directory / "training_log.json").write_text(json.dumps(log, indent=1) + "\n")
 
 
 def write_log(work_dir: Path, path: Path) -> None:
-    """Joins the stages' logs of a working directory into one JSON file."""
+    """Join the stages' logs of a working directory into one JSON file."""
     log = {
         "torch": torch.__version__,
         "transformers": transformers.__version__,
@@ -196,7 +197,7 @@ def _parse_arguments() -> argparse.Namespace:
 
 
 def _objective(name: str, model: LlavaForConditionalGeneration) -> tuple[LossFn, list[nn.Module]]:
-    """A stage's loss (with the share of right ones) and the modules that it trains."""
+    """A stage's loss, with the share of right answers, and the modules that it trains."""
     tower = model.model.vision_tower
     heads = CellHeads(model.config.vision_config.hidden_size)
 
@@ -234,10 +235,10 @@ def run_stage(
     stage: TrainingStage,
     loss_fn: Callable[[BatchT], tuple[Tensor, Tensor]],
     trained: list[nn.Module],
-    packer: Packs[BatchT],
+    packer: BatchMaker[BatchT],
     first_seed: int,
 ) -> dict[str, object]:
-    """Runs one stage; returns its log: settings, seconds, and loss and accuracy over time."""
+    """Run one stage; returns its log: settings, seconds, and loss and accuracy over time."""
     parameters = [parameter for module in trained for parameter in module.parameters()]
     optimizer = torch.optim.AdamW(_decay_groups(parameters), lr=0.0, betas=(0.9, 0.98))
     started, points = time.perf_counter(), []

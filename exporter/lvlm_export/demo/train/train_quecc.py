@@ -1,15 +1,17 @@
-"""Trains a QueCC projector for the demo model: `python -m lvlm_export.demo.train.train_quecc --tokens 4`.
+"""The training of a QueCC projector for the demo model.
 
-The vision tower stays as the demo's checkpoint has it. The projector starts with the checkpoint's
-own two linear maps behind a QueCC that is new, and learns from the demo's questions; with
-`--train-text` the language model learns with it. As in the authors' code the question's last hidden
-state is no way for gradients. Every question makes its own visual tokens, so a picture's questions
-are rows of their own here and share nothing but the tower's features.
+    python -m lvlm_export.demo.train.train_quecc --tokens 4
+
+The vision tower stays as the demo's checkpoint has it. The projector starts as a new QueCC followed
+by the checkpoint's own two linear maps, and learns from the demo's questions; with
+``--train-text`` the language model learns with it. As in the authors' code no gradients flow
+through the question's last hidden state. Every question has its own visual tokens, so a picture's
+questions are rows of their own here and share only the tower's features.
 
 The demo's tower has 14 x 14 patches, which divide into 1, 4 or 49 tokens; for 16 tokens begin with
-what `lvlm_export.demo.train.enlarge` writes (`--checkpoint`). A QueCC of fewer tokens may begin with one
-of more (`--start`), which has learned already to read a question. The result is a checkpoint like
-any other: `lvlm-export build --model DIRECTORY --ratio 1`.
+the checkpoint that ``lvlm_export.demo.train.enlarge`` writes (``--checkpoint``). A QueCC of fewer
+tokens may begin with one of more (``--start``), which has learned already to read a question. The
+result is a checkpoint like any other: ``lvlm-export build --model DIRECTORY --ratio 1``.
 """
 
 from __future__ import annotations
@@ -48,20 +50,20 @@ from lvlm_export.families.shared.projectors import projector_shape
 # The authors' layers 12, 16, 22 and 23 of 23 that run, at the same fractions of the demo's 12.
 LEVELS = (6, 8, 11, 12)
 CELL_WEIGHTS = "model.multi_modal_projector.0.q_downsample.weight"
-# What taught the demo model to find things, with easier questions among them.
+# The questions that taught the demo model to find things, the easier ones included.
 QUESTIONS = STAGES[-1].questions_per_kind
 
 
 @dataclass(frozen=True)
-class Asked(Batch):
+class QuestionBatch(Batch):
     """A batch with one question a row; R rows about B pictures.
 
     Attributes:
-        pictures: int64 [R], the picture of each row.
-        query_ids: int64 [R, Q], the question alone, padded at its end.
-        query_lengths: int64 [R].
+        pictures: int64 ``[R]``, the picture of each row.
+        query_ids: int64 ``[R, Q]``, the question alone, padded at its end.
+        query_lengths: int64 ``[R]``.
 
-    Unlike in a ``Batch``, the attention mask is what is added to the logits.
+    Unlike in a ``Batch``, the attention mask is added to the logits.
     """
 
     pictures: Tensor
@@ -85,27 +87,27 @@ class QuestionPacker:
         *,
         flip: bool,
         per_kind: Mapping[str, int] = QUESTIONS_PER_KIND,
-    ) -> Asked:
-        """Makes the batch of the pictures with seeds first_seed ... first_seed + size - 1."""
+    ) -> QuestionBatch:
+        """Make the batch of the pictures with seeds first_seed ... first_seed + size - 1."""
         seeds = range(first_seed, first_seed + size)
         mosaics = [make_mosaic(seed, split, flip=flip) for seed in seeds]
-        asked = [
+        questions = [
             (picture, question)
             for picture, (mosaic, seed) in enumerate(zip(mosaics, seeds, strict=True))
             for question in drawn_questions(mosaic, seed, per_kind)
         ]
-        rows = [self._row(question) for _, question in asked]
-        queries = [self.tokenizer(question.text)["input_ids"] for _, question in asked]
+        rows = [self._row(question) for _, question in questions]
+        queries = [self.tokenizer(question.text)["input_ids"] for _, question in questions]
         pad = self.tokenizer.pad_token_id
         ids, labels = _padded([row[0] for row in rows], pad), _padded([row[1] for row in rows])
         real = torch.arange(ids.shape[1]) < torch.tensor([[len(row[0])] for row in rows])
         causal = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril()
         none = torch.zeros(0, dtype=torch.long)
-        return Asked(
+        return QuestionBatch(
             pixel_values=pixel_values(mosaics, self._image_processor),
             input_ids=ids,
             position_ids=torch.arange(ids.shape[1]).expand_as(ids),
-            # Padding stands at the end, where only padding sees it. Added to attention's logits.
+            # Padding is at the end, where only padding attends it. Added to attention's logits.
             attention_mask=torch.zeros(ids.shape[1], ids.shape[1])
             .masked_fill(~causal, torch.finfo(torch.float32).min)
             .expand(len(rows), 1, -1, -1),
@@ -113,16 +115,16 @@ class QuestionPacker:
             question_index=torch.where(real, 0, -1),
             cell_shapes=none,
             cell_colors=none,
-            pictures=torch.tensor([picture for picture, _ in asked]),
+            pictures=torch.tensor([picture for picture, _ in questions]),
             query_ids=_padded(queries, pad),
             query_lengths=torch.tensor([len(query) for query in queries]),
         )
 
     def _row(self, question: MosaicQuestion) -> tuple[list[int], list[int]]:
-        """Token ids of prompt and answer, and what each is to be followed by."""
-        tokens, asked = question_tokens(self.tokenizer, question)
-        unlabelled = len(self.head) + asked - 1
-        labels = [NO_LABEL] * unlabelled + tokens[asked:] + [NO_LABEL]
+        """Token ids of prompt and answer, and the label of each: the token after it."""
+        tokens, prompted = question_tokens(self.tokenizer, question)
+        unlabelled = len(self.head) + prompted - 1
+        labels = [NO_LABEL] * unlabelled + tokens[prompted:] + [NO_LABEL]
         return self.head + tokens, labels
 
 
@@ -183,13 +185,13 @@ def take_over(model: ProjectedLlava, start: Path) -> None:
     model.load_state_dict(state)
 
 
-def loss_of(model: ProjectedLlava, batch: Asked) -> tuple[Tensor, Tensor]:
+def loss_of(model: ProjectedLlava, batch: QuestionBatch) -> tuple[Tensor, Tensor]:
     """Cross entropy of the answers and the share of fully right ones (scalars)."""
     with torch.no_grad():
         features = frozen_features(model, batch.pixel_values)
-        query = questions(model, batch)
+        query = question_states(model, batch)
     visual = model.model.multi_modal_projector(features, query, batch.pictures)
-    # The visual tokens are made already; the rest is the demo's own objective.
+    # The visual tokens are computed already; the rest is the demo's own objective.
     view = SimpleNamespace(
         model=SimpleNamespace(
             multi_modal_projector=nn.Identity(), language_model=model.model.language_model
@@ -209,7 +211,7 @@ def frozen_features(model: ProjectedLlava, pixels: Tensor) -> Tensor:
     return torch.cat([out.hidden_states[level] for level in shape.levels], dim=-1)
 
 
-def questions(model: ProjectedLlava, batch: Asked) -> Tensor:
+def question_states(model: ProjectedLlava, batch: QuestionBatch) -> Tensor:
     """Last hidden state ``[R, 1, 192]`` of every question alone."""
     hidden = model.model.language_model(input_ids=batch.query_ids, use_cache=False)[0]
     last: Tensor = hidden[torch.arange(len(hidden)), batch.query_lengths - 1]
@@ -224,7 +226,7 @@ def training_of(directory: Path) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    """Trains, writes the checkpoint and a log beside it."""
+    """Train; write the checkpoint and a log beside it."""
     arguments = _parse_arguments()
     torch.set_num_threads(arguments.threads)
     model = quecc_model(arguments.checkpoint, arguments.tokens, arguments.seed)

@@ -1,7 +1,7 @@
-"""Reads a checkpoint's image processor settings into the runtime's `PreprocessSpec`.
+"""A checkpoint's image processor settings as the runtime's ``PreprocessSpec``.
 
-Source: transformers 5.23, `image_processing_pil_*.py` of clip, siglip, llava and llava_onevision,
-and `BaseImageProcessor._standardize_kwargs`; files written by transformers 4.x have the same keys.
+Source: transformers 5.23, ``image_processing_pil_*.py`` of clip, siglip, llava and llava_onevision,
+and ``BaseImageProcessor._standardize_kwargs``; files of transformers 4.x have the same keys.
 """
 
 from __future__ import annotations
@@ -80,13 +80,13 @@ def preprocess_spec(
     """The preprocessing that a checkpoint's image processor does.
 
     Args:
-        preprocessor_config: content of `preprocessor_config.json`, or of `processor_config.json`
-            or its `image_processor` part.
-        feature_side: features per tile edge of the unreduced vision tower, as `PreprocessSpec`
+        preprocessor_config: Content of ``preprocessor_config.json``, or of
+            ``processor_config.json`` or its ``image_processor`` part.
+        feature_side: Features per tile edge of the unreduced vision tower, as ``PreprocessSpec``
             has it; needed for a "single" layout alone.
 
     Raises:
-        LvlmError: an unknown processor, an option that it does not have or a value it cannot take.
+        LvlmError: An unknown processor, an option that it does not have or a value it cannot take.
     """
     config = preprocessor_config.get("image_processor", preprocessor_config)
     name = _processor_name(config)
@@ -94,11 +94,11 @@ def preprocess_spec(
     for key in config:
         if key not in defaults and key not in _WITHOUT_EFFECT and config[key] not in (None, False):
             raise LvlmError(
-                f"The image processor {name} of this checkpoint sets {key} to {config[key]!r}, "
-                f"which may change pixels; known are {', '.join(sorted(defaults))}. Remove it "
-                "from the checkpoint's preprocessor_config.json if it has no effect."
+                f"the image processor {name} of this checkpoint sets {key} to {config[key]!r}, "
+                f"which may change pixels; known are {', '.join(sorted(defaults))}: remove it "
+                "from the checkpoint's preprocessor_config.json if it has no effect"
             )
-    # null is no default: it switches a step off, as it does in transformers
+    # null is no default: it switches a step off, as it does in transformers.
     options = {key: config.get(key, default) for key, default in defaults.items()}
     normalise, do_pad = bool(options["do_normalize"]), bool(options["do_pad"])
     mean = _per_channel("image_mean", options["image_mean"]) if normalise or do_pad else None
@@ -120,25 +120,25 @@ def preprocess_spec(
 
 
 def _processor_name(config: Mapping[str, Any]) -> str:
-    """The key in `_DEFAULTS` of the class that wrote the file."""
+    """The key in ``_DEFAULTS`` of the class that wrote the file."""
     kind = config.get("image_processor_type") or config.get("feature_extractor_type")
     stem = str(kind).removesuffix("Fast").removesuffix("Pil")
     name = stem.removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
     if name == stem or name not in _DEFAULTS:
         raise LvlmError(
-            f"The image_processor_type of this checkpoint is {kind!r}; known are "
-            f"{', '.join(known + 'ImageProcessor' for known in _DEFAULTS)}. Check "
-            "preprocessor_config.json, or add the processor to image_config.py."
+            f"the image_processor_type of this checkpoint is {kind!r}; known are "
+            f"{', '.join(known + 'ImageProcessor' for known in _DEFAULTS)}: check "
+            "preprocessor_config.json, or add the processor to image_config.py"
         )
     return name
 
 
 def _resize(size: Any, default_to_square: bool) -> dict[str, Any]:
-    """The fields of `PreprocessSpec` for a `size`: int, list or dict."""
+    """The fields of ``PreprocessSpec`` for a ``size``: int, list or dict."""
     if isinstance(size, int) and not default_to_square:
         size = {"shortest_edge": size}
     if isinstance(size, Mapping):
-        # transformers writes every key of its size class, null where unused
+        # transformers writes every key of its size class, null where unused.
         size = {key: value for key, value in size.items() if value is not None}
         if set(size) == {"shortest_edge"} and _is_edge(size["shortest_edge"]):
             return {"resize": RESIZE_SHORTEST_EDGE, "height": size["shortest_edge"]}
@@ -156,9 +156,9 @@ def _height_width(size: Any) -> tuple[int, int]:
     if isinstance(size, list | tuple) and len(size) == 2 and all(_is_edge(edge) for edge in size):
         return size[0], size[1]
     raise LvlmError(
-        f"A size of {size!r} in this checkpoint's image processor is not supported; allowed are a "
-        'number, "height" and "width", or for size also "shortest_edge" alone, in whole pixels. '
-        "Correct preprocessor_config.json."
+        f"a size of {size!r} in this checkpoint's image processor is not supported; allowed are a "
+        'number, "height" and "width", or for size also "shortest_edge" alone, in whole pixels: '
+        "correct preprocessor_config.json"
     )
 
 
@@ -170,13 +170,16 @@ def _pinpoints(options: Mapping[str, Any], size: Mapping[str, Any]) -> tuple[tup
     """The canvases of a LLaVA-OneVision processor, whose views must be square tiles."""
     if options["do_center_crop"] or size.get("width", size.get("height")) != size.get("height", 0):
         raise LvlmError(
-            "LLaVA-OneVision tiles are supported where do_resize is on, do_center_crop is off "
-            f"and size is square; given are do_center_crop {options['do_center_crop']!r} and size "
-            f"{options['size']!r}. Correct preprocessor_config.json."
+            "LLaVA-OneVision tiles need do_resize on, do_center_crop off and a square size; this "
+            f"checkpoint has do_center_crop {options['do_center_crop']!r} and size "
+            f"{options['size']!r}: correct preprocessor_config.json"
         )
     canvases = tuple(_height_width(pair) for pair in options["image_grid_pinpoints"] or ())
     if not canvases:
-        raise LvlmError("image_grid_pinpoints is empty, at least one [height, width] is needed.")
+        raise LvlmError(
+            "image_grid_pinpoints is empty, at least one [height, width] is needed; correct "
+            "preprocessor_config.json"
+        )
     return canvases
 
 
@@ -184,10 +187,10 @@ def _square_colour(name: str, do_pad: bool, mean: Any) -> tuple[int, int, int] |
     """The border colour of pad_to_square, if this processor pads."""
     if do_pad and name not in ("Llava", "LlavaOnevision"):
         raise LvlmError(
-            f"The image processor {name} of this checkpoint has do_pad on, which is supported for "
-            "LlavaImageProcessor alone. Correct preprocessor_config.json."
+            f"the image processor {name} of this checkpoint has do_pad on, which is supported for "
+            "LlavaImageProcessor alone; correct preprocessor_config.json"
         )
-    # LLaVA-OneVision always pads several pictures; its do_pad is about batches
+    # LLaVA-OneVision always pads several pictures; its do_pad is about batches.
     if not do_pad and name != "LlavaOnevision":
         return None
     red, green, blue = _per_channel("image_mean", mean)
@@ -199,8 +202,8 @@ def _per_channel(key: str, value: Any) -> tuple[float, float, float]:
     values = value if isinstance(value, list | tuple) else [value] * 3
     if len(values) != 3 or not all(_is_number(number) for number in values):
         raise LvlmError(
-            f"{key} of this checkpoint's image processor is {value!r}; a number or 3 are needed "
-            "(RGB). Correct preprocessor_config.json."
+            f"{key} of this checkpoint's image processor is {value!r}, one number or three (RGB) "
+            "are needed; correct preprocessor_config.json"
         )
     return float(values[0]), float(values[1]), float(values[2])
 
@@ -209,8 +212,8 @@ def _factor(value: Any) -> float:
     """What values are multiplied by."""
     if not _is_number(value):
         raise LvlmError(
-            f"rescale_factor of this checkpoint's image processor is {value!r}; a number is "
-            "needed where do_rescale is on. Correct preprocessor_config.json."
+            f"rescale_factor of this checkpoint's image processor is {value!r}, a number is "
+            "needed where do_rescale is on; correct preprocessor_config.json"
         )
     return float(value)
 
@@ -225,5 +228,5 @@ def _resample(value: Any) -> int:
         return value
     raise LvlmError(
         f"resample of this checkpoint's image processor is {value!r}, allowed is Pillow's code 0 "
-        "to 5 (3 is bicubic). Correct preprocessor_config.json."
+        "to 5 (3 is bicubic); correct preprocessor_config.json"
     )

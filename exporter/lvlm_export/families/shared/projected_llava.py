@@ -1,4 +1,4 @@
-"""transformers' LLaVA with a trained projector in the place of its own.
+"""The LLaVA of transformers with a trained projector in place of its own.
 
 It loads, trains and generates as any other model of that library; the question that QueCC reads is
 one more argument, ``query_ids``.
@@ -16,7 +16,7 @@ from lvlm_export.families.shared.projectors import make_projector, projector_sha
 
 
 class ProjectedLlavaModel(LlavaModel):  # type: ignore[misc]
-    """``LlavaModel`` whose projector takes features of several layers and, if it does, a question."""
+    """``LlavaModel`` whose projector takes features of several layers, and may take a question."""
 
     def __init__(self, config: Any) -> None:
         LlavaPreTrainedModel.__init__(self, config)
@@ -82,7 +82,7 @@ class ProjectedLlava(LlavaForConditionalGeneration):  # type: ignore[misc]
         logits_to_keep: int | Tensor = 0,
         **kwargs: Any,
     ) -> Any:
-        """As the parent's; ``query_ids [B, Q]`` is the question alone, for projectors that read it."""
+        """As the parent's; ``query_ids [B, Q]`` is the question alone, if the projector needs it."""
         return super().forward(
             input_ids=input_ids,
             pixel_values=pixel_values,

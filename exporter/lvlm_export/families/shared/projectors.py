@@ -1,9 +1,9 @@
 """Trained projectors that give fewer tokens than the tower has patches: QueCC and TokenPacker.
 
-Both take the tower's features of several layers, side by side: the last listed layer is the picture
-that queries are made of, all of them together are what they attend. Every query sees the cell of
-``s x s`` patches that it stands for and nothing else. Tensor names behind ``multi_modal_projector.``
-are the authors' behind ``mm_projector.``. Shared METHODS §4 and §9.
+Both take the tower's features of several layers, side by side: queries are computed from the last
+listed layer, keys and values from all layers together. Every query attends the cell of ``s x s``
+patches that it stands for and nothing else. Tensor names after ``multi_modal_projector.`` are the
+authors' after ``mm_projector.``. Shared METHODS §4 and §9.
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ def projector_shape(config: PretrainedConfig) -> ProjectorShape | None:
 
 
 def patch_maps(shape: ProjectorShape, width: int) -> tuple[tuple[int, int], ...]:
-    """``(in, out)`` of the linear maps over every patch of a tower of ``width``, for the cost model.
+    """``(in, out)`` of the linear maps over every patch of a tower, for the cost model.
 
-    Those over the few tokens that come out are left out.
+    ``width`` is the tower's. Maps over the few tokens of the result are left out.
     """
     keys = ((len(shape.levels) * width, width), (width, width), (width, width))
     queries = ((width, width), (width, width)) if shape.reads_text else ()
@@ -94,12 +94,12 @@ def _levels(config: PretrainedConfig, kind: str) -> tuple[int, ...]:
     if list(levels) != sorted(set(levels)) or not 0 < levels[0] <= levels[-1] <= depth:
         raise LvlmError(
             f"vision_feature_layer {wanted!r} does not fit projector {kind}: it takes ascending"
-            f" layers of the tower's {depth}, the last one the picture's own"
+            f" layers of the tower's {depth}, the last one gives the queries"
         )
     return levels
 
 
-def mlp(first: int, hidden: int, last: int) -> nn.Sequential:
+def make_mlp(first: int, hidden: int, last: int) -> nn.Sequential:
     """Linear, GELU, Linear."""
     return nn.Sequential(nn.Linear(first, hidden), nn.GELU(), nn.Linear(hidden, last))
 
@@ -121,12 +121,12 @@ class QueCC(nn.Module):
         super().__init__()
         self.side, self.cell = side, cell
         self.clip_attn = nn.MultiheadAttention(width, HEADS, batch_first=True)
-        self.q_proj = nn.Sequential(*mlp(width, width, width), nn.LayerNorm(width, EPSILON))
+        self.q_proj = nn.Sequential(*make_mlp(width, width, width), nn.LayerNorm(width, EPSILON))
         self.k_proj = nn.Sequential(
-            *mlp(levels * width, width, width), nn.LayerNorm(width, EPSILON)
+            *make_mlp(levels * width, width, width), nn.LayerNorm(width, EPSILON)
         )
         self.v_proj = nn.Sequential(
-            *mlp(levels * width, width, width), nn.LayerNorm(width, EPSILON)
+            *make_mlp(levels * width, width, width), nn.LayerNorm(width, EPSILON)
         )
         self.q_downsample = nn.Conv2d(width, width, cell, stride=cell, groups=width)
         self.text_projection = nn.Sequential(
@@ -137,30 +137,30 @@ class QueCC(nn.Module):
         """``features [B, N, L*C]``, ``query [B or 1, 1, D]`` -> ``[B, N/s², C]``.
 
         With ``pictures [R]`` there are ``R`` queries about ``B`` pictures, and query ``r`` is about
-        picture ``pictures[r]``: what does not depend on the question is made once for a picture.
+        picture ``pictures[r]``: what does not depend on the question is computed once per picture.
         """
         width = self.clip_attn.embed_dim
         picture = features[..., -width:]
-        keys = cells(self.k_proj(features), self.side, self.cell)
-        values = cells(self.v_proj(features), self.side, self.cell)
+        keys = group_by_cell(self.k_proj(features), self.side, self.cell)
+        values = group_by_cell(self.v_proj(features), self.side, self.cell)
         if pictures is not None:
             picture, keys, values = picture[pictures], keys[pictures], values[pictures]
-        asked = picture + self.text_projection(query)
-        # A depthwise convolution whose stride is its kernel, as the weighted sum of each cell that it
-        # is: its gradient takes ten times less than that of the convolution.
+        queries = picture + self.text_projection(query)
+        # A depthwise convolution whose stride is its kernel is a weighted sum of each cell; written
+        # as that sum, its gradient takes a tenth of the time.
         weight, bias = self.q_downsample.weight.flatten(1).T, self.q_downsample.bias
-        assert bias is not None, "made with one above"
-        grid = cells(self.q_proj(asked), self.side, self.cell)
+        assert bias is not None, "the convolution above has one"
+        grid = group_by_cell(self.q_proj(queries), self.side, self.cell)
         queries = (grid * weight).sum(dim=2) + bias
         return attend_cells(self.clip_attn, queries, keys, values)
 
 
 class QueccProjector(nn.Sequential):
-    """QueCC and the plain projector's linear maps behind it, under the authors' numbers."""
+    """QueCC and after it the plain projector's linear maps, under the authors' numbers."""
 
     def __init__(self, width: int, levels: int, text_width: int, side: int, cell: int) -> None:
         compressor = QueCC(width, levels, text_width, side, cell)
-        super().__init__(compressor, *mlp(width, text_width, text_width))
+        super().__init__(compressor, *make_mlp(width, text_width, text_width))
 
     def forward(
         self, features: Tensor, query: Tensor | None = None, pictures: Tensor | None = None
@@ -184,39 +184,39 @@ class TokenPacker(nn.Module):
         super().__init__()
         self.side, self.cell = side, cell
         self.q_proj_1 = nn.Linear(width, width, bias=False)
-        self.k_proj_1 = mlp(levels * width, width, width)
-        self.v_proj_1 = mlp(levels * width, width, width)
+        self.k_proj_1 = make_mlp(levels * width, width, width)
+        self.v_proj_1 = make_mlp(levels * width, width, width)
         self.ln_q_1 = nn.LayerNorm(width, EPSILON)
         self.ln_k_1 = nn.LayerNorm(width, EPSILON)
         self.ln_v_1 = nn.LayerNorm(width, EPSILON)
         self.clip_attn = nn.MultiheadAttention(width, HEADS)
-        self.mlp = mlp(width, text_width, text_width)
+        self.mlp = make_mlp(width, text_width, text_width)
 
     def forward(self, features: Tensor, query: Tensor | None = None) -> Tensor:
         """``features [B, N, L*C]`` -> ``[B, N/s², D]``; the question is not read."""
         width = self.clip_attn.embed_dim
-        coarse = shrink(features[..., -width:], self.side, self.cell)
-        keys = cells(self.ln_k_1(self.k_proj_1(features)), self.side, self.cell)
-        values = cells(self.ln_v_1(self.v_proj_1(features)), self.side, self.cell)
+        coarse = shrink_grid(features[..., -width:], self.side, self.cell)
+        keys = group_by_cell(self.ln_k_1(self.k_proj_1(features)), self.side, self.cell)
+        values = group_by_cell(self.ln_v_1(self.v_proj_1(features)), self.side, self.cell)
         queries = self.ln_q_1(self.q_proj_1(coarse))
         projected: Tensor = self.mlp(attend_cells(self.clip_attn, queries, keys, values))
         return projected
 
 
-def cells(tokens: Tensor, side: int, cell: int) -> Tensor:
+def group_by_cell(tokens: Tensor, side: int, cell: int) -> Tensor:
     """Patches ``[B, side², C]`` by the cell they lie in: ``[B, (side/cell)², cell², C]``."""
     count = side // cell
     grid = tokens.reshape(-1, count, cell, count, cell, tokens.shape[-1])
     return grid.permute(0, 1, 3, 2, 4, 5).reshape(-1, count**2, cell**2, tokens.shape[-1])
 
 
-def shrink(tokens: Tensor, side: int, cell: int) -> Tensor:
-    """Bilinear resize of ``[B, side², C]`` by 1/cell without antialiasing: ``[B, (side/cell)², C]``.
+def shrink_grid(tokens: Tensor, side: int, cell: int) -> Tensor:
+    """Bilinear resize of ``[B, side², C]`` by 1/cell, no antialiasing: ``[B, (side/cell)², C]``.
 
-    By a whole number it is the patch in the middle of each cell, or the mean of the four around it,
-    which needs no Resize in the graph.
+    By a whole number it is the patch in the middle of each cell, or the mean of the four around the
+    middle, which needs no Resize in the graph.
     """
-    middle = cells(tokens, side, cell)
+    middle = group_by_cell(tokens, side, cell)
     around = sorted({(cell - 1) // 2, cell // 2})
     picked = [middle[:, :, row * cell + col] for row in around for col in around]
     mean: Tensor = torch.stack(picked).mean(dim=0)

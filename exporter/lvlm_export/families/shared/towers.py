@@ -21,7 +21,7 @@ TOWER_PREFIX = {"clip_vision_model": 1, "siglip_vision_model": 0}
 TEXT_TYPES = ("llama", "mistral", "qwen2")
 
 EMBED_TOKENS = "model.language_model.embed_tokens.weight"
-# Older llava-hf checkpoints keep the parts at the top level and a `vision_model` in the tower.
+# Older llava-hf checkpoints keep the parts at the top level and a ``vision_model`` in the tower.
 RENAMES = (
     (r"^language_model\.lm_head\.", "lm_head."),
     (r"^language_model\.model\.", "model.language_model."),
@@ -32,7 +32,7 @@ RENAMES = (
 
 
 def feature_levels(config: PretrainedConfig) -> tuple[int, ...]:
-    """Vision layers that ran before each of the features that stand side by side, as listed.
+    """Vision layers that ran before each of the features that are joined side by side, as listed.
 
     They are the indices of transformers' ``hidden_states``, which has one entry more than layers.
 
@@ -51,7 +51,7 @@ def feature_levels(config: PretrainedConfig) -> tuple[int, ...]:
 
 
 def vision_shape(config: PretrainedConfig) -> VisionShape:
-    """Shape of a CLIP or SigLIP tower; LvlmError for another one or an odd selection."""
+    """Shape of a CLIP or SigLIP tower; LvlmError for another one or an unsuitable selection."""
     vision = config.vision_config
     if vision.model_type not in TOWER_PREFIX:
         raise LvlmError(
@@ -59,7 +59,7 @@ def vision_shape(config: PretrainedConfig) -> VisionShape:
         )
     prefix = TOWER_PREFIX[vision.model_type]
     strategy = config.vision_feature_select_strategy
-    # "default" drops the first token whatever it is; only a CLS token may go that way.
+    # "default" drops the first token whatever it is; only a CLS token may be dropped like that.
     if (strategy == "default") != (prefix == 1):
         raise LvlmError(
             f"vision_feature_select_strategy {strategy!r} does not fit tower {vision.model_type!r}:"
@@ -138,8 +138,8 @@ def _projector_maps(
 ) -> tuple[tuple[int, int], ...]:
     """``(in, out)`` of the linear maps that every patch goes through.
 
-    Of a trained projector these are queries, keys and values; what it does with the few tokens
-    behind them is left out.
+    Of a trained projector these are queries, keys and values; what it does after them, with few
+    tokens, is left out.
     """
     projector = projector_shape(config)
     several = (len(feature_levels(config)) * width, width if projector else text_width)
@@ -164,6 +164,12 @@ class VisionEmbed(nn.Module):
     def forward(self, pixel_values: Tensor, any_size: bool = False) -> Tensor:
         embed = self.resized if any_size else self.embeddings
         hidden: Tensor = self.pre_layrnorm(embed(pixel_values))
+        return hidden
+
+    def interpolated(self, pixel_values: Tensor) -> Tensor:
+        """As ``forward`` with ``any_size``, by transformers' own branch on the size."""
+        embedded = self.embeddings(pixel_values, interpolate_pos_encoding=True)
+        hidden: Tensor = self.pre_layrnorm(embedded)
         return hidden
 
     def resized(self, pixel_values: Tensor) -> Tensor:
@@ -200,8 +206,10 @@ def llava_parts(model: Any) -> Parts:
     inner, config = model.model, model.config
     projector, levels = projector_shape(config), feature_levels(config)
     select = inner.multi_modal_projector if projector is None else nn.Identity()
+    embed = VisionEmbed(inner.vision_tower)
     return Parts(
-        vision_embed=VisionEmbed(inner.vision_tower),
+        vision_embed=embed,
+        embed_any_size=embed.interpolated,
         vision_layers=inner.vision_tower.encoder.layers[: max(levels)],
         project=Project(select, TOWER_PREFIX[config.vision_config.model_type]),
         text_layers=inner.language_model.layers,

@@ -10,7 +10,7 @@ Differences: relevance is not negated (the authors' minus sign is for CLIP's tex
 scaled per image (theirs over the batch), the kernel has a ridge of 1e-4, so that the order is
 defined when K comes near the rank of the tokens (a budget past it is refused), and of equal tokens,
 as the newlines of packed tiles are, all but the first come last. A larger ridge would leave less to
-rounding and change the choice: 1e-3 takes other tokens for 2 to 15 % of those kept on the demo model.
+rounding and change the choice: 1e-3 replaces 2 to 15 % of the tokens kept on the demo model.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ Source: arXiv:2502.11494 and LightCompress' port (llmc/compression/token_reducti
 keys in the layer before have the largest L1 norm are pivots; each in turn keeps the visual tokens
 least cosine-similar to it among those that are left. Original positions are kept.
 
-Differences: the site moves to the same fraction of other depths; pivots take turns by falling
-norm, visual ones first (a Python set decides in the port); similarity is taken on the hidden
+Differences: the site moves to the same fraction of other depths; pivots choose in the order of
+falling norm, visual ones first (a Python set decides in the port); similarity is taken on the hidden
 states without the final norm's gains, as reducers hold no weights; and the quotas of the eight
 pivots differ by at most one, so that any K is met exactly (the port rounds down).
 """
@@ -24,7 +24,7 @@ FRACTION = 5 / 32
 PIVOTS = 4
 
 
-def quotas(keep: int) -> tuple[int, ...]:
+def pivot_quotas(keep: int) -> tuple[int, ...]:
     """Tokens that each pivot keeps beside the visual pivots; the first take the remainder."""
     share, rest = divmod(max(0, keep - PIVOTS), 2 * PIVOTS)
     return tuple(share + (index < rest) for index in range(2 * PIVOTS))
@@ -45,7 +45,7 @@ class Dart(Method):
     def selector(self, site: Site, shape: ReducerShape) -> Selector:
         from lvlm_export.reduction.selectors.dart import LeastDuplicated
 
-        return LeastDuplicated(shape.tokens_out, PIVOTS, quotas(shape.tokens_out))
+        return LeastDuplicated(shape.tokens_out, PIVOTS, pivot_quotas(shape.tokens_out))
 
 
 METHOD = Dart()

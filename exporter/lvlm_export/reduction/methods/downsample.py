@@ -3,10 +3,10 @@
 A baseline that many methods lose to (arXiv:2510.07143). Every tile's pixels are averaged over
 areas to a square whose edge is a whole number of patches, and the tower runs on the small picture
 with its position table resized (bicubic, as ``interpolate_pos_encoding`` of transformers does), so
-the vision encoder gets cheaper as well. The kept count is a square; the achieved ratio says which.
+the vision encoder gets cheaper as well. The kept count is the square nearest to the ratio.
 
 A token of the small picture has the position of the patch that lies at its centre in the large
-one, so that text after the image stands where it stood, as with every other method.
+one, so that text after the image keeps its positions, as with every other method.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Downsample(Method):
         side = math.isqrt(shape.tokens_out)
         if side * side != shape.tokens_out:
             raise UsageError(
-                f"method downsample keeps a square and {shape.tokens_out} is none; the nearest it"
-                f" can are {side**2} and {(side + 1) ** 2}"
+                f"method downsample keeps a square and {shape.tokens_out} is not one; the nearest"
+                f" are {side**2} and {(side + 1) ** 2}"
             )
         from lvlm_export.reduction.selectors.downsample import AreaResize
 

@@ -31,7 +31,7 @@ def published_sites(vision_layers: int, text_layers: int) -> tuple[Site, ...]:
 
 
 class AtPublishedSites(Method):
-    """A method at iLLaVA's sites and counts; baselines share them, so that cost is equal."""
+    """A method at iLLaVA's sites and counts; baselines have the same, so that cost is equal."""
 
     acts_in = "4 vision layers, 1 decoder layer"
     # ln(361/729) / ln(253/729): the vision encoder's part of the published reduction.

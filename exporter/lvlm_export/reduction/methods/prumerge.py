@@ -31,7 +31,7 @@ NEIGHBOURS = 32
 WHISKER = 1.5
 
 
-def neighbours(tokens: int) -> int:
+def neighbour_count(tokens: int) -> int:
     """Tokens that a kept one takes in, of a tile of ``tokens``."""
     return min(NEIGHBOURS, tokens - 1)
 
@@ -40,8 +40,8 @@ def adaptive_ratio(rows: Sequence[Sequence[float]]) -> float:
     """The ratio to build with: the mean of what the adaptive rule would keep of sample pictures.
 
     Source: clip_encoder.py:34-47 and 115: of a picture the patches are kept whose score is an
-    outlier, and one token is appended. The authors decide anew for every picture; a static graph has
-    one K, so it is decided here on a few dozen pictures of the kind that will be asked about.
+    outlier, and one token is appended. The authors choose K for every picture; a static graph has
+    one K, so it is chosen here on a few dozen pictures like those that the bundle is for.
 
     Args:
         rows: Per picture the scores ``c`` of its N patches, the CLS token's attention row.
@@ -79,7 +79,7 @@ class PruMerge(Method):
     def selector(self, site: Site, shape: ReducerShape) -> Selector:
         from lvlm_export.reduction.selectors.prumerge import PruneAndMerge
 
-        return PruneAndMerge(shape.tokens_out - 1, neighbours(shape.tokens_in))
+        return PruneAndMerge(shape.tokens_out - 1, neighbour_count(shape.tokens_in))
 
 
 METHOD = PruMerge()

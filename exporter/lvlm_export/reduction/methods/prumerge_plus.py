@@ -2,7 +2,7 @@
 
 Source: arXiv:2403.15388 and the authors' code (clip_encoder.py:208-227); shared METHODS §5. Half
 of the K-1 places are evenly spaced, the other half the most salient of what is left. The authors'
-fixed ratio does not look whether a place was chosen twice; here every place is chosen once. At
+fixed ratio does not check for a place that is chosen twice; here every place is chosen once. At
 K = 145 that is their 72 + 72 + 1.
 """
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from lvlm_export.reduction.method import Method, ReducerShape, Site
 from lvlm_export.reduction.methods.prumerge import METHOD as PRUMERGE
-from lvlm_export.reduction.methods.prumerge import neighbours
+from lvlm_export.reduction.methods.prumerge import neighbour_count
 from lvlm_export.reduction.methods.uniform import even_places
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class PruMergePlus(Method):
 
         spaced = spaced_places(shape.tokens_in, shape.tokens_out)
         salient = shape.tokens_out - 1 - len(spaced)
-        return PruneAndMerge(salient, neighbours(shape.tokens_in), spaced)
+        return PruneAndMerge(salient, neighbour_count(shape.tokens_in), spaced)
 
 
 METHOD = PruMergePlus()

@@ -1,9 +1,9 @@
-"""PyramidDrop: drop visual tokens in three steps at a quarter, half and three quarters of the depth.
+"""PyramidDrop: drop visual tokens in three steps, at 1/4, 1/2 and 3/4 of the depth.
 
 Source: arXiv:2410.17247 and the authors' code (@6444f304); shared METHODS §14. Published: layers
 8, 16 and 24 of 32 keep 1/2, 1/4 and 1/8 of the original tokens, which is ``--ratio 0.125`` here:
 the steps are equal in the logarithm and the last one is the ratio. Differences: the score is the
-last token's attention in the layer before the site (the authors compute the row anew with the
+last token's attention in the layer before the site (the authors compute the row again with the
 next layer's norm and projections), and original positions are kept (theirs are renumbered).
 """
 

@@ -4,7 +4,7 @@ Source: arXiv:2410.04417 and the authors' code (Gumpest/SparseVLMs @26a5f488,
 modelling_sparse_llama.py:199-310, score.py, utils.py:179-239); shared METHODS §7. On the decoder's
 input each visual token spreads its attention, a softmax of plain products, over the text after
 its image; the text tokens that get more than the mean of it are raters. After layers 2, 6 and 15 of
-32 the visual tokens that the raters attend most stay. Of those that go the better 30 % are
+32 the visual tokens that the raters attend most stay. Of those that leave the better 30 % are
 recycled: density peaks make one cluster of about ten, and a cluster's mean stays.
 
 The counts are the published lists: at the published shares of tokens in the last layer the steps
@@ -15,7 +15,7 @@ Differences: raters are a 0-1 weight on the text rows, so that no shape depends 
 stands at its centre's place in raster order (theirs follow the kept tokens); the random noise on
 the densities is a small ramp, so that equal ones have an order; original positions are kept, as
 in the authors' second version (their first renumbers); the sites move to the same fractions of
-other depths. The rank that chose the counts in the first release is gone from the authors' code.
+other depths. The rank that chose the counts in the first release is no longer in the authors' code.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ VISUAL = 576
 PUBLISHED = {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)}
 
 
-def clusters(pruned: int) -> int:
+def cluster_count(pruned: int) -> int:
     """Clusters that are made of ``pruned`` tokens."""
-    return int(candidates(pruned) / 10) + 1
+    return int(candidate_count(pruned) / 10) + 1
 
 
-def candidates(pruned: int) -> int:
-    """The better tokens of ``pruned`` that are recycled."""
+def candidate_count(pruned: int) -> int:
+    """How many of ``pruned`` tokens, the better ones, are recycled."""
     return int(0.3 * pruned) + 1
 
 
-def split(tokens: int, keep: int) -> tuple[int, int]:
+def split_budget(tokens: int, keep: int) -> tuple[int, int]:
     """Kept and recycled tokens of a site: kept plus their clusters is ``keep``.
 
     Where K is smaller than what would be recycled, one token is kept and the rest is clusters.
     """
     for kept in range(min(keep, tokens - 1), 0, -1):
-        if kept + clusters(tokens - kept) == keep:
+        if kept + cluster_count(tokens - kept) == keep:
             return kept, keep - kept
     return (1, keep - 1) if tokens > keep else (tokens, 0)
 
 
-def with_clusters(kept: Sequence[int], tokens: int = VISUAL) -> tuple[int, ...]:
+def counts_with_clusters(kept: Sequence[int], tokens: int = VISUAL) -> tuple[int, ...]:
     """Tokens after each site that keeps so many and recycles from what it prunes."""
     counts = []
     for each in kept:
-        tokens = each + clusters(tokens - each)
+        tokens = each + cluster_count(tokens - each)
         counts.append(tokens)
     return tuple(counts)
 
@@ -74,7 +74,7 @@ def log_shares(ratio: float) -> tuple[float, ...]:
     """
     points = []
     for kept in PUBLISHED.values():
-        logs = [math.log(count / VISUAL) for count in with_clusters(kept)]
+        logs = [math.log(count / VISUAL) for count in counts_with_clusters(kept)]
         points.append((logs[-1], tuple(log / logs[-1] for log in logs)))
     points.sort()
     at = math.log(ratio)
@@ -107,9 +107,9 @@ class SparseVlm(Method):
     def selector(self, site: Site, shape: ReducerShape) -> Selector:
         from lvlm_export.reduction.selectors.sparsevlm import RatedAndRecycled
 
-        kept, made = split(shape.tokens_in, shape.tokens_out)
-        recycled = max(candidates(shape.tokens_in - kept), made)
-        return RatedAndRecycled(kept, made, recycled)
+        kept, clusters = split_budget(shape.tokens_in, shape.tokens_out)
+        recycled = max(candidate_count(shape.tokens_in - kept), clusters)
+        return RatedAndRecycled(kept, clusters, recycled)
 
 
 METHOD = SparseVlm()

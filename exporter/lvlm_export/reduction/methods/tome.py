@@ -1,8 +1,8 @@
 """ToMe: pairs of similar tokens become their mean inside the vision tower.
 
 Source: arXiv:2210.09461 and the authors' code (facebookresearch/ToMe @af95e4b1, tome/merge.py and
-tome/patch/timm.py); shared METHODS §14. Between attention and MLP, tokens are dealt out in turn
-into two sets; each token of the first finds the one of the second whose key, averaged over heads,
+tome/patch/timm.py); shared METHODS §14. Between attention and MLP, tokens go by turns into two
+sets; each token of the first is paired with the one of the second whose key, averaged over heads,
 is most like its own; the r most similar pairs merge into the mean of the tokens, weighted by how
 many patches each stands for. Later attention adds the logarithm of that size to a key's logits, so
 that a token counts for the patches in it. The CLS token merges with nothing.
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 FRACTIONS = (1 / 8, 3 / 8, 5 / 8, 7 / 8)
 
 
-def steps(tokens: int, kept: int, sites: int) -> tuple[int, ...]:
+def counts_per_site(tokens: int, kept: int, sites: int) -> tuple[int, ...]:
     """Tokens after each site on the way to ``kept``: equal steps of the logarithm, none over half.
 
     Raises:
-        UsageError: So few cannot be reached; names the nearest ratio.
+        UsageError: ``kept`` is too small to be reached; names the nearest ratio.
     """
     counts, left, least = [], tokens, tokens
     for index in range(1, sites + 1):
         wanted = round(tokens * (kept / tokens) ** (index / sites))
-        # Rounding may ask for one token less than half.
+        # Rounding may give one token less than half.
         left, least = max(wanted, -(-left // 2)), -(-least // 2)
         counts.append(left)
     if left > kept:
@@ -63,7 +63,7 @@ class TokenMerging(Method):
         return tuple(Site("vision", layer) for layer in layers)
 
     def vision_counts(self, tokens: int, kept: int, sites: int) -> tuple[int, ...]:
-        return steps(tokens, kept, sites)
+        return counts_per_site(tokens, kept, sites)
 
     def selector(self, site: Site, shape: ReducerShape) -> Selector:
         if 2 * shape.tokens_out < shape.tokens_in:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 DOMINANT, CONTEXTUAL = 54, 10
 
 
-def split(keep: int) -> tuple[int, int]:
+def split_budget(keep: int) -> tuple[int, int]:
     """Dominant and contextual tokens of a budget; 64 is 54 and 10."""
     dominant = max(1, round(keep * DOMINANT / (DOMINANT + CONTEXTUAL)))
     return dominant, keep - dominant
@@ -47,7 +47,9 @@ class VisionZip(Method):
     def selector(self, site: Site, shape: ReducerShape) -> Selector:
         from lvlm_export.reduction.selectors.visionzip import DominantAndContextual
 
-        return DominantAndContextual(shape.tokens_in, *split(shape.tokens_out), bool(shape.prefix))
+        return DominantAndContextual(
+            shape.tokens_in, *split_budget(shape.tokens_out), bool(shape.prefix)
+        )
 
 
 METHOD = VisionZip()

@@ -2,12 +2,12 @@
 
 Source: the authors' code (@aefa01ad, llava_arch.py:141-186); shared METHODS §14. Half of the K
 tokens are the patches that the CLS token attends most. From the others the most duplicated leave,
-8 per step: they are dealt out in turn into two sets, and the 8 of the first set with the nearest
-twin in the second go, until the other half of K is left. Tokens are pruned, never merged. The
-steps are a constant number, so the graph is unrolled.
+8 per step: they go by turns into two sets, and the 8 of the first set with the nearest duplicate
+in the second leave, until the other half of K is left. Tokens are pruned, never merged. The steps
+are a constant number, so the graph is unrolled.
 
-Differences: the tokens are dealt out in raster order (the authors' first order is that of
-attention, where one rounding would deal every later token to the other set), and what stays keeps
+Differences: the tokens go into the sets in raster order (the authors' first order is that of
+attention, where one rounding would put every later token into the other set), and what stays keeps
 its place on the tower's grid as its position. Without a CLS token the score is the attention that
 a patch receives.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 REMOVED_PER_STEP = 8
 
 
-def split(keep: int) -> tuple[int, int]:
+def split_budget(keep: int) -> tuple[int, int]:
     """Important and diverse tokens of a budget; at least one is important."""
     important = max(1, keep // 2)
     return important, keep - important
@@ -55,7 +55,7 @@ class VisPrune(Method):
     def selector(self, site: Site, shape: ReducerShape) -> Selector:
         from lvlm_export.reduction.selectors.visprune import ImportantAndDiverse
 
-        important, diverse = split(shape.tokens_out)
+        important, diverse = split_budget(shape.tokens_out)
         return ImportantAndDiverse(
             important, removals_per_step(shape.tokens_in - important, diverse)
         )

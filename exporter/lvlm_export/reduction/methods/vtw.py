@@ -1,7 +1,7 @@
 """VTW (visual tokens withdrawal): all visual tokens leave at one decoder layer.
 
 Source: arXiv:2405.05803 and the authors' code (lzhxmu/VTW @a3d8cfc3); shared METHODS §6. There is
-no K to choose, so the ratio says where: at the input of layer ``round(ratio * layers)``, so that
+no K to choose, so the ratio decides the layer: they leave before ``round(ratio * layers)``, so that
 the mean number of visual tokens over the decoder's layers is the ratio's share. The published
 layers, 16 of 32 and 20 of 40, are ``--ratio 0.5``. Positions are kept.
 """
@@ -32,12 +32,12 @@ def withdrawal_layer(text_layers: int, ratio: float) -> int:
         nearest = (1 if layer < 1 else text_layers - 1) / text_layers
         raise UsageError(
             f"method vtw withdraws at a layer between 1 and {text_layers - 1} of {text_layers} and"
-            f" ratio {ratio:g} is layer {layer}; the nearest it can is {nearest:.4g}"
+            f" ratio {ratio:g} is layer {layer}; the nearest ratio it can is {nearest:.4g}"
         )
     return layer
 
 
-def divergence(full: Sequence[float], withdrawn: Sequence[float]) -> float:
+def kl_divergence(full: Sequence[float], withdrawn: Sequence[float]) -> float:
     """KL(withdrawn || full) of two rows of logits, in nats."""
     first, second = _log_softmax(full), _log_softmax(withdrawn)
     return sum(math.exp(q) * (q - p) for p, q in zip(first, second, strict=True))
@@ -74,7 +74,7 @@ def choose_layer(divergences: Mapping[int, float], limit: float) -> int:
 
 
 class VisualTokensWithdrawal(Method):
-    """Withdraw all visual tokens where the ratio says."""
+    """Withdraw all visual tokens at the layer that the ratio gives."""
 
     name = "vtw"
     summary = "drop all visual tokens at one decoder layer; the ratio says which"

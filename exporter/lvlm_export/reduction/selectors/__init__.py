@@ -1,7 +1,7 @@
 """What a method does to one site's tokens: the protocol, and the selectors that several share.
 
-A selector of a method of its own is a module here under the method's name; the method's file in
-``reduction`` stays free of torch.
+A selector that only one method uses is a module here under the method's name; the method's own file
+in ``methods`` stays free of torch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lvlm_export.reduction.tensors import ascending, cosine, gather_rows, merge_least_attended
+from lvlm_export.reduction.tensors import cosine, gather_rows, merge_least_attended, sort_ascending
 
 Attention = Literal["received", "salience", "fused", "last_row"]
 Clue = Literal[
@@ -22,7 +22,7 @@ Clue = Literal[
 
 @dataclass(frozen=True)
 class Clues:
-    """What a site knows beside its tokens; a field that the selector did not ask for is None.
+    """What a selector gets beside the tokens of its site; a field that it does not need is None.
 
     Attributes:
         scores: ``[B, N]`` float32, of the kind that ``Selector.attention`` names.
@@ -92,7 +92,7 @@ class KeepBest(Selector):
 
     def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
         assert clues.scores is not None
-        kept = ascending(clues.scores.topk(self.keep, dim=-1, sorted=True).indices)
+        kept = sort_ascending(clues.scores.topk(self.keep, dim=-1, sorted=True).indices)
         return gather_rows(tokens, kept), kept
 
 
@@ -108,7 +108,7 @@ class KeepMostLikeCls(Selector):
     def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
         assert clues.cls is not None
         like = cosine(clues.cls.unsqueeze(1), tokens)[:, 0]
-        kept = ascending(like.topk(self.keep, dim=-1, sorted=True).indices)
+        kept = sort_ascending(like.topk(self.keep, dim=-1, sorted=True).indices)
         return gather_rows(tokens, kept), kept
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lvlm_export.reduction.selectors import Clue, Clues, Selector
-from lvlm_export.reduction.tensors import ascending, cosine, gather_rows, marked
+from lvlm_export.reduction.tensors import cosine, gather_rows, mark_places, sort_ascending
 
 TAKEN = 4.0  # above every cosine
 
@@ -39,12 +39,12 @@ class LeastDuplicated(Selector):
         spoken = clues.text.index_select(0, words).unsqueeze(0).expand(tokens.shape[0], -1, -1)
         pivots = torch.cat((gather_rows(tokens, visual), spoken), dim=1)
         similar = cosine(pivots, tokens)
-        kept, taken = [visual], marked(visual, count)
+        kept, taken = [visual], mark_places(visual, count)
         for pivot, quota in enumerate(self.quotas):
             if quota:
                 left = similar[:, pivot] + taken * TAKEN
                 index = left.topk(quota, dim=-1, largest=False, sorted=True).indices
                 kept.append(index)
-                taken = taken + marked(index, count)
-        places = ascending(torch.cat(kept, dim=1))
+                taken = taken + mark_places(index, count)
+        places = sort_ascending(torch.cat(kept, dim=1))
         return gather_rows(tokens, places), places

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lvlm_export.reduction.selectors import Clue, Clues, Selector
-from lvlm_export.reduction.tensors import ascending, cosine, gather_rows
+from lvlm_export.reduction.tensors import cosine, gather_rows, sort_ascending
 
 TAKEN = 1e6
 RIDGE = 1e-4
@@ -39,16 +39,16 @@ class FarthestFirst(Selector):
             index = nearest.argmax(dim=-1, keepdim=True)
             chosen.append(index)
             nearest = torch.minimum(nearest, row_of(distance, index))
-        kept = ascending(torch.cat(chosen, dim=1))
+        kept = sort_ascending(torch.cat(chosen, dim=1))
         return gather_rows(tokens, kept), kept
 
 
 class GreedyDpp(Selector):
     """CDPruner's greedy maximum a posteriori choice of K tokens.
 
-    Source: arXiv:1709.05135 algorithm 1, as the authors use it. A token that points where an
-    earlier one does adds nothing to any choice with that one; such tokens come after all others, in
-    raster order, instead of when rounding says.
+    Source: arXiv:1709.05135 algorithm 1, as the authors use it. A token in the direction of an
+    earlier one adds nothing to a choice that holds the earlier one; such tokens come after all
+    others, in raster order, instead of where rounding would put them.
     """
 
     needs: frozenset[Clue] = frozenset({"text"})
@@ -68,12 +68,12 @@ class GreedyDpp(Selector):
         similar = cosine(tokens, tokens)
         places = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
         earlier = places.unsqueeze(1) < places.unsqueeze(-1)
-        again = ((similar > 1 - SAME) & earlier).to(torch.float32).amax(dim=-1)
-        relevance = self.relevance(tokens, clues.text) * (1 - again)
+        repeated = ((similar > 1 - SAME) & earlier).to(torch.float32).amax(dim=-1)
+        relevance = self.relevance(tokens, clues.text) * (1 - repeated)
         kernel = relevance.unsqueeze(-1) * similar * relevance.unsqueeze(1)
-        # Rows of the repeated are zero, so that choosing one of them changes nothing for the others.
+        # Rows of repeated tokens are zero, so that choosing one changes nothing for the others.
         after_all = -(places + 1).to(torch.float32)
-        gain = torch.where(again > 0, after_all, kernel.diagonal(dim1=1, dim2=2) + RIDGE)
+        gain = torch.where(repeated > 0, after_all, kernel.diagonal(dim1=1, dim2=2) + RIDGE)
         chosen, factor = [], None
         for step in range(self.keep):
             index = gain.argmax(dim=-1, keepdim=True)
@@ -90,5 +90,5 @@ class GreedyDpp(Selector):
             last = row.unsqueeze(1)
             factor = last if factor is None else torch.cat((factor, last), dim=1)
             gain = torch.where(places == index, -TAKEN, gain - row.square())
-        kept = ascending(torch.cat(chosen, dim=1))
+        kept = sort_ascending(torch.cat(chosen, dim=1))
         return gather_rows(tokens, kept), kept

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lvlm_export.reduction.selectors import Attention, Clue, Clues, Selector
-from lvlm_export.reduction.tensors import ascending, cosine, gather_rows, marked
+from lvlm_export.reduction.tensors import cosine, gather_rows, mark_places, sort_ascending
 
 FAR = 4.0  # below every cosine, subtracted
 
@@ -40,23 +40,23 @@ class PruneAndMerge(Selector):
         batch, count = tokens.shape[0], tokens.shape[1]
         kept = self._places(clues.scores, batch)
         weighted = clues.scores.unsqueeze(-1) * tokens.float()
-        rest = torch.matmul(1.0 - marked(kept, count).unsqueeze(1), weighted)
-        gone = torch.full_like(clues.scores[:, :1], -1.0).to(torch.int64)
+        rest = torch.matmul(1.0 - mark_places(kept, count).unsqueeze(1), weighted)
+        no_place = torch.full_like(clues.scores[:, :1], -1.0).to(torch.int64)
         if not kept.shape[1]:
-            return rest.to(tokens.dtype), gone
+            return rest.to(tokens.dtype), no_place
         own = (kept.unsqueeze(-1) == torch.arange(count, device=kept.device)).to(torch.float32)
         like = cosine(gather_rows(clues.keys, kept), clues.keys) - FAR * own
         least = like.topk(self.neighbours, dim=-1, sorted=True).values[..., -1:]
         near = (like >= least).to(torch.float32)
         merged = gather_rows(tokens, kept).float() + torch.matmul(near, weighted)
         out = torch.cat((merged, rest), dim=1).to(tokens.dtype)
-        return out, torch.cat((kept, gone), dim=1)
+        return out, torch.cat((kept, no_place), dim=1)
 
     def _places(self, scores: Tensor, batch: int) -> Tensor:
         """Kept places ``[B, K-1]``, ascending."""
         if not self.has_spaced:
-            return ascending(scores.topk(self.salient, dim=-1, sorted=True).indices)
+            return sort_ascending(scores.topk(self.salient, dim=-1, sorted=True).indices)
         spaced = self.spaced.unsqueeze(0).expand(batch, -1)
-        left = scores - FAR * marked(self.spaced.unsqueeze(0), scores.shape[1])
+        left = scores - FAR * mark_places(self.spaced.unsqueeze(0), scores.shape[1])
         salient = left.topk(self.salient, dim=-1, sorted=True).indices
-        return ascending(torch.cat((spaced, salient), dim=1))
+        return sort_ascending(torch.cat((spaced, salient), dim=1))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lvlm_export.reduction.selectors import Clue, Clues, Selector
-from lvlm_export.reduction.tensors import ascending, gather_rows
+from lvlm_export.reduction.tensors import gather_rows, sort_ascending
 
 TIE = 1e-6
 LEAST = torch.finfo(torch.float32).min
@@ -35,8 +35,8 @@ class RatedAndRecycled(Selector):
         places = order.narrow(1, 0, self.kept)
         kept = gather_rows(tokens, places)
         if self.clusters:
-            pool = ascending(order.narrow(1, self.kept, self.recycled))
-            centres, means = cluster(gather_rows(tokens, pool), self.clusters)
+            pool = sort_ascending(order.narrow(1, self.kept, self.recycled))
+            centres, means = cluster_tokens(gather_rows(tokens, pool), self.clusters)
             places = torch.cat((places, pool.gather(1, centres)), dim=1)
             kept = torch.cat((kept, means), dim=1)
         ranks = places.to(torch.float32).topk(places.shape[1], dim=-1, largest=False).indices
@@ -59,13 +59,13 @@ def rater_weights(clues: Clues) -> Tensor:
     return raters / raters.sum(dim=-1, keepdim=True).clamp_min(1.0)
 
 
-def cluster(tokens: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def cluster_tokens(tokens: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Density-peak clusters: centres ``[B, c]`` among ``tokens [B, M, C]``, means ``[B, c, C]``.
 
     Source: DPC-KNN (arXiv:2204.08680) as the authors use it, the number of clusters for its k.
     """
     total, width = tokens.shape[1], tokens.shape[2]
-    square = distances(tokens) / width
+    square = squared_distances(tokens) / width
     near = square.topk(min(count, total), dim=-1, largest=False, sorted=True).values
     ramp = torch.arange(total, dtype=torch.float32, device=tokens.device) * TIE
     density = torch.exp(-near.mean(dim=-1)) - ramp
@@ -84,7 +84,7 @@ def cluster(tokens: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return centres, means.to(tokens.dtype)
 
 
-def distances(tokens: Tensor) -> Tensor:
+def squared_distances(tokens: Tensor) -> Tensor:
     """Squared distances ``[B, M, M]`` of ``tokens [B, M, C]``, exactly symmetric."""
     rows = tokens.float()
     # Around their mean the products are small, and so is the rounding of their difference.

@@ -30,13 +30,14 @@ class MergePairs(Selector):
         like = cosine(clues.mean_keys[:, first], clues.mean_keys[:, second])
         best, target = like.max(dim=-1)
         order = best.topk(best.shape[1], dim=-1, sorted=True).indices
-        gone = order.narrow(1, 0, self.removed)
+        merging = order.narrow(1, 0, self.removed)
         slots = torch.arange(like.shape[2], device=tokens.device)
-        joins = (target.gather(1, gone).unsqueeze(-1) == slots).to(torch.float32).transpose(1, 2)
+        joins = (target.gather(1, merging).unsqueeze(-1) == slots).to(torch.float32)
+        joins = joins.transpose(1, 2)
         weighted = sizes.unsqueeze(-1) * tokens.float()
-        total = weighted[:, second] + torch.matmul(joins, gather_rows(weighted[:, first], gone))
+        total = weighted[:, second] + torch.matmul(joins, gather_rows(weighted[:, first], merging))
         size = sizes[:, second] + torch.matmul(
-            joins, sizes[:, first].gather(1, gone).unsqueeze(-1)
+            joins, sizes[:, first].gather(1, merging).unsqueeze(-1)
         ).squeeze(-1)
         merged = (total / size.unsqueeze(-1)).to(tokens.dtype)
         all_places = torch.arange(count, device=tokens.device).unsqueeze(0)

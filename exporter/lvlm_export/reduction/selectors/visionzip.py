@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lvlm_export.reduction.selectors import Attention, Clues, Selector
-from lvlm_export.reduction.tensors import ascending, cosine, gather_rows
+from lvlm_export.reduction.tensors import cosine, gather_rows, sort_ascending
 
 
 class DominantAndContextual(Selector):
@@ -35,7 +35,7 @@ class DominantAndContextual(Selector):
         places = order.narrow(1, 0, self.patches)
         kept = gather_rows(tokens, places)
         if self.contextual:
-            rest = ascending(order.narrow(1, self.patches, self.rest))
+            rest = sort_ascending(order.narrow(1, self.patches, self.rest))
             targets, merged = self._merge(tokens, clues, rest)
             places, kept = torch.cat((places, targets), dim=1), torch.cat((kept, merged), dim=1)
         keys = places.to(torch.float32)

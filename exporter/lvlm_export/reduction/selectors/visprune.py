@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from lvlm_export.reduction.selectors import Attention, Clues, Selector
-from lvlm_export.reduction.tensors import ascending, cosine, gather_rows
+from lvlm_export.reduction.tensors import cosine, gather_rows, sort_ascending
 
 
 class ImportantAndDiverse(Selector):
-    """Most salient tokens, and of the rest what has no twin.
+    """Most salient tokens, and those of the rest that have no near duplicate.
 
     Args:
         important: Tokens taken by their score.
@@ -32,13 +32,15 @@ class ImportantAndDiverse(Selector):
         kept = order.narrow(1, 0, self.important)
         diverse = count - self.important - sum(self.removals)
         if diverse:
-            rest = ascending(order.narrow(1, self.important, count - self.important))
-            kept = torch.cat((kept, distinct(rest, cosine(tokens, tokens), self.removals)), dim=1)
-        kept = ascending(kept)
+            rest = sort_ascending(order.narrow(1, self.important, count - self.important))
+            kept = torch.cat(
+                (kept, drop_duplicates(rest, cosine(tokens, tokens), self.removals)), dim=1
+            )
+        kept = sort_ascending(kept)
         return gather_rows(tokens, kept), kept
 
 
-def distinct(rest: Tensor, similar: Tensor, removals: Sequence[int]) -> Tensor:
+def drop_duplicates(rest: Tensor, similar: Tensor, removals: Sequence[int]) -> Tensor:
     """Places of ``rest [B, R]`` after duplicates left step by step, by ``similar [B, N, N]``."""
     for removed in removals:
         first, second = rest[:, ::2], rest[:, 1::2]
@@ -47,7 +49,7 @@ def distinct(rest: Tensor, similar: Tensor, removals: Sequence[int]) -> Tensor:
         left = first.shape[1] - removed
         if left:
             places = twin.topk(left, dim=-1, largest=False, sorted=True).indices
-            rest = ascending(torch.cat((first.gather(1, places), second), dim=1))
+            rest = sort_ascending(torch.cat((first.gather(1, places), second), dim=1))
         else:
             rest = second
     return rest

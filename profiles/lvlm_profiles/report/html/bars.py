@@ -100,7 +100,7 @@ class Chart:
     legend: tuple[tuple[str, str], ...] = ()
 
 
-def ticks(low: float, high: float, wanted: int = 6) -> list[float]:
+def axis_ticks(low: float, high: float, wanted: int = 6) -> list[float]:
     """Round numbers (1, 2, 2.5 or 5 times a power of ten) from low to high."""
     span = high - low
     if span <= 0:
@@ -192,7 +192,7 @@ def _stack(
     return Chart(title, tuple(bars), _axis(longest), _height(rows), tuple(titles.items()))
 
 
-def strips(report: Report) -> Chart:
+def sample_strips(report: Report) -> Chart:
     """Every sample of the time to first token."""
     highest = max(budget.ttft_ms.summary.maximum for budget in report.budgets) * ROOM
     rows = []
@@ -214,7 +214,7 @@ def strips(report: Report) -> Chart:
 
 
 def _axis(highest: float) -> tuple[Tick, ...]:
-    places = [each for each in ticks(0, highest) if each <= highest]
+    places = [each for each in axis_ticks(0, highest) if each <= highest]
     return tuple(Tick(100 * each / highest, plain_number(each)) for each in places)
 
 

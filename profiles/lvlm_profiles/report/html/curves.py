@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from lvlm_profiles.report import Report
 from lvlm_profiles.report.figures import Sweep
-from lvlm_profiles.report.html.bars import Tick, plain_number, ticks
+from lvlm_profiles.report.html.bars import Tick, axis_ticks, plain_number
 from lvlm_profiles.statistics import percentile
 
 # Pixels of the plot, and percent of the width that its points stay away from the sides.
@@ -83,10 +83,10 @@ class Scale:
     def axes(self, y_unit: str = "") -> tuple[tuple[Tick, ...], tuple[Tick, ...]]:
         """Ticks of both."""
         return (
-            tuple(Tick(self.x(v), plain_number(v)) for v in ticks(self.x_low, self.x_high, 5)),
+            tuple(Tick(self.x(v), plain_number(v)) for v in axis_ticks(self.x_low, self.x_high, 5)),
             tuple(
                 Tick(self.y(v), f"{plain_number(v)}{y_unit}")
-                for v in ticks(self.y_low, self.y_high, 5)
+                for v in axis_ticks(self.y_low, self.y_high, 5)
             ),
         )
 
@@ -96,7 +96,7 @@ class Scale:
         return tuple(Line(x1, y1, x2, y2) for (x1, y1), (x2, y2) in pairwise(at))
 
 
-def speedups(report: Report) -> Curve | None:
+def speedup_curve(report: Report) -> Curve | None:
     """Measured speed-up of the first token against the reference, and what FLOPs predict.
 
     The range of a point is the reference's median over the budget's 10th and 90th percentile.
@@ -134,7 +134,7 @@ def speedups(report: Report) -> Curve | None:
     return Curve(title, x_title, points, lines, x_ticks, y_ticks, HEIGHT)
 
 
-def trade_off(report: Report) -> Curve | None:
+def trade_off_curve(report: Report) -> Curve | None:
     """Accuracy with its 95 % interval over the median time to first token; None without both."""
     known = [(each, each.accuracy) for each in report.budgets if each.accuracy is not None]
     if not known:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lvlm_profiles.report import Report
 from lvlm_profiles.report.html import bars
-from lvlm_profiles.report.html.curves import speedups, sweep_curve, trade_off
+from lvlm_profiles.report.html.curves import speedup_curve, sweep_curve, trade_off_curve
 from lvlm_profiles.report.html.facts import headline_tiles, report_facts, stage_rows
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -31,9 +31,9 @@ def to_html(report: Report) -> str:
         stage_rows=stage_rows(report),
         first=bars.stage_bars(report, decode=False),
         further=bars.stage_bars(report, decode=True),
-        strips=bars.strips(report),
-        speedups=speedups(report),
-        trade_off=trade_off(report),
+        strips=bars.sample_strips(report),
+        speedups=speedup_curve(report),
+        trade_off=trade_off_curve(report),
         memory=bars.memory_bars(report),
         sweeps=[sweep_curve(each) for each in report.sweeps],
         geometry={"label": bars.LABEL, "bar": bars.BAR},

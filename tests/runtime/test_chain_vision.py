@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from lvlm_runtime.chain.vision_flow import VisionFlow
+from lvlm_runtime.chain.vision import VisionFlow
 
 TILES, ROWS = 2, 7
 

@@ -1,0 +1,255 @@
+"""A prompt to its first logits, one token to the next, over caches that are written in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvlm_runtime.backends import Value
+from lvlm_runtime.bundle.manifest import LayoutBudget, Subgraph
+from lvlm_runtime.bundle.route import Step, prompt_steps
+from lvlm_runtime.chain import kv_cache
+from lvlm_runtime.chain.loaded import LoadedGraphs
+from lvlm_runtime.chain.recorder import Recorder
+from lvlm_runtime.chain.text_query import Row
+from lvlm_runtime.chain.vision import Visual
+from lvlm_runtime.prompt.sequence import Placed, place_tokens, position_ids
+
+Logits = NDArray[np.float32]
+
+
+@dataclass
+class DecodeState:
+    """What decoding carries from token to token.
+
+    Attributes:
+        groups: Caches, one per decoder stage.
+        position: RoPE position of the next token; continues the unreduced prompt.
+    """
+
+    groups: list[kv_cache.LayerGroup]
+    position: int
+
+
+@dataclass
+class _Prompt:
+    """A prompt on its way through the decoder.
+
+    Attributes:
+        lengths: Of the text runs around the images.
+        text: ``[1, T, C]``, the text as it entered.
+        visual: The images' tokens as they entered; None without images.
+        placed: Where text and images stand now.
+        hidden: ``[1, S, C]``; None until text and images are put together.
+        positions: ``[1, S]``; None as long as ``hidden`` is.
+        query: ``[1, H, S, D]`` of the last layer before a site.
+        group: Caches of the last decoder subgraph.
+    """
+
+    lengths: list[int]
+    text: Value
+    visual: Visual | None
+    placed: Placed
+    hidden: Value = None
+    positions: Value = None
+    query: Value | None = None
+    group: kv_cache.LayerGroup | None = None
+
+
+class Decoder:
+    """Decoder subgraphs, their reducers and the head.
+
+    Args:
+        graphs: The loaded graphs.
+    """
+
+    def __init__(self, graphs: LoadedGraphs) -> None:
+        self.graphs = graphs
+        self.backend = graphs.backend
+        self.manifest = graphs.manifest
+
+    def prefill(
+        self,
+        runs: Sequence[Sequence[int]],
+        visual: Visual | None,
+        part: LayoutBudget | None,
+        answer_tokens: int,
+        recorder: Recorder,
+    ) -> tuple[DecodeState, Logits]:
+        """Fill the caches with a prompt.
+
+        Args:
+            runs: Text token ids around the images, n+1 runs.
+            visual: What the vision encoder gives, or None when there is no image.
+            part: Decoder side of the budget, or None when there is no image.
+            answer_tokens: Rows to leave in the caches for the answer.
+            recorder: Takes the timings.
+
+        Returns:
+            State for decoding and the last token's logits ``[vocab]``.
+        """
+        prompt = self._begin(runs, visual, part, recorder)
+        groups: list[kv_cache.LayerGroup] = []
+        next_position = 0
+        for step in prompt_steps(self.manifest, part):
+            if step.kind == "reducer" and step.stage == "projected":
+                self._reduce_projected(step, prompt, recorder)
+            elif step.kind == "assemble":
+                self._assemble(step, prompt, recorder)
+            elif step.kind == "decoder":
+                assert step.subgraph is not None
+                if prompt.positions is None:
+                    # Every reduction before the decoder has run: now the positions are known.
+                    next_position = self._set_positions(prompt)
+                group = self.allocate(step.subgraph, len(prompt.placed.order) + answer_tokens)
+                groups.append(group)
+                self._run_in_prompt(step.subgraph, group, prompt, recorder)
+            elif step.kind == "reducer":
+                self._reduce(step, prompt, recorder)
+        return DecodeState(groups, next_position), self._logits(prompt.hidden, recorder, "prefill")
+
+    def step(self, state: DecodeState, token: int, recorder: Recorder) -> Logits:
+        """Feed one token; logits ``[vocab]`` of the next."""
+        with recorder.step("embedding", "decode", 1):
+            hidden = self.backend.put(self.graphs.embeddings[token][None, None])
+        positions = self.backend.put(np.array([[state.position]], np.int64))
+        for stage, group in zip(self.manifest.decoder, state.groups, strict=True):
+            hidden, _ = self._run_stage(stage, group, hidden, positions, recorder, "decode")
+        state.position += 1
+        return self._logits(hidden, recorder, "decode")
+
+    def last_row(self, token_ids: Sequence[int]) -> Row:
+        """The last row ``[1, 1, C]`` at the end of the decoder, of text alone; keeps no caches."""
+        count, silent = len(token_ids), Recorder()
+        hidden = self.backend.put(self.graphs.embeddings[list(token_ids)][None])
+        positions = self.backend.put(np.arange(count, dtype=np.int64)[None])
+        for stage in self.manifest.decoder:
+            group = self.allocate(stage, count)
+            hidden, _ = self._run_stage(stage, group, hidden, positions, silent, "prefill")
+        # A copy, so that the rows of the whole question are not kept.
+        row: Row = self.backend.fetch(hidden)[:, -1:].copy()
+        return row
+
+    def allocate(self, stage: Subgraph, rows: int) -> kv_cache.LayerGroup:
+        """Caches of a decoder subgraph, of as many rows as its runner needs for ``rows``."""
+        text, layout = self.manifest.text, self.manifest.kv_layout
+        rows = self.graphs.runner(stage.graph).cache_rows(rows)
+        return kv_cache.allocate(stage, rows, text, layout, self.graphs.dtype, self.backend)
+
+    def _begin(
+        self,
+        runs: Sequence[Sequence[int]],
+        visual: Visual | None,
+        part: LayoutBudget | None,
+        recorder: Recorder,
+    ) -> _Prompt:
+        lengths = [len(run) for run in runs]
+        text = np.concatenate([np.asarray(run, np.int64) for run in runs])
+        per_image = 0 if part is None else part.tokens_in
+        placed = place_tokens(lengths, np.arange(len(text), dtype=np.int64), len(text), per_image)
+        with recorder.step("embedding", "prefill", len(text)):
+            rows = self.backend.put(self.graphs.embeddings[text][None])
+        # Text alone is in order as it is.
+        return _Prompt(lengths, rows, visual, placed, hidden=rows if visual is None else None)
+
+    def _reduce_projected(self, step: Step, prompt: _Prompt, recorder: Recorder) -> None:
+        visual = prompt.visual
+        assert visual is not None
+        images, count, _ = self.backend.shape(visual.tokens)
+        feeds = {"visual": visual.tokens, "text": prompt.text}
+        with recorder.span(step.name, "prefill", images * count):
+            out = self.graphs.runner(step.graph)({name: feeds[name] for name in step.inputs})
+        recorder.show(step.name, out["visual_out"])
+        recorder.show_places(step.name, out)
+        origins = visual.origins.keep(self.backend.fetch(out["places"]))
+        prompt.visual = Visual(out["visual_out"], origins)
+
+    def _assemble(self, step: Step, prompt: _Prompt, recorder: Recorder) -> None:
+        if prompt.visual is None:
+            return
+        order = self.backend.put(prompt.placed.order)
+        feeds = {"text": prompt.text, "visual": prompt.visual.tokens, "order": order}
+        with recorder.span(step.name, "prefill", len(prompt.placed.order)):
+            prompt.hidden = self.graphs.runner(step.graph)(feeds)["hidden"]
+        recorder.show(step.name, prompt.hidden)
+
+    def _set_positions(self, prompt: _Prompt) -> int:
+        """RoPE positions of the prompt; returns the position of the first token after it."""
+        origins = None if prompt.visual is None else prompt.visual.origins
+        ids, following = position_ids(prompt.lengths, origins)
+        prompt.positions = self.backend.put(ids[None])
+        return following
+
+    def _run_in_prompt(
+        self, stage: Subgraph, group: kv_cache.LayerGroup, prompt: _Prompt, recorder: Recorder
+    ) -> None:
+        hidden, positions = prompt.hidden, prompt.positions
+        ran = self._run_stage(stage, group, hidden, positions, recorder, "prefill")
+        prompt.hidden, prompt.query = ran
+        prompt.group = group
+
+    def _reduce(self, step: Step, prompt: _Prompt, recorder: Recorder) -> None:
+        """At the input of a layer: fewer rows and their positions, in a new order."""
+        count = len(prompt.placed.order)
+        after = place_tokens(prompt.lengths, prompt.placed.text, count, step.tokens_out)
+        places = {
+            "visual_index": prompt.placed.visual,
+            "order": after.order,
+            "text_index": prompt.placed.text,
+        }
+        assert prompt.group is not None
+        known = {
+            "hidden": prompt.hidden,
+            "query": prompt.query,
+            "key": prompt.group.keys(self._layer_before(step), self.backend),
+            "position_ids": prompt.positions,
+            "text_embeds": prompt.text,
+        }
+        if prompt.visual is not None:
+            known["visual_embeds"] = prompt.visual.tokens
+        feeds = {name: known[name] for name in step.inputs if name in known}
+        feeds |= {
+            name: self.backend.put(index) for name, index in places.items() if name in step.inputs
+        }
+        with recorder.span(step.name, "prefill", count):
+            out = self.graphs.runner(step.graph)(feeds)
+        recorder.show(step.name, out["hidden_out"])
+        recorder.show_places(step.name, out)
+        prompt.placed = after
+        prompt.hidden, prompt.positions = out["hidden_out"], out["position_ids_out"]
+
+    def _layer_before(self, step: Step) -> int:
+        stage = next(each for each in self.manifest.decoder if each.site == step.name)
+        return stage.last_layer - 1
+
+    def _run_stage(
+        self,
+        stage: Subgraph,
+        group: kv_cache.LayerGroup,
+        hidden: Value,
+        positions: Value,
+        recorder: Recorder,
+        phase: str,
+    ) -> tuple[Value, Value | None]:
+        count = self.backend.shape(hidden)[1]
+        caches, bound = group.bind(count, self.backend)
+        feeds = {**caches, "hidden": hidden, "position_ids": positions}
+        with recorder.span(stage.name, phase, count):
+            out = self.graphs.runner(stage.graph)(feeds, bound)
+        recorder.show(stage.name, out["hidden_out"])
+        group.length += count
+        return out["hidden_out"], out.get("query")
+
+    def _logits(self, hidden: Value, recorder: Recorder, phase: str) -> Logits:
+        # Split along the vocabulary, the head is several graphs; the host joins their logits.
+        with recorder.span("lm_head", phase, 1):
+            runners = [self.graphs.runner(graph) for graph in self.manifest.lm_head]
+            outs = [runner({"hidden": hidden}) for runner in runners]
+            parts = [self.backend.fetch(out["logits"])[0] for out in outs]
+            logits: Logits = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if recorder.on_stage is not None:
+            recorder.show("lm_head", self.backend.put(logits[None]))
+        return logits

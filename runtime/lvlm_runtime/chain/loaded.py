@@ -1,0 +1,41 @@
+"""The loaded graphs of a bundle, and the token table for the decoder's input."""
+
+from __future__ import annotations
+
+from lvlm_runtime.backends import Backend, Runner
+from lvlm_runtime.bundle.bundle import Bundle
+from lvlm_runtime.bundle.element_types import numpy_dtype
+from lvlm_runtime.bundle.route import shared_graphs
+
+
+class LoadedGraphs:
+    """Graphs of a bundle in a backend.
+
+    Weighted subgraphs load at once; reducers and packers, a few kilobytes each, when a budget
+    first needs them.
+
+    Args:
+        bundle: The bundle.
+        backend: What runs the graphs.
+
+    Attributes:
+        manifest: Of the bundle.
+        dtype: Element type of its hidden states.
+        embeddings: The token table ``[vocab, C]``, on the host.
+    """
+
+    def __init__(self, bundle: Bundle, backend: Backend) -> None:
+        self.bundle = bundle
+        self.backend = backend
+        self.manifest = bundle.manifest
+        self.dtype = numpy_dtype(self.manifest.precision)
+        self.embeddings = bundle.embedding_table()
+        self._runners: dict[str, Runner] = {}
+        for graph in shared_graphs(self.manifest):
+            self.runner(graph)
+
+    def runner(self, graph: str) -> Runner:
+        """The loaded graph of a file."""
+        if graph not in self._runners:
+            self._runners[graph] = self.backend.load(self.bundle.path(graph))
+        return self._runners[graph]

@@ -1,0 +1,119 @@
+"""Pixels to the visual tokens of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lvlm_runtime.backends import Backend, Runner, Value
+from lvlm_runtime.bundle.manifest import Budget, LayoutBudget
+from lvlm_runtime.bundle.route import vision_steps
+from lvlm_runtime.chain.loaded import LoadedGraphs
+from lvlm_runtime.chain.recorder import Recorder
+from lvlm_runtime.chain.text_query import TextQuery
+from lvlm_runtime.prompt.sequence import Origins
+
+SUFFIX = "_out"
+# The output of a projector or packer is the features that a packer after it takes.
+NEXT = {"visual": "features"}
+
+
+@dataclass(frozen=True)
+class Visual:
+    """The visual tokens of a request.
+
+    Attributes:
+        tokens: ``[n, V, C]``.
+        origins: Their places before any reduction.
+    """
+
+    tokens: Value
+    origins: Origins
+
+
+class VisionFlow:
+    """Values between the graphs from pixels to features.
+
+    A graph's output ``x_out`` is what the next one takes as ``x``. ``sizes [tiles, T]``, how many
+    patches each token stands for, is kept through the graphs that do not change it; before the
+    first that does, every token is one patch.
+
+    Args:
+        backend: The backend that holds the values.
+        pixel_values: ``[tiles, 3, H, W]`` in the bundle's precision.
+    """
+
+    def __init__(self, backend: Backend, pixel_values: NDArray[np.floating]) -> None:
+        self.backend = backend
+        self.dtype = pixel_values.dtype
+        self.values = {"pixel_values": backend.put(pixel_values)}
+
+    def run(self, runner: Runner, inputs: Sequence[str]) -> dict[str, Value]:
+        """Run a graph on the values; returns its outputs, which are the next values."""
+        if "sizes" in inputs and "sizes" not in self.values:
+            tokens = self.backend.shape(self.values["hidden"])[:2]
+            self.values["sizes"] = self.backend.put(np.ones(tokens, self.dtype))
+        out = runner({name: self.values[name] for name in inputs})
+        carried = {name: value for name, value in self.values.items() if name == "sizes"}
+        named = {NEXT.get(name, name.removesuffix(SUFFIX)): value for name, value in out.items()}
+        self.values = {**carried, **named}
+        return out
+
+    @property
+    def main(self) -> Value:
+        """Pixels, hidden states or features: what the chain is compared by."""
+        names = ("features", "hidden", "pixel_values")
+        return next(self.values[name] for name in names if name in self.values)
+
+
+class VisionEncoder:
+    """Vision subgraphs, their reducers, projector and packer.
+
+    Args:
+        graphs: The loaded graphs.
+        text_query: The question's last row, for a projector that reads it.
+    """
+
+    def __init__(self, graphs: LoadedGraphs, text_query: TextQuery) -> None:
+        self.graphs = graphs
+        self.text_query = text_query
+
+    def encode(
+        self,
+        pixel_values: NDArray[np.float32],
+        budget: Budget,
+        part: LayoutBudget,
+        recorder: Recorder,
+        query_ids: Sequence[int] | None = None,
+    ) -> Visual:
+        """Visual tokens of pixels ``[tiles, 3, H, W]``; ``query_ids`` is the question alone."""
+        graphs, backend = self.graphs, self.graphs.backend
+        flow = VisionFlow(backend, pixel_values.astype(graphs.dtype))
+        tiles = len(pixel_values)
+        origins = Origins.whole(tiles, graphs.manifest.vision_tokens)
+        places: list[Value] = []
+        for step in vision_steps(graphs.manifest, budget, part):
+            if step.kind == "projector" and "query" in step.inputs:
+                flow.values["query"] = self._query(query_ids, recorder)
+            with recorder.span(step.name, "vision", tiles * step.tokens_in):
+                out = flow.run(graphs.runner(step.graph), step.inputs)
+            recorder.show(step.name, flow.main)
+            if step.kind == "reducer":
+                recorder.show_places(step.name, out)
+                places.append(out["places"])
+            elif step.kind in ("projector", "packer"):
+                # Its output has an order of its own, whatever was reduced before.
+                origins, places = Origins.whole(*backend.shape(flow.main)[:2]), []
+        # Fetched last, so that the host does not wait for the device between the graphs.
+        for kept in places:
+            origins = origins.keep(backend.fetch(kept))
+        return Visual(flow.main, origins)
+
+    def _query(self, query_ids: Sequence[int] | None, recorder: Recorder) -> Value:
+        with recorder.span("query", "prefill", len(query_ids or ())):
+            query = self.graphs.backend.put(self.text_query(query_ids))
+        recorder.show("query", query)
+        return query
