@@ -6,7 +6,7 @@ import fcntl
 import gc
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 # Before torch and ONNX Runtime are imported. Threads that wait for work would otherwise spin, and of
@@ -43,6 +43,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="the demo model's bundle at 0.33, 0.5 and 1.0, in place of one that is built here",
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that use the shared bundle come first.
+
+    Workers begin at different places of the list, so that one builds the bundle while the others run
+    what needs none, in place of waiting for it.
+    """
+    using = {item.path for item in items if "demo_bundle" in getattr(item, "fixturenames", ())}
+    items.sort(key=lambda item: item.path not in using)
 
 
 def needs_the_exporter(config: pytest.Config, error: BaseException | None) -> str | None:
@@ -89,6 +99,27 @@ def or_skip(item: pytest.Item) -> Generator[None, None, None]:
         if reason is None:
             raise
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread_per_worker() -> Iterator[None]:
+    """ONNX Runtime takes one thread where nobody says how many and several workers run.
+
+    Its threads would wait in a loop for the next operator of graphs that are over in microseconds.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        yield
+        return
+    from lvlm_runtime.backends.onnxruntime import OrtBackend
+
+    made = OrtBackend.__init__
+
+    def limited(backend: OrtBackend, device: str, threads: int | None) -> None:
+        made(backend, device, 1 if threads is None else threads)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OrtBackend, "__init__", limited)
+        yield
 
 
 @pytest.fixture(scope="session")
