@@ -1,8 +1,12 @@
-# make setup      virtual environment in .venv with the tested versions (constraints.txt)
+# make            lint and test
+# make setup      virtual environment in .venv with the tested versions (constraints.txt); the command
+#                 is .venv/bin/lvlm-export
 # make test       everything that runs in minutes on a CPU
 # make test-slow  the long tests
-# make test-gpu   the tests that need an NVIDIA GPU
-# make lint       ruff and mypy
+# make test-gpu   the tests that need an NVIDIA GPU; with ONNXRUNTIME=cuda those of its ONNX Runtime too
+# make test-py310 the runtime's and profiles' tests on Python 3.10 (JetPack 6), where it is at hand
+# make test-lowest    the same with the lowest versions that pyproject.toml admits
+# make lint       ruff, mypy and shellcheck
 # make demo       build the demo bundle, ask it about pictures, check it against PyTorch
 # make demo-table accuracy of the demo model at every ratio and method (half an hour)
 # make demo-quecc QueCC trained at 16, 4 and 1 tokens, beside training-free methods (over an hour)
@@ -10,35 +14,45 @@
 # make bench-engines time, memory and size of TensorRT-RTX engines of that checkpoint
 # make readme     fill the README's generated parts from the commands and the results
 # make bench      time to first token on a checkpoint of LLaVA-OneVision-0.5B's shapes
-# make clean      remove what the other targets made, the environment included
+# make clean      remove what the other targets made, the environments included
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.DEFAULT_GOAL := help
-.PHONY: help setup test test-slow test-gpu lint demo demo-table demo-quecc bench bench-peers bench-engines readme clean
+.DEFAULT_GOAL := all
+.PHONY: all help setup test test-slow test-gpu test-py310 test-lowest lint demo demo-table demo-quecc \
+  bench bench-peers bench-engines readme clean
 
 BASE_PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.ready
+# cpu or cuda: the extra that brings ONNX Runtime.
+ONNXRUNTIME ?= cpu
+STAMP := $(VENV)/.ready-$(ONNXRUNTIME)
 PIP := $(BIN)/pip -qq --disable-pip-version-check
+# Test workers; each holds PyTorch in memory.
+JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
+
+all: lint test
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '/^$$/q; s/^# //p' Makefile
 
 setup: $(STAMP)
 
-# torch comes first and alone: of this one version a CPU build may lie at hand (PIP_FIND_LINKS or an
-# index of such builds), and nothing that follows may make pip look for another.
+# Both builds of ONNX Runtime install the same module, so both go before one comes. torch comes first
+# and alone: of this one version a CPU build may lie at hand (PIP_FIND_LINKS or an index of such
+# builds), and nothing that follows may make pip look for another.
 $(STAMP): pyproject.toml constraints.txt
 	@echo "setting up $(VENV)"
 	@$(BASE_PYTHON) -m venv $(VENV)
+	@rm -f $(VENV)/.ready*
+	@$(PIP) uninstall -y onnxruntime onnxruntime-gpu
 	@$(PIP) install "torch==2.13.0"
-	@$(PIP) install -c constraints.txt -e ".[export,rtx,dev]"
+	@$(PIP) install -c constraints.txt -e ".[$(ONNXRUNTIME),export,rtx,dev]"
 	@touch $@
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 test-slow: $(STAMP)
 	@$(BIN)/python -m pytest -m slow
@@ -46,10 +60,19 @@ test-slow: $(STAMP)
 test-gpu: $(STAMP)
 	@$(BIN)/python -m pytest -m gpu -rs
 
+# Python 3.10 has no ONNX Runtime that knows opset 24.
+test-py310: $(STAMP)
+	@BIN=$(BIN) JOBS=$(JOBS) tools/test_runtime.sh 3.10 tested decomposed
+
+test-lowest: $(STAMP)
+	@BIN=$(BIN) JOBS=$(JOBS) tools/test_runtime.sh 3.10 lowest decomposed
+	@BIN=$(BIN) JOBS=$(JOBS) tools/test_runtime.sh 3.11 lowest opset24
+
 lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/shellcheck -x -P SCRIPTDIR .ci/run $$(git ls-files '*.sh')
 
 demo: $(STAMP)
 	@$(BIN)/python -m lvlm_export.demo.show
@@ -89,5 +112,5 @@ readme: $(STAMP)
 	@PYTHONPATH=tests/support $(BIN)/python tools/update_readme.py
 
 clean:
-	rm -rf $(VENV) .venv-genai build bundles .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-* build bundles .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

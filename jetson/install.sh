@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Installs the runtime on a Jetson: numpy, Pillow, tokenizers, jinja2, click, rich, cuda-bindings; no
-# torch.
-# TensorRT comes with JetPack and is used as it is.
+# Installs the package on a Jetson with what it needs to run bundles, and cuda-bindings; no torch.
+# TensorRT comes with JetPack and is used as it is; ONNX Runtime (on the CPU) comes where it is wanted.
 #
 #   ./install.sh [--venv DIR] [--package WHEEL_OR_DIRECTORY] [--with-onnxruntime] [--dry-run]
 set -euo pipefail
@@ -10,14 +9,13 @@ source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 venv=$HOME/lvlm-export
 package=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-dry_run=
-libraries=(numpy Pillow tokenizers jinja2 click rich)
+dry_run='' extra=''
 
 while (($#)); do
   case $1 in
     --venv) venv=${2:?--venv needs a directory}; shift 2 ;;
     --package) package=${2:?--package needs a wheel or a directory}; shift 2 ;;
-    --with-onnxruntime) libraries+=(onnxruntime); shift ;;
+    --with-onnxruntime) extra='[cpu]'; shift ;;
     --dry-run) dry_run=1; shift ;;
     -h | --help) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) usage_error "unknown argument $1; see --help" ;;
@@ -38,8 +36,8 @@ echo "TensorRT $tensorrt"
 
 # The backend uses the driver through cuda-python, of the driver's CUDA major version.
 case $jetpack in
-  6) libraries+=("cuda-bindings>=12.6,<13") ;;
-  7) libraries+=("cuda-bindings>=13,<14") ;;
+  6) cuda="cuda-bindings>=12.6,<13" ;;
+  7) cuda="cuda-bindings>=13,<14" ;;
 esac
 
 run() {
@@ -52,7 +50,5 @@ run() {
 
 # --system-site-packages: TensorRT's module is in the system's packages.
 run "$python" -m venv --system-site-packages "$venv"
-run "$venv/bin/pip" install --disable-pip-version-check "${libraries[@]}"
-# Without its dependencies: they name builds of ONNX Runtime for a PC, which no Jetson has.
-run "$venv/bin/pip" install --disable-pip-version-check --no-deps "$package"
+run "$venv/bin/pip" install --disable-pip-version-check "$package$extra" "$cuda"
 echo "installed; next: $venv/bin/lvlm-export engines BUNDLE --device orin_nano_8gb"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
+import tomllib
 
 from lvlm_export.cli import COMMANDS, cli
 from lvlm_export.families import FAMILIES
@@ -14,16 +16,45 @@ from lvlm_export.reduction import METHODS
 from update_readme import render
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "jetson/README.md")
+DOCUMENTS = (
+    *("README.md", "CONTRIBUTING.md", "AGENTS.md", "CHANGELOG.md", "RELEASE.md"),
+    *("jetson/README.md", "examples/README.md", "exporter/lvlm_export/demo/README.md"),
+    *sorted(f"examples/{path.parent.name}/README.md" for path in ROOT.glob("examples/*/README.md")),
+)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+RAW = "https://raw.githubusercontent.com/lvlm-export/lvlm-export/"
+# Where a path in a document may begin.
+STARTS = (
+    *(ROOT, *(ROOT / name for name in ("exporter", "runtime", "profiles"))),
+    *(
+        ROOT / "exporter/lvlm_export",
+        ROOT / "runtime/lvlm_runtime",
+        ROOT / "profiles/lvlm_profiles",
+    ),
+)
 
 
 def text_of(name: str) -> str:
-    """A document, or a skip where it is not written yet."""
-    path = ROOT / name
-    if not path.exists():
-        pytest.skip(f"{name} is not written yet")
-    return path.read_text(encoding="utf-8")
+    """A document; one that is missing is an error."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def project() -> dict[str, Any]:
+    """The table of that name in pyproject.toml."""
+    return dict(tomllib.loads(text_of("pyproject.toml"))["project"])
+
+
+def own_file(link: str) -> str | None:
+    """The file of this repository that an absolute link names; None for any other link.
+
+    The package page shows the README away from the repository, so its links are absolute.
+    """
+    address = project()["urls"]["Homepage"]
+    raw = address.replace("//github.com/", "//raw.githubusercontent.com/")
+    for start in (f"{address}/blob/main/", f"{address}/tree/main/", f"{raw}/main/"):
+        if link.startswith(start):
+            return link.removeprefix(start)
+    return None
 
 
 def anchors(text: str) -> set[str]:
@@ -37,18 +68,41 @@ def has_anchor(target: Path, anchor: str) -> bool:
     return not anchor or target.suffix != ".md" or anchor in anchors(target.read_text("utf-8"))
 
 
-@pytest.mark.parametrize("name", DOCUMENTS)
-def test_every_relative_link_leads_somewhere(name: str) -> None:
-    text = text_of(name)
+def broken_links(text: str, document: Path) -> list[str]:
+    """Links of a document to files or headings of this repository that are not there."""
     wrong = []
     for link in LINK.findall(text):
-        if re.match(r"[a-z]+:", link):
+        own = own_file(link)
+        if own is None and re.match(r"[a-z]+:", link):
+            # A pull request or an issue of our own is fine; a file under another branch is not.
+            if link.startswith((f"{project()['urls']['Homepage']}/blob/", RAW)):
+                wrong.append(link)
             continue
-        file, _, anchor = link.partition("#")
-        target = (ROOT / name).parent / file if file else ROOT / name
+        file, _, anchor = (link if own is None else own).partition("#")
+        base = document.parent if own is None else ROOT
+        target = base / file if file else document
         if not target.exists() or not has_anchor(target, anchor):
             wrong.append(link)
-    assert wrong == []
+    return wrong
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_link_into_the_repository_leads_somewhere(name: str) -> None:
+    assert broken_links(text_of(name), ROOT / name) == []
+
+
+def test_a_link_that_leads_nowhere_is_found() -> None:
+    address = project()["urls"]["Homepage"]
+    good = f"[a](README.md#install) [b]({RAW}main/docs/idea.svg) [c]({address}/issues)"
+    assert broken_links(good, ROOT / "README.md") == ["README.md#install"]
+    for link in ("docs/none.svg", f"{RAW}main/none.svg", f"{address}/blob/old/README.md"):
+        assert broken_links(f"![x]({link})", ROOT / "README.md") == [link]
+
+
+def test_the_package_page_has_no_relative_link() -> None:
+    links = LINK.findall(text_of("README.md"))
+    assert len(links) > 5
+    assert [link for link in links if not re.match(r"https?:", link)] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -75,12 +129,51 @@ def test_the_generated_parts_of_the_readme_are_up_to_date() -> None:
 def test_every_make_target_is_explained_and_real() -> None:
     makefile = text_of("Makefile")
     explained = set(re.findall(r"^# make ([\w-]+)", makefile, re.MULTILINE))
-    targets = set(re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE)) - {"help"}
+    targets = set(re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE)) - {"all", "help"}
     assert explained == targets
-    documents = "".join(
-        (ROOT / name).read_text("utf-8") for name in DOCUMENTS if (ROOT / name).exists()
-    )
-    assert set(re.findall(r"`make ([\w-]+)`", documents)) <= targets
+    documents = "".join(text_of(name) for name in DOCUMENTS)
+    assert set(re.findall(r"`make ([\w-]+)[^`]*`", documents)) <= {*targets, "help"}
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "AGENTS.md", "RELEASE.md"])
+def test_paths_that_documents_name_exist(name: str) -> None:
+    """Words in backticks that look like a file of ours, from the root or inside a package."""
+    paths = re.findall(r"`([\w.-]+(?:/[\w.-]+)+/?)`", text_of(name))
+    made = ("build/", ".venv/", "bundles/")
+    assert [
+        path
+        for path in paths
+        if not path.startswith(made) and not any((root / path).exists() for root in STARTS)
+    ] == []
+
+
+def test_the_first_screen_says_how_to_install() -> None:
+    first = "\n".join(text_of("README.md").splitlines()[:30])
+    for words in (
+        'pip install "lvlm-export[cpu]"',
+        "[cpu,export]",
+        "`make",
+        ".venv/bin/lvlm-export",
+    ):
+        assert words in first
+    extras = project()["optional-dependencies"]
+    named = re.findall(r"lvlm-export\[([\w,]+)\]", "".join(text_of(name) for name in DOCUMENTS))
+    assert {extra for names in named for extra in names.split(",")} <= set(extras)
+
+
+def test_one_version_and_one_date_everywhere() -> None:
+    version = project()["version"]
+    citation = text_of("CITATION.cff")
+    released = re.findall(r"^## \[(\d\S*)\] - (\d{4}-\d\d-\d\d)$", text_of("CHANGELOG.md"), re.M)
+    assert released[0][0] == version
+    assert re.search(rf"^version: {re.escape(version)}$", citation, re.MULTILINE)
+    assert re.search(rf"^date-released: {released[0][1]}$", citation, re.MULTILINE)
+    assert f'repository-code: "{project()["urls"]["Homepage"]}"' in citation
+    assert text_of("CHANGELOG.md").index("## [Unreleased]") < text_of("CHANGELOG.md").index(version)
+
+
+def test_agents_page_is_short() -> None:
+    assert len(text_of("AGENTS.md").splitlines()) <= 40
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tomllib
 
 from lvlm_export.cli import COMMANDS
 from lvlm_export.families import FAMILIES
@@ -263,9 +264,59 @@ def test_a_method_is_registered_under_its_own_name() -> None:
     assert [load_method(name).name for name in METHODS] == list(METHODS)
 
 
-def test_packages_have_one_version() -> None:
-    import tomllib
+@pytest.mark.parametrize("document", ["CONTRIBUTING.md", "AGENTS.md"])
+@pytest.mark.parametrize("package", FLOORS)
+def test_documents_say_the_order_of_folders(document: str, package: str) -> None:
+    folders = [each for each in FLOORS[package] if (PACKAGES[package] / each).is_dir()]
+    text = (ROOT / document).read_text(encoding="utf-8")
+    assert re.search(rf"^{package} +{' > '.join(folders)}$", text, re.MULTILINE)
 
+
+@pytest.mark.parametrize("package", FLOORS)
+def test_the_readme_says_what_every_folder_is_for(package: str) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(rf"^\w+/{package} .*\n((?:  .*\n)+)", text, re.MULTILINE)
+    assert found is not None
+    folders = [each for each in FLOORS[package] if (PACKAGES[package] / each).is_dir()]
+    assert re.findall(r"^  (\w+) {2,}\S", found[1], re.MULTILINE) == folders
+
+
+def test_what_ships_does_not_import_what_trained_the_demo() -> None:
+    training = "lvlm_export.demo.train"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    left_out = project["tool"]["hatch"]["build"]["targets"]["wheel"]["exclude"]
+    assert "exporter/lvlm_export/demo/train" in left_out
+    assert [path for path in left_out if not (ROOT / path).exists()] == []
+    shipped = [(name, path) for name, path in modules() if not name.startswith(training)]
+    assert len(shipped) < len(list(modules()))
+    assert [
+        f"{module} imports {name}"
+        for module, path in shipped
+        for name in imported_modules(path)
+        if name.startswith(training)
+    ] == []
+
+
+def overdue(text: str, version: str) -> list[str]:
+    """Releases that a deprecation names, ``removed in 0.3.0``, and that have come."""
+    now = tuple(map(int, version.split(".")))
+    named = re.findall(r"removed in (\d+\.\d+\.\d+)", text)
+    return [each for each in named if tuple(map(int, each.split("."))) <= now]
+
+
+def test_nothing_outlives_the_release_that_removes_it() -> None:
+    """RELEASE.md has the rule."""
+    assert overdue("will be removed in 0.3.0", "0.2.9") == []
+    assert overdue("will be removed in 0.3.0", "0.10.0") == ["0.3.0"]
+    version = importlib.import_module("lvlm_export").__version__
+    late = {
+        str(path.relative_to(ROOT)): overdue(path.read_text(encoding="utf-8"), version)
+        for path in python_files(*PACKAGES.values())
+    }
+    assert {name: found for name, found in late.items() if found} == {}
+
+
+def test_packages_have_one_version() -> None:
     import lvlm_export
     import lvlm_runtime
 

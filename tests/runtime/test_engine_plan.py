@@ -57,9 +57,9 @@ def test_decoders_have_prefill_and_one_small_decode_range(
     rows = capacities_of(manifest, LIMITS)
     for stage in manifest.decoder:
         spec = specs[stage.graph]
-        assert {size for axes in spec.fixed.values() for size in axes.values()} == {
-            rows[stage.name]
-        }
+        # Decomposed, the filled rows of a cache are an input that grows, and no size is fixed.
+        fixed = {rows[stage.name]} if manifest.dialect == "opset24" else set()
+        assert {size for axes in spec.fixed.values() for size in axes.values()} == fixed
         assert all(set(axes) == {2} for axes in spec.fixed.values())
         *prefill, decode = spec.profiles
         assert decode.names == (DECODE,)

@@ -37,7 +37,8 @@ COMMANDS: dict[str, str] = {
 }
 DEBUG = "LVLM_EXPORT_DEBUG"
 INTERRUPTED = 130
-# Packages of the extra ``export``; a device that only runs bundles does not need them.
+# Packages of the extra ``export``, and what reads a recipe on a Python that is too old for it; a
+# device that only runs bundles does not need them.
 EXPORT_PACKAGES = {
     "torch",
     "transformers",
@@ -46,6 +47,7 @@ EXPORT_PACKAGES = {
     "onnxscript",
     "safetensors",
     "huggingface_hub",
+    "tomli",
 }
 HINTS = {
     errno.ENOSPC: "the disk is full; free some space and type the same command again, a build"
@@ -129,7 +131,8 @@ def explain(error: Exception) -> tuple[str | None, int]:
     if isinstance(error, ModuleNotFoundError) and error.name in EXPORT_PACKAGES:
         return (
             f"error: this command needs {error.name}, which is not installed here; build and verify"
-            " on a machine with `pip install lvlm-export[export]` and copy the bundle",
+            " on a machine with `pip install 'lvlm-export[cpu,export]'` (Python 3.11 or newer) and copy"
+            " the bundle",
             1,
         )
     if isinstance(error, OSError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -9,17 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from lvlm_runtime.errors import LvlmError, UsageError
 from lvlm_runtime.graphs.reader import read_model
+
+try:
+    import onnxruntime as ort
+except ModuleNotFoundError as error:
+    # The package works without it (plans, reports, TensorRT), so pip does not bring it along.
+    raise LvlmError(
+        f"ONNX Runtime is not installed ({error}); pip install 'lvlm-export[cpu]', or"
+        " 'lvlm-export[cuda]' on a PC or server with an NVIDIA GPU"
+    ) from None
 
 Value = Any  # an ort.OrtValue, or a View of one
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 _ERROR_ONLY = 3
+# How ONNX Runtime says that a graph is of a newer opset than it knows.
+_NEWEST_OPSET = re.compile(r"support for domain ai\.onnx is till opset (\d+)")
 
 
 @dataclass(frozen=True)
@@ -154,6 +165,12 @@ class OrtBackend:
                     f"{path} is bfloat16, for which ONNX Runtime has no kernels here; run it with"
                     " --backend tensorrt, or build the bundle with --precision fp16"
                 ) from error
+            if known := _NEWEST_OPSET.search(str(error)):
+                raise LvlmError(
+                    f"{path} speaks opset {read_model(path).opsets['']} and ONNX Runtime"
+                    f" {ort.__version__} takes {known[1]} at most; pip install -U onnxruntime on"
+                    " Python 3.11 or newer, or build the bundle with --dialect decomposed"
+                ) from error
             raise LvlmError(f"{path} does not load in ONNX Runtime: {_one_line(error)}") from error
         return OrtRunner(session, self.device, path.stem)
 
@@ -208,7 +225,10 @@ def open_backend(device: str, threads: int | None) -> OrtBackend:
 def why_no_cuda() -> str | None:
     """None where a CUDA device can be used, else the reason in a few words."""
     if _CUDA not in ort.get_available_providers():
-        return "this onnxruntime package is built without CUDA (install onnxruntime-gpu)"
+        return (
+            "this ONNX Runtime is built without CUDA (pip uninstall onnxruntime, then pip install"
+            " 'lvlm-export[cuda]': the two cannot lie side by side)"
+        )
     # The provider may be listed on a machine without driver; only an allocation tells.
     if not Path("/dev/nvidiactl").exists() and not Path("/dev/nvhost-gpu").exists():
         return "there is no NVIDIA GPU (no /dev/nvidiactl)"

@@ -138,7 +138,11 @@ def build(model: str | None, output: Path | None, check: bool, force: bool, **op
     from lvlm_export.bundle.build import build as run_build
     from lvlm_export.checkpoint import Checkpoint
     from lvlm_export.plan.plan import BuildOptions
+    from lvlm_runtime.backends import open_backend
 
+    if check:
+        # What the comparison with PyTorch runs the graphs with is missed now and not at its end.
+        open_backend("onnxruntime", "cpu", None)
     directory = checkpoint_directory(DEMO if model is None else model)
     name = model_name(model)
     target = BUNDLES / Path(name).name if output is None else output

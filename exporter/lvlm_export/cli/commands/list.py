@@ -81,21 +81,25 @@ def backends() -> Rows:
         present = [each for each in LIBRARIES[name] if importlib.util.find_spec(each) is not None]
         rows[name] = {
             "library": f"{' and '.join(present)} installed" if present else "not installed",
-            "here": missing(name),
+            "here": missing(name, installed=bool(present)),
             "module": entry.split(":")[0],
         }
     return rows
 
 
-def missing(backend: str) -> str:
+def missing(backend: str, installed: bool) -> str:
     """Why a backend cannot run on this machine, or that it can."""
+    from lvlm_runtime.backends import open_backend
     from lvlm_runtime.errors import LvlmError
     from lvlm_runtime.tensorrt.cuda import open_driver
 
-    if backend != "tensorrt":
+    if installed and backend != "tensorrt":
         return "runs"
     try:
-        return f"runs on {open_driver().name}"
+        if backend == "tensorrt":
+            return f"runs on {open_driver().name}"
+        open_backend(backend, "auto", None)  # says what to install
+        return "runs"
     except LvlmError as error:
         return str(error)
 

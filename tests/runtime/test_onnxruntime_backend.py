@@ -1,0 +1,34 @@
+"""What ONNX Runtime's backend says where it cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnxruntime
+import pytest
+
+from lvlm_runtime.backends import onnxruntime as backend
+from lvlm_runtime.backends import open_backend
+from lvlm_runtime.errors import LvlmError
+
+# A ModelProto of IR version 10 and opset 99 with an empty graph named "g".
+OPSET_99 = b"\x08\x0a" + b"\x42\x02\x10\x63" + b"\x3a\x03\x12\x01g"
+
+
+def test_a_graph_of_a_newer_opset_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "new.onnx"
+    path.write_bytes(OPSET_99)
+    message = (
+        rf"new\.onnx speaks opset 99 and ONNX Runtime {onnxruntime.__version__} takes \d+ at most;"
+        r" pip install -U onnxruntime .* --dialect decomposed$"
+    )
+    with pytest.raises(LvlmError, match=message):
+        open_backend("onnxruntime", "cpu", 1).load(path)
+
+
+def test_a_build_without_cuda_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    assert backend.open_backend("auto", None).device == "cpu"
+    message = r"built without CUDA \(pip uninstall onnxruntime, then .*'lvlm-export\[cuda\]'"
+    with pytest.raises(LvlmError, match=message):
+        backend.open_backend("cuda", None)
