@@ -15,7 +15,7 @@ from transformers.image_utils import load_image as load_image_of_transformers
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.image.preprocess import load_image
 
-PHOTOS = Path(__file__).parent.parent / "data" / "photos"
+PHOTOS = Path(__file__).resolve().parents[2] / "data" / "photos"
 
 
 def picture(height: int, width: int) -> Image.Image:

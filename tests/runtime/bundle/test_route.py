@@ -202,7 +202,7 @@ def test_engines_without_one_that_a_request_passes_are_refused_by_name(
 
 def test_the_walk_stands_in_one_module() -> None:
     """Who else spells the picture's site walks by hand; the exporter's Site is built from parts."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     found = [
         str(path.relative_to(root))
         for package in ("exporter", "runtime", "profiles")

@@ -31,7 +31,7 @@ from lvlm_runtime.image.preprocess import (
     preprocess,
 )
 
-PHOTOS = Path(__file__).parent.parent / "data" / "photos"
+PHOTOS = Path(__file__).resolve().parents[2] / "data" / "photos"
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
