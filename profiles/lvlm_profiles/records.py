@@ -15,7 +15,7 @@ import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from lvlm_profiles.errors import LvlmError
+from lvlm_profiles.errors import LvlmError, UsageError
 
 T = TypeVar("T")
 # Longest part of a wrong value that a message shows.
@@ -67,6 +67,34 @@ def read(kind: type[T], value: Any, where: str | Path, remedy: str) -> T:
         return typing.cast("T", _read(kind, value, ""))
     except _MismatchError as error:
         raise mismatch(where, error.entry, error.wanted, error.got, remedy) from None
+
+
+def names_in(directory: Path) -> tuple[str, ...]:
+    """Names of a folder's records, a JSON file each."""
+    return tuple(sorted(path.stem for path in directory.glob("*.json")))
+
+
+def path_in(directory: Path, name: str, what: str) -> Path:
+    """The file of a folder's record; UsageError that lists the known ones where there is none.
+
+    Example:
+        >>> path_in(Path("nowhere"), "orin", "device")
+        Traceback (most recent call last):
+        ...
+        lvlm_profiles.errors.UsageError: unknown device 'orin'; known: none
+    """
+    known = names_in(directory)
+    if name not in known:
+        raise UsageError(f"unknown {what} {name!r}; known: {', '.join(known) or 'none'}")
+    return directory / f"{name}.json"
+
+
+def read_named(kind: type[T], path: Path, remedy: str) -> T:
+    """A record whose ``name`` is that of its file; errors as of ``read_json`` and ``read``."""
+    content = read_json(path, remedy)
+    if isinstance(content, dict):
+        content = {"name": path.stem, **content}
+    return read(kind, content, path, remedy)
 
 
 def mismatch(where: str | Path, entry: str, wanted: str, got: str, remedy: str) -> LvlmError:

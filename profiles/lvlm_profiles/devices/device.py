@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lvlm_profiles import records
-from lvlm_profiles.errors import UsageError
 
 DIRECTORY = Path(__file__).parent
 TARGETS = ("cpu", "trt", "rtx")
@@ -94,7 +93,7 @@ class Device:
 
 def device_names() -> tuple[str, ...]:
     """All devices."""
-    return tuple(sorted(path.stem for path in DIRECTORY.glob("*.json")))
+    return records.names_in(DIRECTORY)
 
 
 def load_device(name: str) -> Device:
@@ -104,9 +103,7 @@ def load_device(name: str) -> Device:
         UsageError: Unknown; lists the known ones.
         LvlmError: Its file is wrong.
     """
-    if name not in device_names():
-        raise UsageError(f"unknown device {name!r}; known: {', '.join(device_names())}")
-    return read_device(DIRECTORY / f"{name}.json")
+    return read_device(records.path_in(DIRECTORY, name, "device"))
 
 
 def read_device(path: Path) -> Device:
@@ -115,10 +112,7 @@ def read_device(path: Path) -> Device:
     Raises:
         LvlmError: Names the file and the entry that does not fit.
     """
-    content = records.read_json(path, REMEDY)
-    if isinstance(content, dict):
-        content = {"name": path.stem, **content}
-    device = records.read(Device, content, path, REMEDY)
+    device = records.read_named(Device, path, REMEDY)
     for entry, wanted, got in _odd_entries(device):
         raise records.mismatch(path, entry, wanted, repr(got), REMEDY)
     return device

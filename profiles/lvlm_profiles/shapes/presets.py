@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lvlm_profiles import records
-from lvlm_profiles.errors import UsageError
 from lvlm_profiles.shapes.dims import ModelDims
 
 DIRECTORY = Path(__file__).parent
@@ -56,7 +55,7 @@ class Preset:
 
 def preset_names() -> tuple[str, ...]:
     """All presets."""
-    return tuple(sorted(path.stem for path in DIRECTORY.glob("*.json")))
+    return records.names_in(DIRECTORY)
 
 
 def load_preset(name: str) -> Preset:
@@ -66,9 +65,7 @@ def load_preset(name: str) -> Preset:
         UsageError: Unknown; lists the known ones.
         LvlmError: Its file is wrong.
     """
-    if name not in preset_names():
-        raise UsageError(f"unknown shape {name!r}; known: {', '.join(preset_names())}")
-    return read_preset(DIRECTORY / f"{name}.json")
+    return read_preset(records.path_in(DIRECTORY, name, "shape"))
 
 
 def read_preset(path: Path) -> Preset:
@@ -77,7 +74,4 @@ def read_preset(path: Path) -> Preset:
     Raises:
         LvlmError: Names the file and the entry that does not fit.
     """
-    content = records.read_json(path, REMEDY)
-    if isinstance(content, dict):
-        content = {"name": path.stem, **content}
-    return records.read(Preset, content, path, REMEDY)
+    return records.read_named(Preset, path, REMEDY)

@@ -6,19 +6,12 @@ subgraphs with one token and no reducer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-from numpy.typing import NDArray
-
-from lvlm_runtime.backends import Backend, Runner
+from lvlm_runtime.backends import Backend
 from lvlm_runtime.bundle.bundle import Bundle
-from lvlm_runtime.bundle.manifest import Budget, LayoutBudget
-from lvlm_runtime.chain.decoder import Decoder, DecodeState, Logits
+from lvlm_runtime.chain.decoder import Decoder
 from lvlm_runtime.chain.loaded import LoadedGraphs
-from lvlm_runtime.chain.recorder import Recorder
 from lvlm_runtime.chain.text_query import TextQuery
-from lvlm_runtime.chain.vision import VisionEncoder, Visual
+from lvlm_runtime.chain.vision import VisionEncoder
 
 
 class Chain:
@@ -27,6 +20,11 @@ class Chain:
     Args:
         bundle: The bundle.
         backend: What runs the graphs.
+
+    Attributes:
+        graphs: The loaded graphs.
+        vision: Pixels to visual tokens; ``encode`` is its.
+        decoder: A prompt to logits; ``prefill`` and ``step`` are its.
     """
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
@@ -36,33 +34,6 @@ class Chain:
         self.graphs = LoadedGraphs(bundle, backend)
         self.decoder = Decoder(self.graphs)
         self.vision = VisionEncoder(self.graphs, TextQuery(self.decoder.last_row))
-
-    def runner(self, graph: str) -> Runner:
-        """The loaded graph of a file."""
-        return self.graphs.runner(graph)
-
-    def encode(
-        self,
-        pixel_values: NDArray[np.float32],
-        budget: Budget,
-        part: LayoutBudget,
-        recorder: Recorder,
-        query_ids: Sequence[int] | None = None,
-    ) -> Visual:
-        """As ``VisionEncoder.encode``."""
-        return self.vision.encode(pixel_values, budget, part, recorder, query_ids)
-
-    def prefill(
-        self,
-        runs: Sequence[Sequence[int]],
-        visual: Visual | None,
-        part: LayoutBudget | None,
-        answer_tokens: int,
-        recorder: Recorder,
-    ) -> tuple[DecodeState, Logits]:
-        """As ``Decoder.prefill``."""
-        return self.decoder.prefill(runs, visual, part, answer_tokens, recorder)
-
-    def step(self, state: DecodeState, token: int, recorder: Recorder) -> Logits:
-        """As ``Decoder.step``."""
-        return self.decoder.step(state, token, recorder)
+        self.runner = self.graphs.runner
+        self.encode = self.vision.encode
+        self.prefill, self.step = self.decoder.prefill, self.decoder.step
