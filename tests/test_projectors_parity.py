@@ -73,7 +73,7 @@ def check_questions(session: Session, image: Any) -> None:
         session.generate(question, [image], max_new_tokens=2)
     assert seen == [len("Which colour?"), len("How many?")]
     ids = session.encoder.encode("Which colour?", 1)
-    with pytest.raises(UsageError, match="this bundle's projector reads the question and there is"):
+    with pytest.raises(UsageError, match="this bundle's projector reads the question and none was"):
         session.generate_ids(ids, [image], max_new_tokens=2)
     answer = session.generate_ids(ids, [image], max_new_tokens=2, query_ids=[70, 71])
     assert len(answer.token_ids) <= 2
