@@ -123,11 +123,11 @@ def table(models: Sequence[Compared]) -> Table:
         *("N billion", "tokens", "2N(Q+V) GFLOP", "request GFLOP", "error"),
         *("tokens at equal compute", "error there"),
     )
-    made = new_table("model", *numbers, "", right=numbers)
+    result = new_table("model", *numbers, "", right=numbers)
     for each in models:
         equal = "none" if each.equal_tokens is None else f"{each.equal_tokens:.0f}"
         there = "" if each.equal_error is None else f"{each.equal_error:.3f}"
-        made.add_row(
+        result.add_row(
             each.entry.name,
             f"{each.entry.billions:.2f}",
             str(each.entry.visual),
@@ -138,7 +138,7 @@ def table(models: Sequence[Compared]) -> Table:
             there,
             "" if each.entry.inside else "outside the law's data",
         )
-    return made
+    return result
 
 
 def record(models: Sequence[Compared], question: int) -> dict[str, Any]:

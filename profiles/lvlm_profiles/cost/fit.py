@@ -30,7 +30,7 @@ STAND_IN = {
     REDUCER: COPY,
     COPY: REDUCER,
 }
-# Share of the measured time from which a stage is told as the worst.
+# Share of the measured time from which a stage is reported as the worst.
 LONG = 0.01
 # Below this part of the sums there is but rounding; and how much of a kind may be fixed time.
 NOTHING, MOST_FIXED = 1e-9, 0.95

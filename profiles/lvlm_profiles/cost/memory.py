@@ -38,10 +38,6 @@ class Need:
         return self.weights + self.kernels + self.kv_cache + self.activations
 
 
-class DoesNotFitError(LvlmError):
-    """The request needs more than the device has; the message says what would fit."""
-
-
 def free_bytes(device: Device) -> int | None:
     """What a device has for us, or None where its memory is not known."""
     if device.memory_gb.value is None:
@@ -64,22 +60,22 @@ def check_fits(
         What it needs.
 
     Raises:
-        DoesNotFitError: Names the largest request that fits, or says that none does.
+        LvlmError: Names the largest request that fits, or says that none does.
     """
     wanted, free = need(text_tokens, answer_tokens), free_bytes(device)
     if free is None or wanted.total <= free:
         return wanted
-    told = (
+    shortage = (
         f"{device.title} has {free / 1e9:.2f} GB for this ({device.memory_gb.value:g} GB less"
         f" {device.reserved_gb.value:g} GB of others) and it needs {describe(wanted)}"
     )
     smallest = need(1, 1)
     if smallest.total > free:
-        raise DoesNotFitError(
-            f"{told}; even the shortest request does not fit: use a smaller model"
+        raise LvlmError(
+            f"{shortage}; even the shortest request does not fit: use a smaller model"
         )
     text, answer = _largest(need, free, text_tokens, answer_tokens)
-    raise DoesNotFitError(f"{told}; --text-tokens {text} --answer-tokens {answer} fits")
+    raise LvlmError(f"{shortage}; --text-tokens {text} --answer-tokens {answer} fits")
 
 
 def _largest(

@@ -80,7 +80,7 @@ class Bundle:
                 return budget
         known = ", ".join(f"{budget.ratio:g}" for budget in budgets)
         raise UsageError(
-            f"ratio {ratio:g} is not in this bundle; it has {known}. Build it with"
+            f"ratio {ratio:g} is not in this bundle; it has {known}; build it with"
             f" `lvlm-export build --ratio {ratio:g}`"
         )
 
@@ -135,7 +135,7 @@ def check_files(directory: Path, files: dict[str, FileRef]) -> None:
 
 
 def file_sha256(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
-    """SHA-256 of a file, read in pieces; ``on_bytes`` is told each piece's length."""
+    """SHA-256 of a file, read in pieces; ``on_bytes`` is called with each piece's length."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while piece := stream.read(1 << 22):

@@ -42,7 +42,7 @@ def check_memory(directory: Path, manifest: Manifest, limits: Limits, device: De
     """Refuse limits that a device has no memory for.
 
     Raises:
-        DoesNotFitError: Says what is needed, what is there and what would fit.
+        LvlmError: Says what is needed, what is there and what would fit.
     """
     specs = plan_engines(directory, manifest, limits)
 

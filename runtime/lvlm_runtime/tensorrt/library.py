@@ -24,7 +24,7 @@ INSTALL = {
     "trt": "on a Jetson it comes with JetPack (python3-libnvinfer), elsewhere"
     " pip install 'lvlm-export[trt]'",
 }
-# One engine of TensorRT-RTX serves every GPU from Ampere to Blackwell that it is told of. Turing
+# One engine of TensorRT-RTX serves every GPU from Ampere to Blackwell that it was built for. Turing
 # (sm75) is asked for by name: its reducers multiply in half precision (turing.py), and NVIDIA advises
 # engines of its own for it (TensorRT-RTX support matrix).
 RTX_COMPUTE_CAPABILITIES = ("sm80", "sm86", "sm89", "sm120", "sm121")

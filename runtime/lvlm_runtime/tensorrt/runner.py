@@ -51,7 +51,7 @@ def _bindable(rows: DeviceArray) -> bool:
 
 @dataclass
 class _Context:
-    """An execution context and what it was last told, so that only changes are told again."""
+    """An execution context and the shapes and addresses it has, so that only changes are set again."""
 
     context: Any
     shapes: dict[str, Shape] = field(default_factory=dict)

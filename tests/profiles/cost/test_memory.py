@@ -6,8 +6,9 @@ import re
 
 import pytest
 
-from lvlm_profiles.cost.memory import DoesNotFitError, Need, check_fits, describe, free_bytes
+from lvlm_profiles.cost.memory import Need, check_fits, describe, free_bytes
 from lvlm_profiles.devices.device import load_device
+from lvlm_profiles.errors import LvlmError
 
 NANO = load_device("orin_nano_8gb")
 
@@ -24,7 +25,7 @@ def test_what_fits_passes() -> None:
 
 def test_the_proposal_fits_and_is_nearly_the_largest() -> None:
     ask = needing(5 * 10**9, 10**6)
-    with pytest.raises(DoesNotFitError, match=r"Orin Nano 8 GB has 6\.00 GB") as refused:
+    with pytest.raises(LvlmError, match=r"Orin Nano 8 GB has 6\.00 GB") as refused:
         check_fits(NANO, ask, 2000, 1000)
     found = re.search(r"--text-tokens (\d+) --answer-tokens (\d+) fits", str(refused.value))
     assert found is not None
@@ -36,7 +37,7 @@ def test_the_proposal_fits_and_is_nearly_the_largest() -> None:
 
 
 def test_a_model_that_never_fits_says_so() -> None:
-    with pytest.raises(DoesNotFitError, match="use a smaller model"):
+    with pytest.raises(LvlmError, match="use a smaller model"):
         check_fits(NANO, needing(7 * 10**9, 1), 10, 10)
 
 

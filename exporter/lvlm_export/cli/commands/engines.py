@@ -196,14 +196,14 @@ def show(result: EngineResult, bundle: Path) -> None:
         table.add_row(graph, names, size(engine.weights_bytes), size(engine.size_bytes), size(over))
     show_table(table)
     weights, total = result.totals()
-    made = result.record
+    record = result.record
     click.echo(
         f"weights {size(weights)}, engines {size(total)}, overhead {size(total - weights)};"
         f" peak memory {size(result.peak_memory_bytes)}"
     )
     click.echo(
-        f"built by version {made.library_version} for {', '.join(made.compute_capabilities)};"
-        f" at most {made.limits.text_tokens} text tokens, {made.limits.answer_tokens} answer tokens"
-        f" and {made.limits.images} picture(s)"
+        f"built by version {record.library_version} for {', '.join(record.compute_capabilities)};"
+        f" at most {record.limits.text_tokens} text tokens, {record.limits.answer_tokens} answer tokens"
+        f" and {record.limits.images} picture(s)"
     )
-    click.echo(f"engines {directory_of(bundle, made.target)}")
+    click.echo(f"engines {directory_of(bundle, record.target)}")

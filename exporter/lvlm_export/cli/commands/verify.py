@@ -136,8 +136,8 @@ def verify_golden(
     else:
         for each in found:
             at = each.first_difference
-            said = f"{len(each.got)} tokens equal" if at is None else f"FAIL at token {at}"
-            click.echo(f"ratio {each.ratio:g}: {said}")
+            verdict = f"{len(each.got)} tokens equal" if at is None else f"FAIL at token {at}"
+            click.echo(f"ratio {each.ratio:g}: {verdict}")
         click.echo(f"{'PASS' if passed else 'FAIL'}  golden answers, {where}")
     click.get_current_context().exit(0 if passed else 1)
 
