@@ -99,10 +99,24 @@ def test_a_link_that_leads_nowhere_is_found() -> None:
         assert broken_links(f"![x]({link})", ROOT / "README.md") == [link]
 
 
-def test_the_package_page_has_no_relative_link() -> None:
-    links = LINK.findall(text_of("README.md"))
+def package_page() -> str:
+    """The README as the package page shows it, by the substitutions in pyproject.toml."""
+    hooks = tomllib.loads(text_of("pyproject.toml"))["tool"]["hatch"]["metadata"]["hooks"]
+    text = text_of("README.md")
+    for each in hooks["fancy-pypi-readme"]["substitutions"]:
+        text = re.sub(each["pattern"], each["replacement"], text)
+    return text
+
+
+def test_the_package_page_has_absolute_links_to_files_that_exist() -> None:
+    links, page = LINK.findall(text_of("README.md")), package_page()
     assert len(links) > 5
-    assert [link for link in links if not re.match(r"https?:", link)] == []
+    assert len(LINK.findall(page)) == len(links)
+    assert [link for link in LINK.findall(page) if not re.match(r"https?:|#", link)] == []
+    assert broken_links(page, ROOT / "README.md") == []
+    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", page)
+    assert pictures
+    assert [link for link in pictures if not link.startswith(RAW)] == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -150,7 +164,7 @@ def test_paths_that_documents_name_exist(name: str) -> None:
 def test_the_first_screen_says_how_to_install() -> None:
     first = "\n".join(text_of("README.md").splitlines()[:30])
     for words in (
-        'pip install "lvlm-export[cpu]"',
+        'pip install ".[cpu]"',
         "[cpu,export]",
         "`make",
         ".venv/bin/lvlm-export",
