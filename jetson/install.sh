@@ -36,7 +36,7 @@ echo "TensorRT $tensorrt"
 
 # The backend uses the driver through cuda-python, of the driver's CUDA major version.
 case $jetpack in
-  6) cuda="cuda-bindings>=12.6,<13" ;;
+  6) cuda="cuda-bindings>=12.8,<13" ;;
   7) cuda="cuda-bindings>=13,<14" ;;
 esac
 

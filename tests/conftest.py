@@ -73,7 +73,7 @@ class SkippableModule(pytest.Module):
             reason = needs_the_exporter(self.config, error.__cause__)
             if reason is None:
                 raise
-            pytest.skip(reason, allow_module_level=True)
+            pytest.skip(f"{self.path.name} {reason}", allow_module_level=True)
 
 
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module:

@@ -79,10 +79,10 @@ def test_install_detects_jetpack_and_installs_no_torch(jetson: dict[str, str]) -
     assert "onnxruntime" not in result.stdout
     assert lines[3] == (
         "would run: /opt/x/bin/pip install --disable-pip-version-check"
-        f" {JETSON.parent} cuda-bindings>=12.6,<13"
+        f" {JETSON.parent} cuda-bindings>=12.8,<13"
     )
     wide = call(jetson, "install.sh", "--dry-run", "--with-onnxruntime").stdout
-    assert f"{JETSON.parent}[cpu] cuda-bindings>=12.6,<13" in wide
+    assert f"{JETSON.parent}[cpu] cuda-bindings>=12.8,<13" in wide
     Path(jetson["LVLM_RELEASE_FILE"]).write_text(R38, encoding="utf-8")
     newer = call(jetson, "install.sh", "--dry-run").stdout
     assert "R38.2.0, JetPack 7" in newer
