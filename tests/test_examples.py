@@ -19,14 +19,14 @@ PRINTS = {
         "ratio 0.33: yellow (65 visual tokens",
         "ratio 1: yellow (196",
     ),
-    "02_two_methods_compared": ("all", "0.2"),
+    "02_two_methods_compared": ("95 % interval", " lost, "),
     "03_engines_for_a_gpu": ("yellow\n",),
     "04_profile_and_compare": ("\nyellow\n", "ttft_ms"),
     "05_your_own_method": ("centre", "features@12 65"),
 }
 LEAVES = {
     "01_build_and_ask": ("bundle/manifest.json",),
-    "02_two_methods_compared": ("pyramiddrop.csv", "uniform.csv"),
+    "02_two_methods_compared": ("fastv.csv", "downsample.csv"),
     "03_engines_for_a_gpu": ("bundle/engines/rtx/record.json",),
     "04_profile_and_compare": ("before/report.html", "after/report.json"),
     "05_your_own_method": ("bundle/manifest.json", "kept.png"),
