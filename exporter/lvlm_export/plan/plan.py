@@ -168,10 +168,14 @@ def _limit_context(shape: ModelShape, limit: int | None) -> ModelShape:
 def _key(checkpoint_key: str, options: BuildOptions) -> str:
     from lvlm_export.plan.versions import source_key, versions
 
+    chosen = asdict(options)
+    # Options that say the same are the same bundle: 1.0 by name or as the baseline.
+    del chosen["baseline"]
     content = {
         "checkpoint": checkpoint_key,
         "options": {
-            **asdict(options),
+            **chosen,
+            "ratios": _ratios(options),
             "precision": options.effective_precision,
             "dialect": options.effective_dialect,
         },
