@@ -55,7 +55,7 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 test-slow: $(STAMP)
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest -m slow -n $(JOBS) --dist worksteal
 
 test-gpu: $(STAMP)
 	@$(BIN)/python -m pytest -m gpu -rs
