@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import os
 import shutil
@@ -123,31 +122,55 @@ def one_thread_per_worker() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def demo_bundle(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, worker_id: str
-) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory of this run that all its workers see."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent / "shared" if "PYTEST_XDIST_WORKER" in os.environ else own / "shared"
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(request: pytest.FixtureRequest, shared: Path) -> Path:
     """A bundle of the demo model at ratios 0.33, 0.5 and 1.0, built once by the command line.
 
-    Read only: tests that damage a bundle take ``damaged_bundle``. Workers of one run share it; the
-    first builds and the others wait.
+    Read only: tests that damage a bundle take ``damaged_bundle``.
     """
     given: Path | None = request.config.getoption("demo_bundle")
     if given is not None:
         return given.absolute()
     from command_line import typed
+    from helpers import made_once
 
-    own = tmp_path_factory.getbasetemp()
-    shared = own if worker_id == "master" else own.parent
-    directory = shared / "bundles" / "demo"
     ratios = [word for ratio in RATIOS for word in ("--ratio", str(ratio))]
-    directory.parent.mkdir(exist_ok=True)
-    with directory.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        # Published in one rename, so it is whole where it is there at all.
-        if not directory.exists():
-            result = typed("build", *ratios, "-o", directory)
+    with made_once(shared / "demo") as part:
+        if part is not None:
+            result = typed("build", *ratios, "-o", part / "demo")
             assert result.exit_code == 0, result.stderr
-    return directory
+    return shared / "demo" / "demo"
+
+
+@pytest.fixture(scope="session")
+def tiny_llava(shared: Path) -> Path:
+    """A directory with ``checkpoint``, the tiny LLaVA, and ``bundle``, it at 0.5, 0.33 and 1.0."""
+    import tiny
+    from helpers import build_tiny, made_once
+
+    with made_once(shared / "tiny_llava") as part:
+        if part is not None:
+            build_tiny(tiny.llava(part / "checkpoint"), part / "bundle", 0.5, 0.33)
+    return shared / "tiny_llava"
+
+
+@pytest.fixture(scope="session")
+def tiny_quecc(shared: Path) -> Path:
+    """As ``tiny_llava``, with a projector that reads the question, FastV and ratios 0.5 and 1.0."""
+    import tiny
+    from helpers import build_tiny, made_once
+
+    with made_once(shared / "tiny_quecc") as part:
+        if part is not None:
+            checkpoint = tiny.projected(part / "checkpoint", "quecc", 3)
+            build_tiny(checkpoint, part / "bundle", 0.5, method="fastv")
+    return shared / "tiny_quecc"
 
 
 @pytest.fixture

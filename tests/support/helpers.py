@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,26 @@ class Silent:
     @contextmanager
     def stage(self, title: str, steps: int) -> Iterator[Callable[[str], None]]:
         yield lambda step: self.steps.append((title, step))
+
+
+@contextmanager
+def made_once(directory: Path) -> Iterator[Path | None]:
+    """A directory that the tests and workers of a run share: the first writes it, the others wait.
+
+    Yields where to write it, or None where it is there already. What was written gets its name
+    when the block ends without an error, so it is whole where it is there at all.
+    """
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    part = directory.with_suffix(".part")
+    with directory.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if directory.exists():
+            yield None
+            return
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        yield part
+        part.rename(directory)
 
 
 def build_tiny(checkpoint: Path, output: Path, *ratios: float, **options: Any) -> BuildResult:

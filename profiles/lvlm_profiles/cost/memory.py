@@ -71,9 +71,7 @@ def check_fits(
     )
     smallest = need(1, 1)
     if smallest.total > free:
-        raise LvlmError(
-            f"{shortage}; even the shortest request does not fit: use a smaller model"
-        )
+        raise LvlmError(f"{shortage}; even the shortest request does not fit: use a smaller model")
     text, answer = _largest(need, free, text_tokens, answer_tokens)
     raise LvlmError(f"{shortage}; --text-tokens {text} --answer-tokens {answer} fits")
 

@@ -20,9 +20,9 @@ from lvlm_export.bundle.workspace import LOCK
 from lvlm_export.check import parity
 from lvlm_runtime.bundle.bundle import read_manifest
 
-# Small: no baseline, no gate; 12 graphs.
+# Small: no baseline, no gate; 8 graphs.
 OPTIONS = ("--ratio", "0.5", "--no-baseline", "--no-verify")
-# Smallest: no reducers at all; 4 graphs and 13 MB of weights.
+# Smallest: no reducers at all; 4 graphs and 600 kB of weights.
 UNREDUCED = ("--ratio", "1", "--no-verify")
 
 
@@ -48,11 +48,12 @@ def identity(path: Path) -> tuple[int, int]:
 
 
 def test_a_killed_build_resumes_without_doing_anything_twice(
-    demo_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llava: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / "bundle"
     building = tmp_path / "bundle.building"
-    process = start("build", *OPTIONS, "-o", target)
+    words = ("build", "--model", tiny_llava / "checkpoint", *OPTIONS, "-o", target)
+    process = start(*words)
     wait_for(process, "3 of ")
     time.sleep(1)  # somewhere inside the next graph
     process.send_signal(signal.SIGKILL)
@@ -62,27 +63,28 @@ def test_a_killed_build_resumes_without_doing_anything_twice(
     assert "is not a bundle" in error_line(typed("run", building, "--image", PICTURE, QUESTION), 1)
     finished = {
         name: identity(building / name)
-        for name in ("vision.0.onnx", "vision.1.onnx", "vision.2.onnx")
+        for name in ("vision.0.onnx", "vision.1.onnx", "decoder.0.onnx")
     }
-    result = typed("build", *OPTIONS, "-o", target)
+    result = typed(*words)
     assert result.exit_code == 0, result.stderr
     assert not building.exists()
     assert not (target / LOCK).exists()
     assert {name: identity(target / name) for name in finished} == finished
     # The result is the same as that of a build that was never interrupted.
-    files, whole = read_manifest(target).files, read_manifest(demo_bundle).files
+    files, whole = read_manifest(target).files, read_manifest(tiny_llava / "bundle").files
     assert {name for name in files if name in whole and files[name] != whole[name]} == set()
     assert typed("run", target, "--image", PICTURE, QUESTION).exit_code == 0
 
 
-def test_a_second_build_of_the_same_bundle_is_refused(tmp_path: Path) -> None:
+def test_a_second_build_of_the_same_bundle_is_refused(tiny_llava: Path, tmp_path: Path) -> None:
     """Also one of other options. A build that died holds nothing, as the test above shows."""
     target = tmp_path / "bundle"
-    process = start("build", *OPTIONS, "-o", target)
+    model = ("--model", tiny_llava / "checkpoint")
+    process = start("build", *model, *OPTIONS, "-o", target)
     wait_for(process, "1 of ")
     process.send_signal(signal.SIGSTOP)  # so that it is certainly still running
     for options in (OPTIONS, ("--method", "none", "--ratio", "1")):
-        line = error_line(typed("build", *options, "-o", target), 1)
+        line = error_line(typed("build", *model, *options, "-o", target), 1)
         assert "another build is writing" in line
         assert "wait for it, or choose another --output" in line
     process.kill()
@@ -120,27 +122,29 @@ def test_an_interrupt_that_a_library_turns_into_an_error_is_still_one(
 
 
 def test_a_chain_that_is_not_the_model_is_not_published(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "bundle"
+    words = ("build", "--model", tiny_llava / "checkpoint", "--ratio", "1", "-o", target)
     with monkeypatch.context() as patched:
         patched.setattr(parity, "LIMITS", {"float32": 0.0})
-        line = error_line(typed("build", "--ratio", "1", "-o", target), 1)
+        line = error_line(typed(*words), 1)
     assert "the exported chain is not the model" in line
     assert "nothing was published" in line
     assert not target.exists()
 
 
 def test_a_write_that_fails_names_the_place_and_the_way_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "bundle"
+    words = ("build", "--model", tiny_llava / "checkpoint", *UNREDUCED, "-o", target)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(WeightStore, "put", full)
-    line = error_line(typed("build", *UNREDUCED, "-o", target), 1)
+    line = error_line(typed(*words), 1)
     assert line == (
         f"error: {target}: the disk is full; free some space and type the same command again, a"
         " build continues where it stopped"
@@ -150,10 +154,10 @@ def test_a_write_that_fails_names_the_place_and_the_way_out(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 8 MB, where mounting is permitted."""
+    """A real file system of 400 kB, where mounting is permitted."""
     place = tmp_path / "disk"
     place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(place)]
     try:
         mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0
     except FileNotFoundError:
@@ -164,16 +168,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_a_full_disk(small_disk: Path) -> None:
+def test_a_full_disk(tiny_llava: Path, small_disk: Path) -> None:
     target = small_disk / "bundle"
-    line = error_line(typed("build", *UNREDUCED, "-o", target), 1)
+    words = ("build", "--model", tiny_llava / "checkpoint", *UNREDUCED, "-o", target)
+    line = error_line(typed(*words), 1)
     assert f"{target}: the disk is full; free some space and type the same command again" in line
     assert not target.exists()
     # With more space the same command continues from what was finished.
     finished = identity(small_disk / "bundle.building" / "vision.0.onnx")
-    resize = ["mount", "-o", "remount,size=64m", str(small_disk)]
+    resize = ["mount", "-o", "remount,size=8m", str(small_disk)]
     subprocess.run(resize, check=True, capture_output=True)
-    result = typed("build", *UNREDUCED, "-o", target)
+    result = typed(*words)
     assert result.exit_code == 0, result.stderr
     assert identity(target / "vision.0.onnx") == finished
     assert typed("run", target, "--image", PICTURE, QUESTION).exit_code == 0

@@ -118,19 +118,19 @@ def onevision(folder: Path) -> Path:
     return build_tiny(path, folder / "bundle", 0.5, **options).directory
 
 
-def quecc(folder: Path) -> Path:
-    """A trained projector that reads the question."""
-    path = tiny.projected(folder / "checkpoint", "quecc", 2)
-    return build_tiny(path, folder / "bundle", 1.0).directory
-
-
-@pytest.fixture(scope="module", params=["demo", onevision, quecc])
+@pytest.fixture(scope="module", params=["demo", "quecc", onevision])
 def models(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, demo_bundle: Path
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    demo_bundle: Path,
+    tiny_quecc: Path,
 ) -> dict[str, onnx.ModelProto]:
-    """Graphs by the name of their file; the demo's are those of a CPU, in its own operators."""
-    made = request.param
-    bundle = demo_bundle if made == "demo" else made(tmp_path_factory.mktemp("names"))
+    """Graphs by the name of their file; the demo's are those of a CPU, in its own operators.
+
+    QueCC is a trained projector that reads the question.
+    """
+    shared = {"demo": demo_bundle, "quecc": tiny_quecc / "bundle"}
+    bundle = shared.get(request.param) or request.param(tmp_path_factory.mktemp("names"))
     return {path.stem: onnx.load(path, load_external_data=False) for path in bundle.glob("*.onnx")}
 
 

@@ -29,11 +29,9 @@ from lvlm_runtime.errors import LvlmError
 
 
 @pytest.fixture(scope="module")
-def llava(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    """A CLIP tower of 16 patches, a site in the tower and one in the decoder."""
-    directory = tmp_path_factory.mktemp("route")
-    path = tiny.llava(directory / "checkpoint")
-    return Bundle.open(build_tiny(path, directory / "bundle", 0.5, 0.33).directory).manifest
+def llava(tiny_llava: Path) -> Manifest:
+    """A CLIP tower of 36 patches, a site in the tower and one in the decoder."""
+    return Bundle.open(tiny_llava / "bundle").manifest
 
 
 @pytest.fixture(scope="module")
@@ -116,25 +114,17 @@ def test_names_of_all_budgets_stand_in_the_order_they_are_passed(llava: Manifest
         assert own == [name for name in names if name in own]
 
 
-def test_a_site_on_the_picture_comes_first(demo_manifest: Manifest) -> None:
-    budget = demo_manifest.budgets[0]
-    names = [step.name for step in route(demo_manifest, budget, budget.layouts[0])]
+def test_a_site_on_the_picture_comes_first(tiny_llava: Path, tmp_path: Path) -> None:
+    options = {"method": "downsample", "baseline": False}
+    built = build_tiny(tiny_llava / "checkpoint", tmp_path / "bundle", 0.5, **options)
+    manifest = Bundle.open(built.directory).manifest
+    [budget] = manifest.budgets
+    names = [step.name for step in route(manifest, budget, budget.layouts[0])]
     assert names[:2] == ["pixels@0", "vision.0"]
-    assert visual_tokens(route(demo_manifest, budget, budget.layouts[0]))[:2] == (
-        ("vision", "tile", 196),
+    assert visual_tokens(route(manifest, budget, budget.layouts[0]))[:2] == (
+        ("vision", "tile", 36),
         ("pixels@0", "tile", budget.vision[0].tokens_out),
     )
-
-
-@pytest.fixture(scope="module")
-def demo_manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
-    """The demo model with smaller pictures, by the manifest alone."""
-    from lvlm_export.demo import CHECKPOINT
-
-    directory = tmp_path_factory.mktemp("downsample") / "bundle"
-    return Bundle.open(
-        build_tiny(CHECKPOINT, directory, 0.5, method="downsample").directory
-    ).manifest
 
 
 def test_caches_hold_the_prompt_as_it_is_behind_each_site(llava: Manifest) -> None:
@@ -164,11 +154,14 @@ def test_a_step_with_several_files_has_no_single_one(llava: Manifest) -> None:
 
 @pytest.mark.parametrize("kind", ["quecc", "tokenpacker"])
 def test_engines_without_one_that_a_request_passes_are_refused_by_name(
-    tmp_path: Path, kind: str
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
 ) -> None:
     """The projector's engine once counted as unused, and its absence was a KeyError later."""
-    checkpoint = tiny.projected(tmp_path / "checkpoint", kind, 3)
-    bundle = build_tiny(checkpoint, tmp_path / "bundle", 0.5, method="fastv").directory
+    if kind == "quecc":
+        bundle: Path = request.getfixturevalue("tiny_quecc") / "bundle"
+    else:
+        checkpoint = tiny.projected(tmp_path / "checkpoint", kind, 3)
+        bundle = build_tiny(checkpoint, tmp_path / "bundle", 0.5, method="fastv").directory
     manifest = Bundle.open(bundle).manifest
     graphs = [name for name in manifest.files if name.endswith(".onnx")]
     engines = {

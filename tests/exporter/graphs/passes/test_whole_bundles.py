@@ -32,11 +32,11 @@ def operators(bundle: Path) -> Counter[str]:
     return Counter(node.op_type for model in models for node in model.graph.node)
 
 
-def check(directory: Path, **options: Any) -> Counter[str]:
-    """Build, compare with PyTorch at 1.0 and 0.5; the operators of the decoder."""
+def check(directory: Path, ratios: tuple[float, ...] = (0.5,), **options: Any) -> Counter[str]:
+    """Build unless it is built, compare with PyTorch; the operators of the decoder."""
     checkpoint = Checkpoint.open(directory / "checkpoint")
-    result = build_tiny(checkpoint.directory, directory / "bundle", 0.5, **options)
-    plan = make_plan(checkpoint, BuildOptions((0.5,), **options))
+    result = build_tiny(checkpoint.directory, directory / "bundle", *ratios, **options)
+    plan = make_plan(checkpoint, BuildOptions(ratios, **options))
     session = Session.open(result.directory, device="cpu")
     samples = synthetic_samples(plan.shape.layouts, 2, seed=3)
     report = verify(session, checkpoint, plan, samples, 8, lambda _step: None)
@@ -56,9 +56,8 @@ def test_cpu_graphs_are_fused(tmp_path: Path, text: str) -> None:
         assert operators[fused] == 0, fused
 
 
-def test_head_size_that_does_not_fit_keeps_the_standard_node(tmp_path: Path) -> None:
-    tiny.llava(tmp_path / "checkpoint")
-    operators = check(tmp_path)
+def test_head_size_that_does_not_fit_keeps_the_standard_node(tiny_llava: Path) -> None:
+    operators = check(tiny_llava, (0.5, 0.33))
     assert operators["GroupQueryAttention"] == 0
     assert operators["Attention"] == tiny.TEXT["num_hidden_layers"]
 
