@@ -45,7 +45,9 @@ def check(directory: Path, ratios: tuple[float, ...] = (0.5,), **options: Any) -
 
 
 @pytest.mark.usefixtures("head_size_16")
-@pytest.mark.parametrize("text", ["llama", "qwen2", "mistral"])
+@pytest.mark.parametrize(
+    "text", ["llama", "qwen2", pytest.param("mistral", marks=pytest.mark.slow)]
+)
 def test_cpu_graphs_are_fused(tmp_path: Path, text: str) -> None:
     tiny.llava(tmp_path / "checkpoint", text=text)
     operators = check(tmp_path)
