@@ -51,7 +51,7 @@ def ensure_bundle(work: Path, layers: int | None) -> Bundle:
     """The fp16 bundle with four budgets, built unless it is there."""
     import shapes
     from lvlm_export.bundle.build import build
-    from lvlm_export.checkpoint import Checkpoint
+    from lvlm_export.checkpoint.checkpoint import Checkpoint
     from lvlm_export.plan.plan import BuildOptions
     from lvlm_runtime.progress import NoProgress
 

@@ -65,7 +65,7 @@ def export(checkpoint: Path, bundle: Path, precision: str) -> dict[str, Any]:
     import torch.onnx  # noqa: F401
 
     from lvlm_export.bundle.build import build
-    from lvlm_export.checkpoint import Checkpoint
+    from lvlm_export.checkpoint.checkpoint import Checkpoint
     from lvlm_export.plan.plan import BuildOptions
     from lvlm_runtime.progress import NoProgress
 

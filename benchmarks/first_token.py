@@ -90,7 +90,7 @@ def main() -> int:
 def ensure_bundle(work: Path, layout: str) -> Path:
     """The bundle of this working tree's exporter, built unless it is there."""
     from lvlm_export.bundle.build import build
-    from lvlm_export.checkpoint import Checkpoint
+    from lvlm_export.checkpoint.checkpoint import Checkpoint
     from lvlm_export.plan.plan import BuildOptions
     from lvlm_runtime.progress import NoProgress
 

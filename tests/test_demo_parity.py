@@ -10,7 +10,7 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from lvlm_export.check.parity import ParitySample, prepare_request
 from lvlm_export.check.reference import Reference
-from lvlm_export.checkpoint import Checkpoint
+from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.demo import CHECKPOINT
 from lvlm_export.demo.questions import MosaicSample, evaluation_set
 from lvlm_export.plan.plan import BuildOptions, make_plan

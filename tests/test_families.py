@@ -12,7 +12,7 @@ import pytest
 
 import tiny
 from families import CASES, RATIOS, Case, compare
-from lvlm_export.checkpoint import Checkpoint
+from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.plan.plan import BuildOptions, make_plan
 from lvlm_runtime.errors import UsageError
 

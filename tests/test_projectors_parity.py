@@ -12,7 +12,7 @@ import tiny
 from command_line import typed
 from helpers import build_tiny
 from lvlm_export.check.parity import synthetic_samples, verify
-from lvlm_export.checkpoint import Checkpoint
+from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.plan.plan import BuildOptions, make_plan
 from lvlm_runtime.chain.text_query import TextQuery
 from lvlm_runtime.errors import UsageError

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lvlm_export.bundle.build import BuildResult, build
-from lvlm_export.checkpoint import Checkpoint
+from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.plan.plan import BuildOptions
 
 

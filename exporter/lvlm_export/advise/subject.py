@@ -51,7 +51,7 @@ def subject_of_checkpoint(
         UsageError: An image size that does not fit the family.
         LvlmError: A checkpoint that is not supported.
     """
-    from lvlm_export.checkpoint import Checkpoint
+    from lvlm_export.checkpoint.checkpoint import Checkpoint
 
     checkpoint = Checkpoint.open(directory)
     shape = checkpoint.family.shape(checkpoint.config, checkpoint.preprocessor, image_size)

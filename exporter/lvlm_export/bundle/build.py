@@ -11,7 +11,8 @@ from pathlib import Path
 from lvlm_export.bundle.manifest import Exported, write_manifest
 from lvlm_export.bundle.weights import WeightStore
 from lvlm_export.bundle.workspace import Workspace, existing_bundle, file_ref, open_workspace
-from lvlm_export.checkpoint import TOKENIZER_FILES, Checkpoint
+from lvlm_export.checkpoint.checkpoint import Checkpoint
+from lvlm_export.checkpoint.files import TOKENIZER_FILES
 from lvlm_export.graphs.attention import NAME as ATTENTION
 from lvlm_export.graphs.element_types import torch_dtype
 from lvlm_export.graphs.export import export_graph, full_names

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from lvlm_export.bundle.workspace import Workspace, file_ref
-from lvlm_export.checkpoint import Checkpoint
+from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.plan.files import PROJECTOR_FILE, lm_head_files, packer_file, reducer_file
 from lvlm_export.plan.plan import Plan
 from lvlm_export.plan.versions import versions

@@ -17,7 +17,7 @@ from PIL import Image
 
 from lvlm_export.check.reference import Reference
 from lvlm_export.check.reference_io import ReferenceRequest, Trace
-from lvlm_export.checkpoint import Checkpoint
+from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.plan.plan import Plan
 from lvlm_runtime.backends import Value
 from lvlm_runtime.chain.recorder import Recorder

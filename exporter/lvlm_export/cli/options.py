@@ -214,6 +214,6 @@ def checkpoint_directory(model: str) -> Path:
         from lvlm_export.demo import CHECKPOINT
 
         return CHECKPOINT
-    from lvlm_export.checkpoint import locate
+    from lvlm_export.checkpoint.files import locate
 
     return locate(model)

@@ -18,7 +18,7 @@ from lvlm_runtime.bundle.placement import AS_PUBLISHED, HandPlacement
 from lvlm_runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from lvlm_export.checkpoint import Checkpoint
+    from lvlm_export.checkpoint.checkpoint import Checkpoint
     from lvlm_export.families import ModelShape
 
 

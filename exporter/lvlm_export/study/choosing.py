@@ -18,7 +18,7 @@ from transformers import DynamicCache
 from lvlm_export.check.parity import ParitySample, request_of
 from lvlm_export.check.reference import Reference
 from lvlm_export.check.reference_io import ReferenceRequest, Trace
-from lvlm_export.checkpoint import Checkpoint
+from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.plan.plan import BuildOptions, make_plan
 from lvlm_export.reduction.method import Site
 from lvlm_export.reduction.methods.prumerge import adaptive_ratio

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageTextToText
 
 import tiny
 from lvlm_export import demo
-from lvlm_export.checkpoint import Checkpoint
+from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.families import ProjectorShape
 from lvlm_export.families.shared.projectors import QueccProjector, TokenPacker, patch_maps
 from lvlm_profiles.cost.request import TokenPath, by_graph, prefill_works, total, weight_elements

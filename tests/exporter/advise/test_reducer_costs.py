@@ -7,7 +7,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
-from lvlm_export.checkpoint import Checkpoint
+from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.graphs.reducers import make_reducer, reducer_inputs
 from lvlm_export.plan.plan import BuildOptions, make_plan
 from lvlm_export.reduction import METHODS

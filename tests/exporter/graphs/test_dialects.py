@@ -17,7 +17,7 @@ from families import CASES, Case, compare
 from helpers import build_tiny
 from lvlm_export.bundle.weights import WeightStore
 from lvlm_export.check.parity import synthetic_samples, verify
-from lvlm_export.checkpoint import Checkpoint
+from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.demo import CHECKPOINT
 from lvlm_export.graphs.attention import NAME as ATTENTION
 from lvlm_export.graphs.export import export_graph, full_names

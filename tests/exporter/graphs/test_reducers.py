@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import tiny
-from lvlm_export.checkpoint import Checkpoint
+from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.graphs.export import Signature, export_graph
 from lvlm_export.graphs.reducers import Reducer, make_reducer, reducer_inputs
 from lvlm_export.plan.plan import BuildOptions, Plan, make_plan

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lvlm_export.checkpoint import Checkpoint
+from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.demo import CHECKPOINT
 from lvlm_export.plan.plan import BuildOptions, make_plan
 

@@ -61,7 +61,7 @@ def test_the_example_is_in_the_help_and_says_what_it_says(options: Any) -> None:
 
 
 def test_the_example_fits_the_demo_model(options: Any) -> None:
-    from lvlm_export.checkpoint import Checkpoint
+    from lvlm_export.checkpoint.checkpoint import Checkpoint
     from lvlm_export.demo import CHECKPOINT
     from lvlm_export.plan.plan import make_plan
 

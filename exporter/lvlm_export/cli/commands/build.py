@@ -136,7 +136,7 @@ def build(model: str | None, output: Path | None, check: bool, force: bool, **op
         open_library("rtx")
     click.echo("loading PyTorch and reading the checkpoint", err=True)
     from lvlm_export.bundle.build import build as run_build
-    from lvlm_export.checkpoint import Checkpoint
+    from lvlm_export.checkpoint.checkpoint import Checkpoint
     from lvlm_export.plan.plan import BuildOptions
     from lvlm_runtime.backends import open_backend
 

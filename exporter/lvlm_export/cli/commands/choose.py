@@ -86,7 +86,7 @@ def choose(
     from lvlm_runtime.image.picture import load_image
 
     quiet_libraries()
-    from lvlm_export.checkpoint import Checkpoint
+    from lvlm_export.checkpoint.checkpoint import Checkpoint
     from lvlm_export.study.choosing import measure_outlier_shares, measure_withdrawals
 
     checkpoint = Checkpoint.open(checkpoint_directory(model))

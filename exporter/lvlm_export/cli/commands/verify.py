@@ -17,7 +17,7 @@ from lvlm_runtime.errors import LvlmError, UsageError
 
 if TYPE_CHECKING:
     from lvlm_export.check.parity import AnswerParity, ParityReport, ParitySample
-    from lvlm_export.checkpoint import Checkpoint
+    from lvlm_export.checkpoint.checkpoint import Checkpoint
     from lvlm_export.plan.plan import BuildOptions
     from lvlm_runtime.bundle.bundle import Bundle
     from lvlm_runtime.bundle.manifest import Manifest
@@ -144,7 +144,7 @@ def verify_golden(
 
 def open_checkpoint(bundle: Bundle, model: str | None) -> Checkpoint:
     """The checkpoint that a bundle was built from, and no other."""
-    from lvlm_export.checkpoint import Checkpoint
+    from lvlm_export.checkpoint.checkpoint import Checkpoint
 
     name = bundle.manifest.model if model is None else model
     try:

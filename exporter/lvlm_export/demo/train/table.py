@@ -60,7 +60,7 @@ def ask_all(
         UsageError: The method does not fit the model, or cannot reach a ratio.
     """
     from lvlm_export.bundle.build import build
-    from lvlm_export.checkpoint import Checkpoint
+    from lvlm_export.checkpoint.checkpoint import Checkpoint
 
     opened = Checkpoint.open(checkpoint)
     build(opened, "demo", options, bundle, NoProgress(), verify_samples=1, force=True)
@@ -127,7 +127,7 @@ def head_of(questions: int) -> dict[str, Any]:
     """What a result depends on: question count, weights, machine and versions."""
     import onnxruntime
 
-    from lvlm_export.checkpoint import Checkpoint
+    from lvlm_export.checkpoint.checkpoint import Checkpoint
 
     return {
         "questions": questions,

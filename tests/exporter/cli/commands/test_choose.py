@@ -13,7 +13,7 @@ import tiny
 from command_line import error_line, typed
 from lvlm_export.check.parity import request_of, synthetic_samples
 from lvlm_export.check.reference import Reference
-from lvlm_export.checkpoint import Checkpoint
+from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.plan.plan import BuildOptions, make_plan
 from lvlm_export.study.choosing import measure_outlier_shares, measure_withdrawals, withdrawn_logits
 from lvlm_runtime.prompt.encoder import PromptEncoder

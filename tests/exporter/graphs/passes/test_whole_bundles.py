@@ -12,7 +12,7 @@ import pytest
 import tiny
 from helpers import build_tiny
 from lvlm_export.check.parity import synthetic_samples, verify
-from lvlm_export.checkpoint import Checkpoint
+from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.graphs.passes import rewrites
 from lvlm_export.plan.plan import TARGETS, BuildOptions, make_plan
 from lvlm_runtime.session import Session

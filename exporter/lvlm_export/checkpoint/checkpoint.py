@@ -7,18 +7,16 @@ the checkpoint in memory. Nothing here runs code from a checkpoint or reads a pi
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
+from lvlm_export.checkpoint.files import TOKENIZER_FILES, read_json
+from lvlm_export.checkpoint.shards import open_shard
 from lvlm_export.families import Family, load_family
 from lvlm_runtime.bundle.bundle import file_sha256
 from lvlm_runtime.errors import LvlmError, UsageError
@@ -27,58 +25,9 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
-# What a hub snapshot needs; weights in any other format (pickles above all) stay there.
-HUB_FILES = ("*.json", "*.jinja", "*.safetensors")
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "processor_config.json",
-)
 LM_HEAD = "lm_head.weight"
 # Buffers that older checkpoints carry and current modules compute.
 IGNORED = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")
-
-
-def locate(model: str) -> Path:
-    """A local directory, or the snapshot of a hub id (downloaded when needed).
-
-    Raises:
-        LvlmError: Neither a directory nor a hub id that can be fetched.
-    """
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
-        raise LvlmError(
-            f"no checkpoint directory at {model!r}; give a directory or a hub id (owner/name)"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(model, allow_patterns=list(HUB_FILES)))
-    except Exception as error:  # the hub client has many error types; each means the same here
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LvlmError(
-            f"{model!r} is no local directory and the hub did not give it: {reason}"
-        ) from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Parse a JSON object; LvlmError names the file when it is missing or damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LvlmError(
-            f"{path} is missing; is this a Hugging Face checkpoint directory?"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise LvlmError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise LvlmError(f"{path} does not hold a JSON object")
-    return content
 
 
 @dataclass(frozen=True)
@@ -132,7 +81,7 @@ class Checkpoint:
     def _index(self) -> dict[str, tuple[Path, str]]:
         index: dict[str, tuple[Path, str]] = {}
         for path in self._shards():
-            with _open_shard(path) as shard:
+            with open_shard(path) as shard:
                 for stored in shard.keys():  # noqa: SIM118 (not a dict)
                     if not IGNORED.search(stored):
                         index[self._current_name(stored)] = (path, stored)
@@ -171,7 +120,7 @@ class Checkpoint:
         if name == LM_HEAD and self.tied_embeddings:
             name = self.family.embed_tokens
         path, stored = self._index[name]
-        with _open_shard(path) as shard:
+        with open_shard(path) as shard:
             tensor: torch.Tensor = shard.get_tensor(stored)
             return tensor
 
@@ -264,12 +213,3 @@ class Checkpoint:
 
 def _unused_by_features(name: str) -> bool:
     return bool(re.match(r"model\.vision_tower\.(head|post_layernorm)\.", name))
-
-
-@contextmanager
-def _open_shard(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as shard:
-            yield shard
-    except (SafetensorError, OSError) as error:
-        raise LvlmError(f"{path} is truncated or damaged ({error}); copy it again") from error

@@ -1,0 +1,59 @@
+"""Where a checkpoint lies and which of its files are read: JSON, templates and safetensors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lvlm_runtime.errors import LvlmError
+
+# What a hub snapshot needs; weights in any other format (pickles above all) stay there.
+HUB_FILES = ("*.json", "*.jinja", "*.safetensors")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "processor_config.json",
+)
+
+
+def locate(model: str) -> Path:
+    """A local directory, or the snapshot of a hub id (downloaded when needed).
+
+    Raises:
+        LvlmError: Neither a directory nor a hub id that can be fetched.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise LvlmError(
+            f"no checkpoint directory at {model!r}; give a directory or a hub id (owner/name)"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(HUB_FILES)))
+    except Exception as error:  # the hub client has many error types; each means the same here
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LvlmError(
+            f"{model!r} is no local directory and the hub did not give it: {reason}"
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Parse a JSON object; LvlmError names the file when it is missing or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LvlmError(
+            f"{path} is missing; is this a Hugging Face checkpoint directory?"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise LvlmError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise LvlmError(f"{path} does not hold a JSON object")
+    return content
