@@ -45,12 +45,14 @@ class Generation:
         visual_tokens: Visual tokens at each stage, ``(stage, tokens)``, all images together;
             empty without images.
         prompt_tokens: Positions of the prompt before reduction in the decoder.
-        time_to_first_token_ms: From the call to the first token: tokenizing, reading and
-            preprocessing the pictures, vision, prefill and sampling.
+        time_to_first_token_ms: To the first token, from the call or, where other requests were
+            before it, from its turn: tokenizing, reading and preprocessing the pictures, vision,
+            prefill and sampling.
         decode_tokens_per_s: Speed after the first token; None for one token.
         own_time_ms: Part of the time to the first token outside the graph calls and image
             preprocessing.
         letterboxed: Indices of images that were padded to the bundle's tile layout.
+        waited_ms: For the requests that came before it, of other threads.
     """
 
     text: str
@@ -63,10 +65,30 @@ class Generation:
     decode_tokens_per_s: float | None
     own_time_ms: float
     letterboxed: tuple[int, ...]
+    waited_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What is asked for, the prompt already as tokens; the fields are ``generate_ids``'s."""
+
+    token_ids: Sequence[int]
+    images: Sequence[Picture]
+    ratio: float | None
+    max_new_tokens: int
+    sampling: SamplingOptions
+    ignore_stop: bool
+    query_ids: Sequence[int] | None
 
 
 class Session:
-    """A bundle loaded into a backend. Not thread-safe: one request at a time."""
+    """A bundle loaded into a backend.
+
+    Threads may share it: it answers one request at a time, in the order in which they came
+    (``busy``, ``waiting``). A request that fails, is interrupted or whose ``on_text`` raises leaves
+    nothing behind and lets the next one in. ``on_text`` and the recorder's callbacks must not ask
+    the same session, nor wait for a thread that does.
+    """
 
     def __init__(self, bundle: Bundle, chain: Chain, encoder: PromptEncoder) -> None:
         self.bundle = bundle
@@ -109,6 +131,16 @@ class Session:
         chosen = choose_backend(bundle.directory, backend, device)
         return cls(bundle, Chain(bundle, open_backend(chosen, device, threads)), encoder)
 
+    @property
+    def busy(self) -> bool:
+        """A request is being answered; another one would wait."""
+        return self.chain.turns.busy
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait behind it."""
+        return self.chain.turns.waiting
+
     def generate(
         self,
         prompt: str,
@@ -136,26 +168,18 @@ class Session:
             ignore_stop: Answer exactly ``max_new_tokens`` tokens, for measurements.
 
         Raises:
-            UsageError: The bundle has no such ratio.
+            UsageError: The bundle has no such ratio, or this thread is being answered already.
             LvlmError: A picture cannot be read, or the prompt does not fit.
         """
         recorder = Recorder() if recorder is None else recorder
-        start = time.perf_counter()
-        with recorder.step("tokenize", "prefill", 0):
-            ids = self.encoder.encode(prompt, len(images), system=system)
-            query_ids = self._question(prompt)
-        return self.generate_ids(
-            ids,
-            images,
-            ratio,
-            max_new_tokens=max_new_tokens,
-            sampling=sampling,
-            on_text=on_text,
-            recorder=recorder,
-            ignore_stop=ignore_stop,
-            started_s=start,
-            query_ids=query_ids,
-        )
+        came = time.perf_counter()
+        with self.chain.turns.turn():
+            start = time.perf_counter()
+            with recorder.step("tokenize", "prefill", 0):
+                ids = self.encoder.encode(prompt, len(images), system=system)
+                query_ids = self._question(prompt)
+            request = _Request(ids, images, ratio, max_new_tokens, sampling, ignore_stop, query_ids)
+            return self._answer(request, on_text, recorder, came, start)
 
     def _question(self, prompt: str) -> list[int] | None:
         """The question alone, where the bundle's projector reads it."""
@@ -174,27 +198,41 @@ class Session:
         on_text: Callable[[str], None] | None = None,
         recorder: Recorder | None = None,
         ignore_stop: bool = False,
-        started_s: float | None = None,
         query_ids: Sequence[int] | None = None,
     ) -> Generation:
         """As ``generate``, for a prompt that is already tokens, one placeholder id per image.
 
-        ``started_s`` is ``time.perf_counter`` when the request began; None for now. ``query_ids``
-        is the question alone, for a bundle whose projector reads it.
+        ``query_ids`` is the question alone, for a bundle whose projector reads it.
         """
+        recorder = Recorder() if recorder is None else recorder
+        came = time.perf_counter()
+        asked = _Request(token_ids, images, ratio, max_new_tokens, sampling, ignore_stop, query_ids)
+        with self.chain.turns.turn():
+            return self._answer(asked, on_text, recorder, came, time.perf_counter())
+
+    def _answer(
+        self,
+        asked: _Request,
+        on_text: Callable[[str], None] | None,
+        recorder: Recorder,
+        came: float,
+        start: float,
+    ) -> Generation:
+        """Answer in a turn; ``came`` and ``start`` are when the request came and when its turn did."""
+        max_new_tokens = asked.max_new_tokens
         if max_new_tokens < 1:
             raise UsageError(f"max_new_tokens {max_new_tokens} is below 1; give 1 or more")
-        recorder = Recorder() if recorder is None else recorder
-        start = time.perf_counter() if started_s is None else started_s
-        request = check_request(self.bundle, token_ids, images, ratio, max_new_tokens, recorder)
-        sampler, decoder = Sampler(sampling), self.encoder.decoder()
-        state, logits = self._prefill(request, max_new_tokens, recorder, query_ids)
+        request = check_request(
+            self.bundle, asked.token_ids, asked.images, asked.ratio, max_new_tokens, recorder
+        )
+        sampler, decoder = Sampler(asked.sampling), self.encoder.decoder()
+        state, logits = self._prefill(request, max_new_tokens, recorder, asked.query_ids)
         history = [token for run in request.runs for token in run]
         with recorder.step("sample", "prefill", 1):
             answer = [sampler.sample(logits, history)]
         first = time.perf_counter()
         own_ms = (first - start) * 1e3 - recorder.total_ms("preprocess", "vision", "prefill")
-        stop_ids = () if ignore_stop else self.bundle.manifest.text.stop_ids
+        stop_ids = () if asked.ignore_stop else self.bundle.manifest.text.stop_ids
         pieces: list[str] = []
         while answer[-1] not in stop_ids:
             with recorder.step("detokenize", "decode", 1):
@@ -218,6 +256,7 @@ class Session:
             decode_tokens_per_s=(len(answer) - 1) / elapsed if len(answer) > 1 else None,
             own_time_ms=own_ms,
             letterboxed=request.letterboxed,
+            waited_ms=(start - came) * 1e3,
         )
 
     def _prefill(

@@ -1,17 +1,25 @@
 """The chain: pixels to visual tokens, a prompt to logits, one token to the next logits.
 
 Prefill passes the graphs that ``bundle.route`` names, in that order. Decoding passes the decoder
-subgraphs with one token and no reducer.
+subgraphs with one token and no reducer. One request passes at a time (``chain.turns``).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 from lvlm_runtime.backends import Backend
 from lvlm_runtime.bundle.bundle import Bundle
 from lvlm_runtime.chain.decoder import Decoder
 from lvlm_runtime.chain.loaded import LoadedGraphs
 from lvlm_runtime.chain.text_query import TextQuery
+from lvlm_runtime.chain.turns import Turns
 from lvlm_runtime.chain.vision import VisionEncoder
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Chain:
@@ -25,6 +33,7 @@ class Chain:
         graphs: The loaded graphs.
         vision: Pixels to visual tokens; ``encode`` is its.
         decoder: A prompt to logits; ``prefill`` and ``step`` are its.
+        turns: The line of requests; a step outside of a turn takes one of its own.
     """
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
@@ -35,5 +44,15 @@ class Chain:
         self.decoder = Decoder(self.graphs)
         self.vision = VisionEncoder(self.graphs, TextQuery(self.decoder.last_row))
         self.runner = self.graphs.runner
-        self.encode = self.vision.encode
-        self.prefill, self.step = self.decoder.prefill, self.decoder.step
+        self.turns = Turns()
+        self.encode = self._in_turn(self.vision.encode)
+        self.prefill = self._in_turn(self.decoder.prefill)
+        self.step = self._in_turn(self.decoder.step)
+
+    def _in_turn(self, step: Callable[P, R]) -> Callable[P, R]:
+        @wraps(step)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+            with self.turns.within():
+                return step(*args, **kwargs)
+
+        return guarded

@@ -24,7 +24,12 @@ POINTS, CALLS = 16, 5
 
 
 def sweep_subgraphs(session: Session, say: Callable[[str], None]) -> tuple[Sweep, ...]:
-    """One curve per subgraph that takes tokens."""
+    """One curve per subgraph that takes tokens; other requests wait until all are measured."""
+    with session.chain.turns.turn():
+        return _sweep(session, say)
+
+
+def _sweep(session: Session, say: Callable[[str], None]) -> tuple[Sweep, ...]:
     manifest = session.bundle.manifest
     curves = []
     for stage in manifest.vision[1:]:
