@@ -110,7 +110,7 @@ def ensure_genai(work: Path, layout: str, python: Path) -> Path:
     if not (model / "genai_config.json").exists():
         print("building onnxruntime-genai's model …", flush=True)
         shapes.write_text_model(source, work / layout)
-        builder = [python, "-m", "onnxruntime_genai.models.builder"]
+        builder = [python, "-I", "-m", "onnxruntime_genai.models.builder"]
         subprocess.run(
             [*builder, "-i", source, "-o", model, "-p", "fp32", "-e", "cpu", "-c", work / "cache"],
             check=True,
@@ -247,7 +247,7 @@ def _version(python: Path | None) -> str | None:
     if python is None:
         return None
     code = "from importlib.metadata import version as v; print(v('onnxruntime-genai'), v('onnxruntime'))"
-    done = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)
+    done = subprocess.run([python, "-I", "-c", code], check=True, capture_output=True, text=True)
     return done.stdout.strip()
 
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from statistics import median
 
 from lvlm_export.demo import PICTURES
+from lvlm_profiles.processes import python_command
 from report import ROOT, WORK, environment, print_environment, save
 
 AIM_S = 1.0
-CLI = [sys.executable, "-m", "lvlm_export.cli"]
+CLI = python_command("lvlm_export.cli")
 
 
 def main() -> int:

@@ -30,7 +30,7 @@ read -r major revision < <(l4t_version) || exit 1
 tool=${LVLM_EXPORT:-lvlm-export}
 python=${LVLM_PYTHON:-/usr/bin/python3}
 command -v "$tool" >/dev/null || fail "$tool is not installed; run install.sh"
-tensorrt=$("$python" -c 'import tensorrt; print(tensorrt.__version__)' 2>/dev/null) ||
+tensorrt=$("$python" -I -c 'import tensorrt; print(tensorrt.__version__)' 2>/dev/null) ||
   fail "TensorRT's Python module is missing; run install.sh"
 
 work=$(mktemp -d)
@@ -59,7 +59,7 @@ step golden "$tool" verify "$bundle" --golden --backend tensorrt --json
 step profile "$tool" profile "$bundle" --backend tensorrt --iterations "$iterations" \
   -o "$work/report"
 
-"$python" - "$work" "$output" "R$major.$revision" "$tensorrt" "$device" <<'PYTHON'
+"$python" -I - "$work" "$output" "R$major.$revision" "$tensorrt" "$device" <<'PYTHON'
 import json
 import pathlib
 import sys

@@ -28,9 +28,9 @@ python=${LVLM_PYTHON:-/usr/bin/python3}
 echo "Jetson Linux R$major.$revision, JetPack $jetpack"
 
 # The package needs Python 3.10: JetPack 6 has 3.10, JetPack 7 has 3.12.
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+"$python" -I -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
   fail "$python is older than Python 3.10"
-tensorrt=$("$python" -c 'import tensorrt; print(tensorrt.__version__)' 2>/dev/null) ||
+tensorrt=$("$python" -I -c 'import tensorrt; print(tensorrt.__version__)' 2>/dev/null) ||
   fail "TensorRT's Python module is missing; sudo apt-get install nvidia-jetpack (or python3-libnvinfer)"
 echo "TensorRT $tensorrt"
 
@@ -49,6 +49,6 @@ run() {
 }
 
 # --system-site-packages: TensorRT's module is in the system's packages.
-run "$python" -m venv --system-site-packages "$venv"
+run "$python" -I -m venv --system-site-packages "$venv"
 run "$venv/bin/pip" install --disable-pip-version-check "$package$extra" "$cuda"
 echo "installed; next: $venv/bin/lvlm-export engines BUNDLE --device orin_nano_8gb"

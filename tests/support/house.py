@@ -25,7 +25,7 @@ FLOORS = {
     ),
     "lvlm_profiles": (
         *("planner", "report", "cost", "energy", "devices", "shapes", "records", "registry"),
-        *("files", "statistics", "missing", "errors"),
+        *("files", "processes", "statistics", "missing", "errors"),
     ),
 }
 

@@ -10,7 +10,6 @@ import argparse
 import json
 import shlex
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from rich.table import Table
 from lvlm_export.demo import PICTURES
 from lvlm_export.demo.curve import CurvePoint, measure_curve, stage_text
 from lvlm_export.demo.questions import evaluation_set
+from lvlm_profiles.processes import python_command
 from lvlm_runtime import Session
 
 RATIOS = (1.0, 0.33)
@@ -33,9 +33,7 @@ def run_command(*words: str) -> None:
     console.print(
         f"\n[bold]$ lvlm-export {shlex.join(words)}[/bold]", highlight=False, soft_wrap=True
     )
-    status = subprocess.run(
-        [sys.executable, "-m", "lvlm_export.cli", *words], check=False
-    ).returncode
+    status = subprocess.run(python_command("lvlm_export.cli", *words), check=False).returncode
     if status:
         raise SystemExit(status)
 

@@ -7,7 +7,6 @@ per sensor and ``RAM 2543/7620MB``. Source: Jetson Linux Developer Guide, tegras
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from lvlm_profiles.devices.nvml import Gpu
 from lvlm_profiles.energy import PowerMeter
 from lvlm_profiles.energy.ina3221 import module_rails
 from lvlm_profiles.missing import Missing
+from lvlm_profiles.processes import find_program
 
 INTERVAL_MS = 100
 TIMEOUT_S = 5
@@ -78,7 +78,7 @@ class RunningTegrastats:
 
 def open_meter(root: Path, gpu: Gpu | Missing) -> PowerMeter | Missing:
     """A meter that reads lines as they come, ten a second."""
-    program = shutil.which("tegrastats")
+    program = find_program("tegrastats")
     if program is None:
         return Missing("tegrastats is not installed")
     stream = RunningTegrastats([program, "--interval", str(INTERVAL_MS)])

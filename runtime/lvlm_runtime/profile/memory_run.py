@@ -1,8 +1,8 @@
 """Peak memory of one budget, in a process of its own.
 
 Arenas keep what the largest request needed, so a process that has asked one budget cannot tell
-what another takes. ``python -m lvlm_runtime.profile.memory_run`` reads a request as JSON from stdin, loads
-the bundle, asks once and prints the readings as JSON.
+what another takes. The process reads a request as JSON from stdin, loads the bundle, asks once and
+prints the readings as JSON.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from lvlm_profiles.devices.memory_probe import open_probe
 from lvlm_profiles.devices.nvml import find_gpu
 from lvlm_profiles.missing import Missing
+from lvlm_profiles.processes import python_command
 
 TIMEOUT_S = 900
 
@@ -69,10 +70,9 @@ class Readings:
 
 def read_memory(job: Job) -> Readings | Missing:
     """Run a job in a process of its own."""
-    command = [sys.executable, "-m", "lvlm_runtime.profile.memory_run"]
     try:
         done = subprocess.run(
-            command,
+            python_command("lvlm_runtime.profile.memory_run"),
             input=json.dumps(asdict(job)),
             capture_output=True,
             text=True,
