@@ -12,7 +12,7 @@ from lvlm_export.bundle.manifest import Exported, write_manifest
 from lvlm_export.bundle.weights import WeightStore
 from lvlm_export.bundle.workspace import Workspace, existing_bundle, file_ref, open_workspace
 from lvlm_export.checkpoint.checkpoint import Checkpoint
-from lvlm_export.checkpoint.files import TOKENIZER_FILES
+from lvlm_export.checkpoint.processing import prompt_files
 from lvlm_export.graphs.attention import NAME as ATTENTION
 from lvlm_export.graphs.element_types import torch_dtype
 from lvlm_export.graphs.export import export_graph, full_names
@@ -28,6 +28,7 @@ from lvlm_runtime.golden import FILE as GOLDEN
 from lvlm_runtime.golden import Golden, make_golden, write_golden
 from lvlm_runtime.graphs.gate import check_graph, find_parser
 from lvlm_runtime.progress import Progress
+from lvlm_runtime.prompt.encoder import PromptEncoder
 from lvlm_runtime.session import Session
 
 # Answer tokens that the parity gate compares per sample.
@@ -84,7 +85,7 @@ def build(
             " replace it, or another --output"
         )
     with open_workspace(output, plan.key) as workspace:
-        copy_tokenizer(checkpoint, workspace)
+        write_tokenizer(checkpoint, workspace)
         exported = export_graphs(checkpoint, plan, workspace, progress)
         manifest = write_manifest(checkpoint, model_name, plan, workspace, exported, progress)
         if verify_samples:
@@ -169,7 +170,7 @@ def runnable(
     place = bundle.directory.with_name(f"{bundle.directory.name}.float32")
     with open_workspace(place, twin.key) as workspace:
         try:
-            copy_tokenizer(checkpoint, workspace)
+            write_tokenizer(checkpoint, workspace)
             exported = export_graphs(checkpoint, twin, workspace, progress)
             name = bundle.manifest.model
             manifest = write_manifest(checkpoint, name, twin, workspace, exported, progress)
@@ -200,16 +201,16 @@ def check_parity(
     return make_golden(requests[0].question, requests[0].images, GATE_TOKENS, answers)
 
 
-def copy_tokenizer(checkpoint: Checkpoint, workspace: Workspace) -> None:
-    """Take the tokenizer and chat template along, as they are."""
-    if not (checkpoint.directory / "tokenizer.json").exists():
-        raise LvlmError(
-            f"{checkpoint.directory} has no tokenizer.json; save its fast tokenizer there"
-            " (AutoTokenizer.from_pretrained(…).save_pretrained(…))"
-        )
+def write_tokenizer(checkpoint: Checkpoint, workspace: Workspace) -> None:
+    """Take the tokenizer and chat template along, in the runtime's own files.
+
+    Raises:
+        LvlmError: The runtime could not make a prompt with them.
+    """
+    files = prompt_files(checkpoint.directory)
+    PromptEncoder.read(files, checkpoint.directory)
     target = workspace.path(TOKENIZER)
-    target.mkdir(exist_ok=True)
-    for name in TOKENIZER_FILES:
-        source = checkpoint.directory / name
-        if source.exists():
-            shutil.copyfile(source, target / name)
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for name, content in files.items():
+        (target / name).write_bytes(content)

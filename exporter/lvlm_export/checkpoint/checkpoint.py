@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lvlm_export.checkpoint.files import TOKENIZER_FILES, read_json
+from lvlm_export.checkpoint.processing import image_settings
 from lvlm_export.checkpoint.shards import open_shard
 from lvlm_export.families import Family, load_family
 from lvlm_runtime.bundle.bundle import file_sha256
@@ -134,17 +135,8 @@ class Checkpoint:
 
     @property
     def preprocessor(self) -> dict[str, Any]:
-        """The image processor's settings, wherever this version of transformers put them."""
-        path = self.directory / "preprocessor_config.json"
-        if path.exists():
-            return read_json(path)
-        path = self.directory / "processor_config.json"
-        nested = read_json(path).get("image_processor") if path.exists() else None
-        if not isinstance(nested, dict):
-            raise LvlmError(
-                f"{self.directory} has no preprocessor_config.json and no image_processor"
-            )
-        return nested
+        """The image processor's settings, of the file that counts for transformers."""
+        return image_settings(self.directory, self.config)
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
@@ -168,7 +160,8 @@ class Checkpoint:
             "preprocessor_config.json",
             *TOKENIZER_FILES,
         }
-        paths = [self.directory / name for name in sorted(names)]
+        templates = self.directory.glob("additional_chat_templates/*.jinja")
+        paths = [*(self.directory / name for name in sorted(names)), *sorted(templates)]
         for path in [*(path for path in paths if path.exists()), *self._shards()]:
             digest.update(path.name.encode() + bytes.fromhex(file_sha256(path)))
         return digest.hexdigest()

@@ -19,6 +19,7 @@ from lvlm_export.check.parity import ParitySample, request_of
 from lvlm_export.check.reference import Reference
 from lvlm_export.check.reference_io import ReferenceRequest, Trace
 from lvlm_export.checkpoint.checkpoint import Checkpoint
+from lvlm_export.checkpoint.processing import prompt_files
 from lvlm_export.plan.plan import BuildOptions, make_plan
 from lvlm_export.reduction.method import Site
 from lvlm_export.reduction.methods.prumerge import adaptive_ratio
@@ -118,7 +119,8 @@ def _requests(
     advance: Callable[[str], None],
 ) -> Iterator[ReferenceRequest]:
     """Every sample as the model takes it; ``advance`` is called when the caller is done with it."""
-    shape, encoder = reference.plan.shape, PromptEncoder.open(checkpoint.directory)
+    shape = reference.plan.shape
+    encoder = PromptEncoder.read(prompt_files(checkpoint.directory), checkpoint.directory)
     for number, sample in enumerate(samples):
         yield request_of(sample, encoder, shape.layouts, shape.preprocess, shape.image_token_id)
         advance(f"sample {number}")

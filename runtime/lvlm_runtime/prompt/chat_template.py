@@ -21,35 +21,60 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lvlm_runtime.errors import LvlmError
 
+# Where a chat template may stand, in the order of transformers; all but the last are its own files.
+TEMPLATE_FILES = ("chat_template.json", "chat_template.jinja")
+
 
 def find_template(
-    directory: Path, tokenizer: Mapping[str, Any], processor: Mapping[str, Any]
+    files: Mapping[str, bytes],
+    tokenizer: Mapping[str, Any],
+    processor: Mapping[str, Any],
+    where: str | Path,
 ) -> str:
     """The chat template of a directory, from the places and in the order of transformers.
 
     Args:
-        directory: Place of a ``chat_template.json`` (old) or ``chat_template.jinja``, if any.
+        files: Content of ``chat_template.json`` (old) and ``chat_template.jinja``, if any.
         tokenizer: Content of ``tokenizer_config.json``, the last place looked at.
         processor: Content of ``processor_config.json``, the first.
+        where: The directory, for messages.
 
     Raises:
         LvlmError: None of the places has a template, or several and none named "default".
     """
+    old, own = TEMPLATE_FILES
     template = processor.get("chat_template")
-    if template is None:
-        template = read_json(directory / "chat_template.json", required=False).get("chat_template")
-    path = directory / "chat_template.jinja"
-    if template is None and path.is_file():
-        template = path.read_text(encoding="utf-8")
+    if template is None and old in files:
+        template = parse_json(files[old], f"{where}/{old}").get("chat_template")
+    if template is None and own in files:
+        try:
+            template = files[own].decode()
+        except UnicodeDecodeError as error:
+            raise LvlmError(
+                f"{where}/{own} is not UTF-8 text ({error.reason}); export it again"
+            ) from None
     if template is None:
         template = tokenizer.get("chat_template")
+    return default_template(template, where)
+
+
+def default_template(template: Any, where: str | Path) -> str:
+    """The template that counts: the only one, or of several the one named "default".
+
+    Args:
+        template: A text, or templates by name as an object or as a list of objects.
+        where: The directory, for messages.
+
+    Raises:
+        LvlmError: There is none, or several and none named "default".
+    """
     if isinstance(template, list):
         template = {entry.get("name"): entry.get("template") for entry in template}
     if isinstance(template, Mapping):
         template = template.get("default")
     if not isinstance(template, str):
         raise LvlmError(
-            f"no chat template in {directory}: a prompt cannot be put into the model's format; "
+            f"no chat template in {where}: a prompt cannot be put into the model's format; "
             "export from a checkpoint that has one, or add chat_template.jinja"
         )
     return template
@@ -78,23 +103,23 @@ def compile_template(source: str) -> jinja2.Template:
         ) from error
 
 
-def read_json(path: Path, *, required: bool) -> dict[str, Any]:
-    """The object in a JSON file; empty where the file is missing and not required.
+def parse_json(content: bytes, where: str | Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Args:
+        content: Of the file.
+        where: Its name, for messages.
 
     Raises:
-        LvlmError: A required file is missing, or a file holds anything but a JSON object.
+        LvlmError: It is anything but a JSON object.
     """
-    if not path.is_file():
-        if required:
-            raise LvlmError(f"no such file: {path}; give the directory of a bundle or checkpoint")
-        return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LvlmError(f"{path} is not JSON: {one_line(error)}; export it again") from error
-    if not isinstance(content, dict):
-        raise LvlmError(f"{path} holds no JSON object; export it again")
-    return content
+        parsed = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise LvlmError(f"{where} is not JSON: {one_line(error)}; export it again") from error
+    if not isinstance(parsed, dict):
+        raise LvlmError(f"{where} holds no JSON object; export it again")
+    return parsed
 
 
 def one_line(error: Exception) -> str:

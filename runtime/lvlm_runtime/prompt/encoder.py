@@ -15,8 +15,19 @@ import jinja2
 from tokenizers import Tokenizer
 
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.prompt.chat_template import compile_template, find_template, one_line, read_json
+from lvlm_runtime.prompt.chat_template import (
+    TEMPLATE_FILES,
+    compile_template,
+    find_template,
+    one_line,
+    parse_json,
+)
 
+# What is read of a directory; the last two are in older bundles and in checkpoints.
+PROMPT_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "processor_config.json"),
+    *TEMPLATE_FILES,
+)
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -40,27 +51,45 @@ class PromptEncoder:
 
     @classmethod
     def open(cls, directory: str | Path) -> PromptEncoder:
-        """Read ``tokenizer.json``, ``tokenizer_config.json`` and the chat template of a directory.
+        """As ``read``, for those of ``PROMPT_FILES`` that lie in a directory."""
+        directory = Path(directory)
+        paths = {name: directory / name for name in PROMPT_FILES}
+        files = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
+        return cls.read(files, directory)
+
+    @classmethod
+    def read(cls, files: Mapping[str, bytes], where: str | Path) -> PromptEncoder:
+        """Make an encoder of the files of a tokenizer and a chat template.
+
+        Args:
+            files: Content by name, of ``PROMPT_FILES``.
+            where: The directory that they are from, for messages.
 
         Raises:
             LvlmError: A file is missing or damaged, there is no chat template, or the tokenizer
                 has no image token.
         """
-        directory = Path(directory)
-        config = read_json(directory / "tokenizer_config.json", required=True)
-        processor = read_json(directory / "processor_config.json", required=False)
+        for name in ("tokenizer_config.json", "tokenizer.json"):
+            if name not in files:
+                raise LvlmError(
+                    f"no such file: {where}/{name}; give the directory of a bundle or checkpoint"
+                )
+        config, processor = (
+            parse_json(files.get(name, b"{}"), f"{where}/{name}")
+            for name in ("tokenizer_config.json", "processor_config.json")
+        )
         special = _special_tokens(config)
         image_token = special.get("image_token") or processor.get("image_token") or "<image>"
-        tokenizer = _read_tokenizer(directory / "tokenizer.json")
+        tokenizer = _read_tokenizer(files["tokenizer.json"], f"{where}/tokenizer.json")
         image_token_id = tokenizer.token_to_id(image_token)
         if image_token_id is None:
             raise LvlmError(
-                f"the tokenizer in {directory} has no image token {image_token!r}: this is not an "
+                f"the tokenizer in {where} has no image token {image_token!r}: this is not an "
                 "LVLM's tokenizer; export it from the LVLM checkpoint"
             )
         return cls(
             tokenizer=tokenizer,
-            template=compile_template(find_template(directory, config, processor)),
+            template=compile_template(find_template(files, config, processor, where)),
             special_tokens=special,
             image_token=image_token,
             image_token_id=image_token_id,
@@ -228,14 +257,14 @@ class StreamDecoder:
         return text
 
 
-def _read_tokenizer(path: Path) -> Tokenizer:
+def _read_tokenizer(content: bytes, where: str) -> Tokenizer:
     """The tokenizer of a ``tokenizer.json``, without the truncation and padding saved with it."""
-    if not path.is_file():
-        raise LvlmError(f"no such file: {path}; give the directory of a bundle or checkpoint")
     try:
-        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_buffer(content)
     except Exception as error:  # tokenizers raises plain Exception
-        raise LvlmError(f"{path} is not a tokenizer: {one_line(error)}; export it again") from error
+        raise LvlmError(
+            f"{where} is not a tokenizer: {one_line(error)}; export it again"
+        ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

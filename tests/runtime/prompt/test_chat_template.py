@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from datetime import datetime
-from pathlib import Path
 
 import jinja2
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.prompt.chat_template import compile_template, find_template, read_json
+from lvlm_runtime.prompt.chat_template import compile_template, find_template, parse_json
 
 MESSAGES = [{"role": "user", "content": [{"type": "text", "text": "<é> & 'two'"}]}]
 
@@ -66,38 +65,40 @@ def test_a_template_that_is_not_valid_is_refused() -> None:
         compile_template("{% for m in messages %}")
 
 
-def test_the_order_of_places(tmp_path: Path) -> None:
-    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": "old"}))
-    (tmp_path / "chat_template.jinja").write_text("jinja")
+def test_the_order_of_places() -> None:
+    files = {
+        "chat_template.json": json.dumps({"chat_template": "old"}).encode(),
+        "chat_template.jinja": b"jinja",
+    }
     tokenizer = {"chat_template": "tokenizer"}
-    assert find_template(tmp_path, tokenizer, {"chat_template": "processor"}) == "processor"
-    assert find_template(tmp_path, tokenizer, {}) == "old"
-    (tmp_path / "chat_template.json").unlink()
-    assert find_template(tmp_path, tokenizer, {}) == "jinja"
-    (tmp_path / "chat_template.jinja").unlink()
-    assert find_template(tmp_path, tokenizer, {}) == "tokenizer"
+    assert find_template(files, tokenizer, {"chat_template": "processor"}, "") == "processor"
+    assert find_template(files, tokenizer, {}, "") == "old"
+    del files["chat_template.json"]
+    assert find_template(files, tokenizer, {}, "") == "jinja"
+    assert find_template({}, tokenizer, {}, "") == "tokenizer"
 
 
-def test_of_several_templates_the_default_is_taken(tmp_path: Path) -> None:
+def test_of_several_templates_the_default_is_taken() -> None:
     several = [{"name": "tool_use", "template": "x"}, {"name": "default", "template": "y"}]
-    assert find_template(tmp_path, {"chat_template": several}, {}) == "y"
-    assert find_template(tmp_path, {}, {"chat_template": {"default": "z"}}) == "z"
+    assert find_template({}, {"chat_template": several}, {}, "") == "y"
+    assert find_template({}, {}, {"chat_template": {"default": "z"}}, "") == "z"
 
 
 @pytest.mark.parametrize("template", [None, {"rag": "x"}, [{"name": "rag", "template": "x"}]])
-def test_no_template_is_refused(template: object, tmp_path: Path) -> None:
-    with pytest.raises(LvlmError, match=r"no chat template in .*or add chat_template\.jinja"):
-        find_template(tmp_path, {"chat_template": template}, {})
+def test_no_template_is_refused(template: object) -> None:
+    with pytest.raises(LvlmError, match=r"no chat template in model: .*add chat_template\.jinja"):
+        find_template({}, {"chat_template": template}, {}, "model")
 
 
-def test_a_file_that_is_not_json_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "a.json"
-    assert read_json(path, required=False) == {}
-    with pytest.raises(LvlmError, match=r"no such file: .*a\.json; give the directory"):
-        read_json(path, required=True)
-    path.write_text("{")
+def test_a_template_that_is_no_text_is_named() -> None:
+    with pytest.raises(LvlmError, match=r"model/chat_template\.jinja is not UTF-8 text \("):
+        find_template({"chat_template.jinja": b"\xff"}, {}, {}, "model")
+
+
+def test_a_file_that_is_not_json_is_named() -> None:
     with pytest.raises(LvlmError, match=r"a\.json is not JSON: "):
-        read_json(path, required=False)
-    path.write_text("[]")
+        parse_json(b"{", "a.json")
+    with pytest.raises(LvlmError, match=r"a\.json is not JSON: "):
+        parse_json(b"[" * 100_000, "a.json")
     with pytest.raises(LvlmError, match=r"a\.json holds no JSON object"):
-        read_json(path, required=False)
+        parse_json(b"[]", "a.json")
