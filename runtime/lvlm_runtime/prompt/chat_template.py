@@ -122,7 +122,7 @@ def parse_json(content: bytes, where: str | Path) -> dict[str, Any]:
     return parsed
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """An error's own message without line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
 

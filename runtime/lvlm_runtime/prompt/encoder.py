@@ -22,6 +22,13 @@ from lvlm_runtime.prompt.chat_template import (
     one_line,
     parse_json,
 )
+from lvlm_runtime.prompt.messages import (
+    ContentForms,
+    checked,
+    forms_of_system,
+    forms_of_user,
+    in_form,
+)
 
 # What is read of a directory; the last two are in older bundles and in checkpoints.
 PROMPT_FILES = (
@@ -41,6 +48,8 @@ class PromptEncoder:
         special_tokens: What the template may use, as "bos_token": "<s>".
         image_token: Text of the token that stands for a picture.
         image_token_id: Its id; the caller puts the visual tokens in its place.
+        user: What the template takes as the content of a message.
+        system: The same of a system message.
     """
 
     tokenizer: Tokenizer
@@ -48,6 +57,8 @@ class PromptEncoder:
     special_tokens: Mapping[str, str]
     image_token: str
     image_token_id: int
+    user: ContentForms
+    system: ContentForms
 
     @classmethod
     def open(cls, directory: str | Path) -> PromptEncoder:
@@ -66,8 +77,8 @@ class PromptEncoder:
             where: The directory that they are from, for messages.
 
         Raises:
-            LvlmError: A file is missing or damaged, there is no chat template, or the tokenizer
-                has no image token.
+            LvlmError: A file is missing or damaged, there is no chat template or one that cannot
+                say a question about a picture, or the tokenizer has no image token.
         """
         for name in ("tokenizer_config.json", "tokenizer.json"):
             if name not in files:
@@ -87,12 +98,27 @@ class PromptEncoder:
                 f"the tokenizer in {where} has no image token {image_token!r}: this is not an "
                 "LVLM's tokenizer; export it from the LVLM checkpoint"
             )
+        template = compile_template(find_template(files, config, processor, where))
+
+        def render(messages: list[dict[str, Any]]) -> str:
+            return _render(template, special, messages)
+
+        user = forms_of_user(render, image_token)
+        if user.neither:
+            raise LvlmError(
+                f"the chat template in {where} gives no prompt with a picture and a question,"
+                f" neither of a list of parts nor of a text with {image_token!r} in it"
+                f"{f' ({user.reason})' if user.reason else ''}; add the LVLM's own"
+                " chat_template.jinja"
+            )
         return cls(
             tokenizer=tokenizer,
-            template=compile_template(find_template(files, config, processor, where)),
+            template=template,
             special_tokens=special,
             image_token=image_token,
             image_token_id=image_token_id,
+            user=user,
+            system=forms_of_system(render, user, image_token),
         )
 
     def encode(self, prompt: str, n_images: int, system: str | None = None) -> list[int]:
@@ -131,14 +157,15 @@ class PromptEncoder:
             LvlmError: A message of another form or with the image token in its text, or the
                 template fails or loses a picture.
         """
-        plain = [self._plain(message) for message in messages]
+        plain = [checked(message, self.image_token) for message in messages]
         n_images = sum(
             part["type"] == "image"
             for message in plain
             for part in message["content"]
             if isinstance(part, dict)
         )
-        ids = self._tokenize(self._render(plain))
+        said = [in_form(each, self._forms(each["role"]), self.image_token) for each in plain]
+        ids = self._tokenize(_render(self.template, self.special_tokens, said))
         if ids.count(self.image_token_id) != n_images:
             raise LvlmError(
                 f"the chat template put {ids.count(self.image_token_id)} image tokens into a chat "
@@ -151,52 +178,16 @@ class PromptEncoder:
         """A detokeniser for one answer."""
         return StreamDecoder(self.tokenizer)
 
-    def _plain(self, message: Mapping[str, Any]) -> dict[str, Any]:
-        """A message of nothing but text and placeholders, checked."""
-        role, content = message.get("role"), message.get("content")
-        parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-        if not isinstance(role, str) or not isinstance(parts, Sequence):
+    def _forms(self, role: str) -> ContentForms:
+        if role != "system":
+            return self.user
+        if self.system.neither:
             raise LvlmError(
-                f"a chat message has role {role!r} and content of type {type(content).__name__}; "
-                "give a role and a text or a list of parts"
+                "this model's chat template leaves system messages out"
+                f"{f' ({self.system.reason})' if self.system.reason else ''}; put the instruction"
+                " in front of the question"
             )
-        plain: list[dict[str, str]] = []
-        for part in parts:
-            kind = part.get("type") if isinstance(part, Mapping) else None
-            if kind == "image":
-                plain.append({"type": "image"})
-            elif kind == "text" and isinstance(part.get("text"), str):
-                self._refuse_image_token(part["text"])
-                plain.append({"type": "text", "text": part["text"]})
-            else:
-                raise LvlmError(
-                    f"a chat message has a part of type {kind!r}; give 'image', or 'text' with a "
-                    "text"
-                )
-        return {"role": role, "content": content if isinstance(content, str) else plain}
-
-    def _refuse_image_token(self, text: str) -> None:
-        if self.image_token in text:
-            raise LvlmError(
-                f"the prompt contains {self.image_token!r}, which stands for a picture in this "
-                "model; leave it out: pictures are put in front of the prompt without it"
-            )
-
-    def _render(self, messages: list[dict[str, Any]]) -> str:
-        """The chat as one text."""
-        try:
-            return self.template.render(
-                messages=messages,
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
-                **self.special_tokens,
-            )
-        except Exception as error:  # a template is foreign code and may raise anything
-            raise LvlmError(
-                f"the checkpoint's chat template refused this chat: {one_line(error)}; change the "
-                "messages, or check chat_template.jinja"
-            ) from error
+        return self.system
 
     def _tokenize(self, text: str) -> list[int]:
         """Ids of a rendered chat; the tokenizer adds its special tokens if the chat lacks them.
@@ -255,6 +246,25 @@ class StreamDecoder:
             self._window = self._window[self._shown :]
             self._shown = len(self._window)
         return text
+
+
+def _render(
+    template: jinja2.Template, special_tokens: Mapping[str, str], messages: list[dict[str, Any]]
+) -> str:
+    """A chat as one text."""
+    try:
+        return template.render(
+            messages=messages,
+            tools=None,
+            documents=None,
+            add_generation_prompt=True,
+            **special_tokens,
+        )
+    except Exception as error:  # a template is foreign code and may raise anything
+        raise LvlmError(
+            f"the checkpoint's chat template refused this chat: {one_line(error)}; change the "
+            "messages, or check chat_template.jinja"
+        ) from error
 
 
 def _read_tokenizer(content: bytes, where: str) -> Tokenizer:

@@ -14,6 +14,7 @@ from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoProcessor
 
 import tiny
+from helpers import build_tiny
 from lvlm_export.checkpoint.processing import image_settings, prompt_files
 from lvlm_export.families.shared.image_config import preprocess_spec
 from lvlm_runtime.errors import LvlmError
@@ -337,3 +338,14 @@ def test_what_cannot_be_read_is_refused_in_one_line(trait: str, files: Path) -> 
     with pytest.raises(LvlmError, match=message) as raised:
         prompt_files(files)
     assert "\n" not in str(raised.value)
+
+
+def test_an_unusable_template_is_refused_before_the_export(
+    tiny_llava: Path, files: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    shutil.copyfile(tiny_llava / "checkpoint" / "model.safetensors", files / "model.safetensors")
+    write("chat_template.jinja", "{% for m in messages %}{{ m.role }}{% endfor %}")(files)
+    output = tmp_path_factory.mktemp("output") / "bundle"
+    with pytest.raises(LvlmError, match=r"gives no prompt with a picture and a question"):
+        build_tiny(files, output, 0.5)
+    assert not list(output.parent.rglob("*.onnx"))
