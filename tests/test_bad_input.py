@@ -87,7 +87,7 @@ def test_a_file_that_is_no_image(demo_bundle: Path, tmp_path: Path) -> None:
 def test_an_image_of_400_million_pixels(demo_bundle: Path, tmp_path: Path) -> None:
     image = huge_png(tmp_path / "huge.png", 20_000, 20_000)
     line = error_line(typed("run", demo_bundle, "--image", image, QUESTION), 1)
-    assert "has 400000000 pixels, at most 64000000 are decoded" in line
+    assert "larger than Pillow decodes" in line
 
 
 def test_a_prompt_longer_than_the_context(demo_bundle: Path) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from lvlm_runtime.bundle.bundle import Bundle
 from lvlm_runtime.bundle.manifest import Budget, LayoutBudget, Manifest
@@ -17,10 +15,8 @@ from lvlm_runtime.chain.recorder import Recorder
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.image import preprocess
 from lvlm_runtime.image.anyres import MULTI, TileLayout
-from lvlm_runtime.image.picture import load_image
+from lvlm_runtime.image.picture import Picture
 from lvlm_runtime.prompt.sequence import text_runs
-
-Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -105,8 +101,7 @@ def check_request(
     letterboxed: tuple[int, ...] = ()
     if layout is not None:
         with recorder.span("preprocess", "preprocess", 0):
-            pictures = [load_image(image) for image in images]
-            prepared = preprocess.preprocess(pictures, manifest.preprocess, layout)
+            prepared = preprocess.preprocess(images, manifest.preprocess, layout)
         pixel_values = prepared.pixel_values
         letterboxed = tuple(i for i, fit in enumerate(prepared.fits) if fit.letterboxed)
     return CheckedRequest(runs, pixel_values, budget, part, len(images), letterboxed)

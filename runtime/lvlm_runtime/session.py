@@ -24,9 +24,10 @@ from lvlm_runtime.chain.decoder import DecodeState
 from lvlm_runtime.chain.recorder import Recorder
 from lvlm_runtime.errors import UsageError
 from lvlm_runtime.image.anyres import TileLayout
+from lvlm_runtime.image.picture import Picture
 from lvlm_runtime.prompt.encoder import PromptEncoder
 from lvlm_runtime.prompt.sampling import Sampler, SamplingOptions
-from lvlm_runtime.request import CheckedRequest, Picture, check_request, layout_for
+from lvlm_runtime.request import CheckedRequest, check_request, layout_for
 
 __all__ = ["Generation", "Picture", "Session"]
 

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.image import anyres
+from lvlm_runtime.image import anyres, memory
 from lvlm_runtime.image.anyres import TileLayout
-from lvlm_runtime.image.picture import MAX_PICTURE_PIXELS, load_image
+from lvlm_runtime.image.picture import Picture, load_image, picture_size
+from lvlm_runtime.image.pixels import center_crop, normalise, pad, resize, square
 
 __all__ = [
     "LayoutFit",
@@ -27,9 +28,6 @@ __all__ = [
     "pixel_values",
     "preprocess",
 ]
-
-MAX_WORKING_PIXELS = 4 * MAX_PICTURE_PIXELS
-"""The largest picture that padding or resizing may make on the way to the model's size."""
 
 RESIZE_EXACT = "exact"
 RESIZE_SHORTEST_EDGE = "shortest_edge"
@@ -103,28 +101,29 @@ class Preprocessed:
 
 
 def pixel_values(
-    images: Sequence[Image.Image], spec: PreprocessSpec, layout: TileLayout
+    images: Sequence[Picture], spec: PreprocessSpec, layout: TileLayout
 ) -> NDArray[np.float32]:
     """The ``pixel_values`` of ``preprocess``, for callers that show its ``fits`` elsewhere."""
     return preprocess(images, spec, layout).pixel_values
 
 
-def preprocess(
-    images: Sequence[Image.Image], spec: PreprocessSpec, layout: TileLayout
-) -> Preprocessed:
-    """Turn RGB pictures into a vision tower's input.
+def preprocess(images: Sequence[Picture], spec: PreprocessSpec, layout: TileLayout) -> Preprocessed:
+    """Turn pictures into a vision tower's input, one after the other.
+
+    What they will take of memory is known from their sizes and checked before the first is decoded.
 
     A picture of a "single" layout whose own layout is another one is padded with black, centred,
     to the layout's aspect ratio, then treated as a picture of the layout's nominal size; its
     ``LayoutFit`` is then ``letterboxed``. Any other picture gives exactly what transformers gives.
 
     Args:
-        images: RGB pictures; exactly one for a "single" layout.
+        images: Pictures as ``load_image`` takes them; exactly one for a "single" layout.
         spec: The model's preprocessing.
         layout: The bundle's layout.
 
     Raises:
-        LvlmError: The number of pictures or their shape does not suit the layout.
+        LvlmError: A picture cannot be read or takes too much memory, or the number of pictures or
+            their shape does not suit the layout.
         ValueError: ``spec`` and ``layout`` do not belong together.
     """
     if not images:
@@ -134,9 +133,11 @@ def preprocess(
             f"{len(images)} pictures were given, this bundle's layout takes exactly one; give one "
             "picture, or build with the layout for several pictures"
         )
+    _check_memory(images, spec, layout)
     views: list[NDArray[np.uint8]] = []
     fits: list[LayoutFit] = []
-    for image in images:
+    for source in images:
+        image = load_image(source)
         fit = layout_fit(image.height, image.width, spec, layout)
         fits.append(fit)
         views += [_resize_and_crop(view, spec) for view in _views(image, fit, spec, layout)]
@@ -146,7 +147,9 @@ def preprocess(
             f"the pictures come out in {len(shapes)} sizes, one is needed: this model's "
             "preprocessing neither resizes nor crops to a fixed size; give pictures of one size"
         )
-    return Preprocessed(_normalise(np.stack(views), spec), tuple(fits))
+    return Preprocessed(
+        normalise(np.stack(views), spec.rescale_factor, spec.mean, spec.std), tuple(fits)
+    )
 
 
 def layout_fit(
@@ -169,6 +172,55 @@ def layout_fit(
     return LayoutFit(image_height, image_width, True, height, width)
 
 
+def _check_memory(images: Sequence[Picture], spec: PreprocessSpec, layout: TileLayout) -> None:
+    """LvlmError where a picture, or all results together, would take too much memory."""
+    results = 0
+    for image in images:
+        height, width = picture_size(image)
+        # Which side is up may stand behind the pixels; both ways have to fit.
+        ways = [needed_bytes(*size, spec, layout) for size in ((height, width), (width, height))]
+        memory.check_bytes(max(ways)[0], f"a picture of {height}x{width} pixels (height x width)")
+        results += max(result for _, result in ways)
+    memory.check_bytes(results, f"what the model sees of {len(images)} pictures")
+
+
+def needed_bytes(
+    height: int, width: int, spec: PreprocessSpec, layout: TileLayout
+) -> tuple[int, int]:
+    """Bytes that a picture of this size (pixels) takes at most, and its result alone.
+
+    It follows the steps of ``preprocess``: every picture that is made on the way is counted, as if
+    all were there at once, and beside them reading the file, which is over when they begin.
+    """
+    fit = layout_fit(height, width, spec, layout)
+    shown, made, copies = (height, width), memory.stored_bytes(height, width), 1
+    if layout.name == anyres.SINGLE:
+        if fit.letterboxed:
+            shown = fit.padded_height, fit.padded_width
+            made += memory.stored_bytes(*shown)
+        tile = spec.height or 0
+        canvas, copies = (layout.grid_rows * tile, layout.grid_cols * tile), layout.tiles
+        nominal = (layout.image_height, layout.image_width) if fit.letterboxed else shown
+        inside = anyres.patch_output_size(*nominal, *canvas)
+        made += memory.resize_bytes(*shown, *inside, spec.resample)
+        made += 2 * memory.stored_bytes(*canvas)
+    elif spec.pad_to_square is not None:
+        shown = max(shown), max(shown)
+        made += memory.stored_bytes(*shown)
+    size = shown
+    if spec.resize == RESIZE_EXACT and spec.height and spec.width:
+        size = spec.height, spec.width
+    elif spec.resize == RESIZE_SHORTEST_EDGE and spec.height:
+        size = _shortest_edge_size(*shown, spec.height)
+    if size != shown:
+        made += memory.resize_bytes(*shown, *size, spec.resample)
+    # As uint8 twice, of its own and stacked, and as float32.
+    crop = spec.center_crop or size
+    largest = max(size[0], crop[0]) * max(size[1], crop[1])
+    result = copies * (6 * largest + 12 * crop[0] * crop[1])
+    return max(memory.decode_bytes(height, width), made + result), result
+
+
 def _views(
     image: Image.Image, fit: LayoutFit, spec: PreprocessSpec, layout: TileLayout
 ) -> list[Image.Image]:
@@ -176,101 +228,39 @@ def _views(
     if layout.name != anyres.SINGLE:
         if (layout.name == anyres.MULTI) != (spec.grid_pinpoints is not None):
             raise ValueError(f"layout {layout.name!r} does not belong to {spec}")
-        return [image if spec.pad_to_square is None else _square(image, spec.pad_to_square)]
+        return [image if spec.pad_to_square is None else square(image, spec.pad_to_square)]
     tile = spec.height or 0
     if fit.letterboxed:
-        image = _pad(image, fit.padded_height, fit.padded_width, (0, 0, 0))
+        image = pad(image, fit.padded_height, fit.padded_width, (0, 0, 0))
         shown = layout.image_height, layout.image_width
     else:
         shown = image.height, image.width
     rows, cols = layout.grid_rows * tile, layout.grid_cols * tile
     height, width = anyres.patch_output_size(*shown, rows, cols)
-    canvas = _pad(_resize(image, height, width, spec.resample), rows, cols, (0, 0, 0))
+    canvas = pad(resize(image, height, width, spec.resample), rows, cols, (0, 0, 0))
     tiles = [
         canvas.crop((left, top, left + tile, top + tile))
         for top in range(0, rows, tile)
         for left in range(0, cols, tile)
     ]
-    return [_resize(image, tile, tile, spec.resample), *tiles]
+    return [resize(image, tile, tile, spec.resample), *tiles]
 
 
 def _resize_and_crop(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:
     """One view ``[3, H, W]`` at the size that the vision tower takes."""
     if spec.resize == RESIZE_EXACT and spec.height and spec.width:
-        image = _resize(image, spec.height, spec.width, spec.resample)
+        image = resize(image, spec.height, spec.width, spec.resample)
     elif spec.resize == RESIZE_SHORTEST_EDGE and spec.height:
-        # As transformers: the long edge is rounded down, height comes first where both are equal.
-        height, width = image.height, image.width
-        if width <= height:
-            size = int(spec.height * height / width), spec.height
-        else:
-            size = spec.height, int(spec.height * width / height)
-        image = _resize(image, *size, spec.resample)
+        size = _shortest_edge_size(image.height, image.width, spec.height)
+        image = resize(image, *size, spec.resample)
     elif spec.resize is not None:
         raise ValueError(f"resize {spec.resize!r} to {spec.height} x {spec.width}")
     pixels = np.asarray(image).transpose(2, 0, 1)
-    return pixels if spec.center_crop is None else _center_crop(pixels, *spec.center_crop)
+    return pixels if spec.center_crop is None else center_crop(pixels, *spec.center_crop)
 
 
-def _center_crop(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Cut ``[3, H, W]`` to ``[3, height, width]``, with black where it is smaller."""
-    _, old_height, old_width = pixels.shape
-    # As transformers: the border is put on first, its odd pixel above and to the left.
-    above, left = max(0, height - old_height + 1) // 2, max(0, width - old_width + 1) // 2
-    if above or left:
-        larger = np.zeros((3, max(height, old_height), max(width, old_width)), pixels.dtype)
-        larger[:, above : above + old_height, left : left + old_width] = pixels
-        pixels = larger
-    top = (old_height - height) // 2 + above
-    start = (old_width - width) // 2 + left
-    return pixels[:, top : top + height, start : start + width]
-
-
-def _square(image: Image.Image, colour: tuple[int, int, int]) -> Image.Image:
-    """The picture in the middle of a square of its longer edge."""
-    edge = max(image.height, image.width)
-    return _pad(image, edge, edge, colour)
-
-
-def _pad(image: Image.Image, height: int, width: int, colour: tuple[int, int, int]) -> Image.Image:
-    """The picture in the middle of a larger one; an odd pixel goes below or to the right."""
-    if (image.height, image.width) == (height, width):
-        return image
-    _check_working_size(image, height, width)
-    padded = Image.new("RGB", (width, height), colour)
-    padded.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
-    return padded
-
-
-def _resize(image: Image.Image, height: int, width: int, resample: int) -> Image.Image:
-    """The picture at another size; Pillow gives a plain copy where the size is the same."""
-    _check_working_size(image, height, width)
-    return image.resize((width, height), Image.Resampling(resample))
-
-
-def _check_working_size(image: Image.Image, height: int, width: int) -> None:
-    if height * width > MAX_WORKING_PIXELS:
-        raise LvlmError(
-            f"a picture of {image.height}x{image.width} pixels has to become {height}x{width} for "
-            f"this model, {MAX_WORKING_PIXELS} pixels are allowed: it is too narrow or too large; "
-            "crop it first"
-        )
-
-
-def _normalise(pixels: NDArray[np.uint8], spec: PreprocessSpec) -> NDArray[np.float32]:
-    """Rescale and normalise ``[N, 3, H, W]``.
-
-    A value has 256 possible results per channel, so they are looked up in a table: the arithmetic
-    is that of transformers (float64 product, then float32), done for 256 values only.
-    """
-    values = np.arange(256, dtype=np.float64)
-    if spec.rescale_factor is not None:
-        values = values * spec.rescale_factor
-    table = np.tile(values.astype(np.float32), (3, 1))
-    if spec.mean is not None and spec.std is not None:
-        mean = np.array(spec.mean, dtype=np.float32)[:, None]
-        table = (table - mean) / np.array(spec.std, dtype=np.float32)[:, None]
-    result = np.empty(pixels.shape, dtype=np.float32)
-    for channel in range(3):
-        np.take(table[channel], pixels[:, channel], out=result[:, channel])
-    return result
+def _shortest_edge_size(height: int, width: int, shortest: int) -> tuple[int, int]:
+    """As transformers: the long edge is rounded down, height comes first where both are equal."""
+    if width <= height:
+        return int(shortest * height / width), shortest
+    return shortest, int(shortest * width / height)

@@ -8,8 +8,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from lvlm_profiles.devices import machine
 from lvlm_profiles.devices.nvml import Gpu
 from lvlm_profiles.missing import Missing
@@ -122,7 +120,8 @@ def describe_request(session: Session, options: ProfileOptions) -> Request:
 
 
 def _image(image: Picture) -> Image:
-    height, width = np.asarray(load_image(image)).shape[:2]
+    shown = load_image(image)
+    height, width = shown.height, shown.width
     if isinstance(image, str | Path):
         path = Path(image)
         return Image(path.name, width, height, hashlib.sha256(path.read_bytes()).hexdigest())

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -19,14 +23,16 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 )
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
+import pictures
 from lvlm_profiles import records
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.image import anyres
+from lvlm_runtime.image import anyres, memory
 from lvlm_runtime.image.anyres import IMAGE_LAYOUT, MULTI_LAYOUT, TileLayout
 from lvlm_runtime.image.preprocess import (
     PreprocessSpec,
     layout_fit,
     load_image,
+    needed_bytes,
     pixel_values,
     preprocess,
 )
@@ -180,16 +186,89 @@ def test_a_spec_survives_json() -> None:
     assert records.read(PreprocessSpec, content, "manifest.json", "build again") == ONEVISION
 
 
-@pytest.mark.parametrize("spec", [LLAVA, CLIP])
-def test_padding_and_resizing_do_not_explode(spec: PreprocessSpec) -> None:
-    narrow = Image.new("RGB", (10_000_000, 1))
-    with pytest.raises(LvlmError, match=r"1x10000000 pixels has to become .*; crop it first"):
-        pixel_values([narrow], spec, IMAGE_LAYOUT)
+@pytest.mark.parametrize(
+    ("spec", "size"),
+    [
+        # Gigabytes of filters, columns that are resized across first, and a square of the longer edge.
+        *((spec, (1, 64_000_000)) for spec in (CLIP, SIGLIP, LLAVA)),
+        *((spec, (64_000_000, 1)) for spec in (CLIP, SIGLIP, LLAVA)),
+        (LLAVA, (20, 40_000)),
+        (replace(SIGLIP, height=300_000, width=300_000), (20, 20)),
+        (PreprocessSpec(center_crop=(300_000, 300_000)), (20, 20)),
+    ],
+)
+def test_what_a_picture_will_take_is_known_before_it_is_decoded(
+    spec: PreprocessSpec, size: tuple[int, int]
+) -> None:
+    """Refused from the header alone: the file has no pixels."""
+    message = r"a picture of \d+x\d+ pixels \(height x width\) takes .* GB of memory to prepare"
+    with pytest.raises(LvlmError, match=message + ".*2 GB are allowed"):
+        pixel_values([header(*size)], spec, IMAGE_LAYOUT)
+
+
+def header(height: int, width: int) -> bytes:
+    """A PNG of a known size and without pixels."""
+    content = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + pictures.chunk(b"IHDR", content) + pictures.chunk(b"IDAT", b"")
 
 
 def test_letterboxing_does_not_explode() -> None:
-    with pytest.raises(LvlmError, match=r"has to become .*, 256000000 pixels are allowed"):
+    with pytest.raises(LvlmError, match=r"takes .* GB of memory to prepare for this model, 2 GB"):
         pixel_values([Image.new("RGB", (10_000_000, 1))], ONEVISION, single(60, 80))
+
+
+@pytest.mark.parametrize("spec", [CLIP, SIGLIP, LLAVA], ids=["clip", "siglip", "llava"])
+@pytest.mark.parametrize("size", [(6936, 9248), (9000, 12_000)])
+def test_pictures_of_telephones_fit(spec: PreprocessSpec, size: tuple[int, int]) -> None:
+    for height, width in (size, size[::-1]):
+        assert needed_bytes(height, width, spec, IMAGE_LAYOUT)[0] < memory.MAX_BYTES
+
+
+def test_many_pictures_are_counted_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, each = needed_bytes(40, 60, SIGLIP, IMAGE_LAYOUT)
+    monkeypatch.setattr(memory, "MAX_BYTES", 5 * each)
+    pixel_values([picture(40, 60)] * 5, SIGLIP, IMAGE_LAYOUT)
+    with pytest.raises(LvlmError, match="what the model sees of 6 pictures takes"):
+        pixel_values([picture(40, 60)] * 6, SIGLIP, IMAGE_LAYOUT)
+
+
+MEASURE = """
+import sys
+from test_preprocess import *
+spec, layout, size = eval(sys.argv[1])
+image = Image.new("RGB", size[::-1], (9, 99, 200))
+def peak():
+    [line] = [each for each in open("/proc/self/status") if each.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
+pixel_values([Image.new("RGB", (50, 40))], spec, layout if layout.name != "single" else single(40, 50))
+open("/proc/self/clear_refs", "w").write("5")
+before = peak()
+pixel_values([image], spec, layout)
+held = memory.stored_bytes(*size)
+print((peak() - before + held) / needed_bytes(*size, spec, layout)[0])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "case",
+    [
+        *("CLIP, IMAGE_LAYOUT, (4000, 3000)", "SIGLIP, IMAGE_LAYOUT, (3000, 4000)"),
+        *("LLAVA, IMAGE_LAYOUT, (6000, 600)", "SIGLIP, IMAGE_LAYOUT, (500_000, 1)"),
+        *("SIGLIP, IMAGE_LAYOUT, (1, 500_000)", "ONEVISION, single(60, 80), (300, 9000)"),
+        "ONEVISION, single(3000, 4000), (3000, 4000)",
+    ],
+)
+def test_a_picture_takes_no_more_than_was_counted(case: str) -> None:
+    paths = [str(Path(__file__).parent), *sys.path]
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, case],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 0.2 < float(done.stdout) <= 1.02
 
 
 def test_no_picture_is_refused() -> None:
