@@ -45,16 +45,19 @@ class Subject:
 def subject_of_checkpoint(
     name: str, directory: Path, image_size: tuple[int, int] | None
 ) -> Subject:
-    """From a checkpoint's JSON files; transformers and with it torch are loaded to read them.
+    """From a checkpoint's JSON files and headers; transformers, and torch with it, reads them.
 
     Raises:
         UsageError: An image size that does not fit the family.
         LvlmError: A checkpoint that is not supported.
     """
     from lvlm_export.checkpoint.checkpoint import Checkpoint
+    from lvlm_export.checkpoint.preflight import preflight
 
     checkpoint = Checkpoint.open(directory)
-    shape = checkpoint.family.shape(checkpoint.config, checkpoint.preprocessor, image_size)
+    if checkpoint.has_weights:
+        preflight(checkpoint, image_size)
+    shape = checkpoint.shape(image_size)
     projector = shape.projector
     return Subject(
         name=name,

@@ -12,6 +12,7 @@ from lvlm_export.bundle.manifest import Exported, write_manifest
 from lvlm_export.bundle.weights import WeightStore
 from lvlm_export.bundle.workspace import Workspace, existing_bundle, file_ref, open_workspace
 from lvlm_export.checkpoint.checkpoint import Checkpoint
+from lvlm_export.checkpoint.preflight import preflight
 from lvlm_export.checkpoint.processing import prompt_files
 from lvlm_export.graphs.attention import NAME as ATTENTION
 from lvlm_export.graphs.element_types import torch_dtype
@@ -74,6 +75,7 @@ def build(
         LvlmError: The checkpoint is not supported, ``output`` holds something else, or the
             exported chain does not agree with PyTorch.
     """
+    preflight(checkpoint, options.image_size)
     output = output.absolute()
     present = existing_bundle(output)
     plan = make_plan(checkpoint, options)
@@ -183,8 +185,7 @@ def check_parity(
     checkpoint: Checkpoint, plan: Plan, bundle: Bundle, samples: int, progress: Progress
 ) -> Golden:
     """The gate: LvlmError when the chain and PyTorch differ, else the answers they agree on."""
-    from lvlm_export.check.parity import synthetic_samples, verify
-    from lvlm_export.check.parity_report import REFERENCE
+    from lvlm_export.check.parity import REFERENCE, synthetic_samples, verify
 
     requests = synthetic_samples(plan.shape.layouts, samples)
     session = Session.load(bundle, device="cpu")
@@ -195,7 +196,7 @@ def check_parity(
             f"the exported chain is not the model: {report.failure()}; nothing was published"
         )
     answers = {
-        row.ratio: row.answered
+        row.ratio: row.expected
         for row in report.answers
         if row.sample == 0 and row.source == REFERENCE
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lvlm_export.bundle.workspace import Workspace, file_ref
 from lvlm_export.checkpoint.checkpoint import Checkpoint
@@ -87,7 +87,7 @@ def write_manifest(
             stop_ids=checkpoint.stop_ids,
             embed_tokens=exported.embed_tokens,
         ),
-        dims=replace(shape.dims, text=replace(shape.dims.text, tied=checkpoint.tied_embeddings)),
+        dims=shape.dims,
         budgets=tuple(_budget(plan, budget, exported) for budget in plan.budgets),
         weights=workspace.tensors,
         files=_files(workspace, progress),

@@ -6,19 +6,37 @@ the checkpoint in memory. Nothing here runs code from a checkpoint or reads a pi
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lvlm_export.checkpoint.files import TOKENIZER_FILES, read_json
+from lvlm_export.checkpoint.files import READ_FILES, one_reason, read_json
+from lvlm_export.checkpoint.fit import check_tensors
+from lvlm_export.checkpoint.numbers import check_numbers
 from lvlm_export.checkpoint.processing import image_settings
-from lvlm_export.checkpoint.shards import open_shard
-from lvlm_export.families import Family, load_family
+from lvlm_export.checkpoint.refused import (
+    refuse_adapter,
+    refuse_authors_layout,
+    refuse_quantised,
+    refuse_tensors,
+)
+from lvlm_export.checkpoint.shards import (
+    INDEX,
+    WHOLE,
+    StoredTensor,
+    WeightFiles,
+    find_weights,
+    open_shard,
+    same_tensor,
+    stored_tensors,
+)
+from lvlm_export.families import Family, ModelShape, load_family
 from lvlm_runtime.bundle.bundle import file_sha256
 from lvlm_runtime.errors import LvlmError, UsageError
 
@@ -52,7 +70,9 @@ class Checkpoint:
         Raises:
             LvlmError: Unknown model_type, missing or damaged files, pickles only.
         """
+        refuse_adapter(directory)
         raw = read_json(directory / "config.json")
+        refuse_authors_layout(directory, raw)
         model_type = raw.get("model_type")
         if not isinstance(model_type, str):
             raise LvlmError(f"{directory / 'config.json'} has no model_type")
@@ -60,53 +80,52 @@ class Checkpoint:
             family = load_family(model_type)
         except UsageError as error:
             raise LvlmError(f"{directory} is not supported: {error}") from None
-        if raw.get("quantization_config"):
-            raise LvlmError(f"{directory} holds quantised weights; give the unquantised checkpoint")
+        refuse_quantised(directory, raw)
+        check_numbers(directory / "config.json", raw)
         from transformers import AutoConfig
 
         try:
             config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
         except Exception as error:  # validators raise types of their own
-            reason = " ".join(str(error).split())
             raise LvlmError(
-                f"{directory / 'config.json'} is refused by transformers: {reason}"
+                f"{directory / 'config.json'} is refused by transformers: {one_reason(error)}"
             ) from error
         return cls(directory, family, config)
 
     @cached_property
-    def files(self) -> dict[str, Path]:
-        """Parameter name (current HF module tree) -> the safetensors file that holds it."""
-        return {name: path for name, (path, _) in self._index.items()}
+    def stored(self) -> dict[str, StoredTensor]:
+        """What the weight files hold, by parameter name of the current HF module tree.
 
-    @cached_property
-    def _index(self) -> dict[str, tuple[Path, str]]:
-        index: dict[str, tuple[Path, str]] = {}
-        for path in self._shards():
-            with open_shard(path) as shard:
-                for stored in shard.keys():  # noqa: SIM118 (not a dict)
-                    if not IGNORED.search(stored):
-                        index[self._current_name(stored)] = (path, stored)
-        return index
-
-    def _shards(self) -> list[Path]:
-        index = self.directory / "model.safetensors.index.json"
-        if index.exists():
-            names = sorted(set(read_json(index).get("weight_map", {}).values()))
-            paths = [self.directory / name for name in names]
-            missing = [path.name for path in paths if not path.exists()]
-            if missing:
+        Raises:
+            LvlmError: Files are missing or damaged, hold something else than a model's weights, or
+                hold one parameter twice.
+        """
+        tensors = [
+            tensor
+            for name, tensor in stored_tensors(self._weight_files()).items()
+            if not IGNORED.search(name)
+        ]
+        refuse_tensors(self.directory, tensors)
+        named: dict[str, StoredTensor] = {}
+        for tensor in tensors:
+            name = self._current_name(tensor.name)
+            if name in named:
                 raise LvlmError(
-                    f"{self.directory} lacks {missing[0]} which its index names; copy it again"
+                    f"{self.directory} holds {name} twice, as {named[name].name} and as"
+                    f" {tensor.name}; save the model again"
                 )
-            return paths
-        paths = sorted(self.directory.glob("*.safetensors"))
-        if not paths:
-            pickles = [*self.directory.glob("*.bin"), *self.directory.glob("*.pt")]
-            hint = (
-                "; pickled weights are never read, convert them to safetensors" if pickles else ""
-            )
-            raise LvlmError(f"{self.directory} has no .safetensors file{hint}")
-        return paths
+            named[name] = tensor
+        return named
+
+    @property
+    def has_weights(self) -> bool:
+        """There are weight files; a plan can do without them."""
+        return any((self.directory / name).exists() for name in (WHOLE, INDEX)) or (
+            getattr(self.config, "transformers_weights", None) is not None
+        )
+
+    def _weight_files(self) -> WeightFiles:
+        return find_weights(self.directory, getattr(self.config, "transformers_weights", None))
 
     def _current_name(self, stored: str) -> str:
         for pattern, replacement in self.family.renames:
@@ -116,22 +135,33 @@ class Checkpoint:
     def tensor(self, name: str) -> torch.Tensor:
         """Read one tensor; the only place that brings weights into memory.
 
-        A tied output projection is the token table, whatever else is stored under its name.
+        What is stored counts; of two tied parameters with one stored, that one stands for both.
         """
-        if name == LM_HEAD and self.tied_embeddings:
-            name = self.family.embed_tokens
-        path, stored = self._index[name]
-        with open_shard(path) as shard:
-            tensor: torch.Tensor = shard.get_tensor(stored)
+        if name not in self.stored and self._tie_flag:
+            pair = (LM_HEAD, self.family.embed_tokens)
+            name = dict(zip(pair, reversed(pair), strict=True)).get(name, name)
+        with open_shard(self.stored[name].path) as shard:
+            tensor: torch.Tensor = shard.get_tensor(self.stored[name].name)
             return tensor
 
     @property
+    def _tie_flag(self) -> bool:
+        """The configuration ties the output projection; the text part's flag counts as well."""
+        text = getattr(self.config.text_config, "tie_word_embeddings", False)
+        return bool(self.config.tie_word_embeddings or text)
+
+    @cached_property
     def tied_embeddings(self) -> bool:
-        """The output projection is the token table."""
-        tied = self.config.tie_word_embeddings or getattr(
-            self.config.text_config, "tie_word_embeddings", False
-        )
-        return bool(tied) or LM_HEAD not in self.files
+        """The output projection is the token table.
+
+        As in transformers 5.23 (``PreTrainedModel.tie_weights``) the flag ties where one of the two
+        is stored or both are the same; a stored projection of its own stays one.
+        """
+        pair = (LM_HEAD, self.family.embed_tokens)
+        if not self._tie_flag or any(name not in self.stored for name in pair):
+            return self._tie_flag
+        head, table = (self.stored[name] for name in pair)
+        return same_tensor(head, table)
 
     @property
     def preprocessor(self) -> dict[str, Any]:
@@ -151,18 +181,25 @@ class Checkpoint:
             )
         return tuple(ids) if isinstance(ids, list) else (int(ids),)
 
+    def shape(self, image_size: tuple[int, int] | None) -> ModelShape:
+        """What the JSON files say about the model; ``image_size`` as ``Family.shape`` takes it.
+
+        Raises:
+            UsageError: An image size that does not fit the family.
+            LvlmError: A checkpoint that is not supported.
+        """
+        shape = self.family.shape(self.config, self.preprocessor, image_size)
+        if not self.has_weights:
+            return shape
+        text = replace(shape.dims.text, tied=self.tied_embeddings)
+        return replace(shape, dims=replace(shape.dims, text=text))
+
     def content_key(self) -> str:
         """SHA-256 over everything that a bundle is built from."""
         digest = hashlib.sha256()
-        names = {
-            "config.json",
-            "generation_config.json",
-            "preprocessor_config.json",
-            *TOKENIZER_FILES,
-        }
         templates = self.directory.glob("additional_chat_templates/*.jinja")
-        paths = [*(self.directory / name for name in sorted(names)), *sorted(templates)]
-        for path in [*(path for path in paths if path.exists()), *self._shards()]:
+        paths = [*(self.directory / name for name in sorted(READ_FILES)), *sorted(templates)]
+        for path in [*(path for path in paths if path.exists()), *self._weight_files().paths]:
             digest.update(path.name.encode() + bytes.fromhex(file_sha256(path)))
         return digest.hexdigest()
 
@@ -178,31 +215,40 @@ class Checkpoint:
         Raises:
             LvlmError: The stored tensors do not fit the configuration.
         """
-        from transformers.initialization import no_init_weights
-
-        with no_init_weights():
-            model = self.family.model_class(self.config)._from_config(
-                self.config, dtype=dtype, attn_implementation=attention
-            )
-        self._check_names({name for name, _ in model.named_parameters(remove_duplicate=False)})
+        model = self._empty_model("cpu", dtype=dtype, attn_implementation=attention)
+        self._check_tensors(model)
         frozen: nn.Module = model.eval().requires_grad_(False)
         return frozen
 
-    def _check_names(self, wanted: set[str]) -> None:
-        if self.tied_embeddings:
-            wanted = wanted - {LM_HEAD}
-        missing = sorted(wanted - set(self.files))
-        unknown = sorted(set(self.files) - wanted - {LM_HEAD})
-        # A tower without its pooling head, or with one that is never run, is common.
-        missing = [name for name in missing if not _unused_by_features(name)]
-        unknown = [name for name in unknown if not _unused_by_features(name)]
-        for problem, names in (("lacks", missing), ("has unknown tensor", unknown)):
-            if names:
-                raise LvlmError(
-                    f"{self.directory} {problem} {names[0]} ({len(names)} in all); its config.json"
-                    " and weights do not fit each other"
-                )
+    def check_weights(self) -> None:
+        """Compare the headers of the weight files with the configuration, in a moment.
 
+        Raises:
+            LvlmError: The stored tensors do not fit the configuration.
+        """
+        self._check_tensors(self._empty_model("meta", dtype=torch.float32))
 
-def _unused_by_features(name: str) -> bool:
-    return bool(re.match(r"model\.vision_tower\.(head|post_layernorm)\.", name))
+    def _empty_model(self, device: str, **options: Any) -> nn.Module:
+        """The HF model without initialised weights, tied as its stored weights are."""
+        from transformers.initialization import no_init_weights
+
+        config = copy.deepcopy(self.config)
+        for part in (config, config.text_config):
+            part.tie_word_embeddings = self.tied_embeddings
+        try:
+            with torch.device(device), no_init_weights():
+                model: nn.Module = self.family.model_class(config)._from_config(config, **options)
+        except Exception as error:  # whatever a part of the model makes of a value it cannot take
+            raise LvlmError(
+                f"transformers makes no model of {self.directory / 'config.json'}:"
+                f" {one_reason(error)}; correct it"
+            ) from error
+        return model
+
+    def _check_tensors(self, model: nn.Module) -> None:
+        parameters = model.named_parameters(remove_duplicate=False)
+        wanted = {name: tuple(parameter.shape) for name, parameter in parameters}
+        tied = (LM_HEAD, self.family.embed_tokens) if self._tie_flag else ()
+        # One of the two has to be there.
+        optional = {name for name in tied if name not in self.stored}
+        check_tensors(self.directory, self.stored, wanted, optional if len(optional) < 2 else set())

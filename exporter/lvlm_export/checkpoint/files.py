@@ -10,7 +10,11 @@ from lvlm_runtime.errors import LvlmError
 
 # What a hub snapshot needs; weights in any other format (pickles above all) stay there.
 HUB_FILES = ("*.json", "*.jinja", "*.safetensors")
-TOKENIZER_FILES = (
+# What is read beside the weights and their index.
+READ_FILES = (
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -19,6 +23,8 @@ TOKENIZER_FILES = (
     "chat_template.json",
     "processor_config.json",
 )
+# What git-lfs leaves in place of a file that was not fetched.
+POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def locate(model: str) -> Path:
@@ -45,8 +51,23 @@ def locate(model: str) -> Path:
         ) from error
 
 
+def refuse_pointer(path: Path) -> None:
+    """LvlmError where a file is git-lfs's stand-in for the one that is wanted."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(len(POINTER))
+    except OSError:
+        return  # whoever reads the file says what is wrong with it
+    if start == POINTER:
+        raise LvlmError(
+            f"{path} is a git-lfs pointer and not the file itself; type git lfs pull in"
+            f" {path.parent}"
+        )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Parse a JSON object; LvlmError names the file when it is missing or damaged."""
+    refuse_pointer(path)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -58,3 +79,9 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise LvlmError(f"{path} does not hold a JSON object")
     return content
+
+
+def one_reason(error: Exception) -> str:
+    """A library's words in one line of at most 200 characters; some list all that they know."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= 200 else f"{words[:200]}…"

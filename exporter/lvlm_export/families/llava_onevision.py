@@ -10,6 +10,7 @@ Source: arXiv:2408.03326; transformers ``models/llava_onevision``.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +99,7 @@ class LlavaOnevision:
         vision = vision_shape(config)
         tile = vision.image_size
         height, width = image_size or (tile, tile)
-        single = anyres.layout_for(height, width, config.image_grid_pinpoints, tile)
+        single = anyres.layout_for(height, width, _pinpoints(config), tile)
         max_patches = _max_patches(config)
         return ModelShape(
             vision=vision,
@@ -145,9 +146,34 @@ class LlavaOnevision:
         }
 
 
+def _pinpoints(config: PretrainedConfig) -> list[tuple[int, int]]:
+    """Canvases (height, width) in pixels, whole tiles each; LvlmError for anything else."""
+    tile, pairs = config.vision_config.image_size, config.image_grid_pinpoints
+    for pair in pairs:
+        edges = pair if isinstance(pair, list | tuple) and len(pair) == 2 else ()
+        if not edges or not all(type(edge) is int and 0 < edge <= 64 * tile for edge in edges):
+            raise LvlmError(
+                f"image_grid_pinpoints of config.json has {pair!r}, [height, width] in pixels is"
+                f" needed, at most 64 tiles of {tile} each way"
+            )
+    if not pairs:
+        raise LvlmError("image_grid_pinpoints of config.json is empty; give [height, width] pairs")
+    return [(height, width) for height, width in pairs]
+
+
 def _max_patches(config: PretrainedConfig) -> int:
-    """N of ``vision_aspect_ratio = "anyres_max_N"``."""
-    return int(config.vision_aspect_ratio.removeprefix("anyres_max_"))
+    """N of ``vision_aspect_ratio = "anyres_max_N"``; transformers takes no other value either.
+
+    Raises:
+        LvlmError: Another value.
+    """
+    found = re.fullmatch(r"anyres_max_([1-9][0-9]{0,3})", str(config.vision_aspect_ratio))
+    if found is None:
+        raise LvlmError(
+            f"vision_aspect_ratio {config.vision_aspect_ratio!r} is not supported, anyres_max_N is"
+            " (anyres_max_9); correct config.json"
+        )
+    return int(found[1])
 
 
 FAMILY = LlavaOnevision()

@@ -91,7 +91,7 @@ def make_plan(checkpoint: Checkpoint, options: BuildOptions) -> Plan:
         LvlmError: A checkpoint that is not supported.
     """
     checkpoint_key = checkpoint.content_key()
-    shape = checkpoint.family.shape(checkpoint.config, checkpoint.preprocessor, options.image_size)
+    shape = checkpoint.shape(options.image_size)
     shape = _limit_context(shape, options.context_length)
     _check_splits(options.lm_head_splits, shape)
     _check_precision(options)

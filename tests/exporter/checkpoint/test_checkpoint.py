@@ -82,10 +82,10 @@ def test_a_shard_that_the_index_names_must_be_there(tmp_path: Path) -> None:
     directory = tiny.llava(tmp_path / "model", max_shard_size="100KB")
     shards = sorted(directory.glob("model-*.safetensors"))
     assert len(shards) > 1
-    assert len(Checkpoint.open(directory).files) > 100
+    assert len(Checkpoint.open(directory).stored) > 100
     shards[-1].unlink()
     with pytest.raises(LvlmError, match=rf"lacks {shards[-1].name} which its index names"):
-        _ = Checkpoint.open(directory).files
+        _ = Checkpoint.open(directory).stored
 
 
 def test_ties_are_found(tmp_path: Path) -> None:

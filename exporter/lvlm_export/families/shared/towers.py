@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +19,15 @@ if TYPE_CHECKING:
 
 # Vision tower types and the number of leading tokens that are not patches.
 TOWER_PREFIX = {"clip_vision_model": 1, "siglip_vision_model": 0}
-TEXT_TYPES = ("llama", "mistral", "qwen2")
+# Text models, and whether layers of theirs have an attention window.
+WINDOWED: dict[str, Callable[[Any], bool]] = {
+    "llama": lambda _text: False,
+    "mistral": lambda text: text.sliding_window is not None,
+    "qwen2": lambda text: "sliding_attention" in (text.layer_types or ()),
+}
+TEXT_TYPES = tuple(WINDOWED)
+# Of transformers' ROPE_INIT_FUNCTIONS, those whose frequencies are the same at every length.
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3")
 
 EMBED_TOKENS = "model.language_model.embed_tokens.weight"
 # Older llava-hf checkpoints keep the parts at the top level and a ``vision_model`` in the tower.
@@ -57,6 +66,12 @@ def vision_shape(config: PretrainedConfig) -> VisionShape:
         raise LvlmError(
             f"vision tower {vision.model_type!r} is not supported; known: {', '.join(TOWER_PREFIX)}"
         )
+    if vision.hidden_size % vision.num_attention_heads or vision.patch_size > vision.image_size:
+        raise LvlmError(
+            f"vision_config has hidden_size {vision.hidden_size}, {vision.num_attention_heads}"
+            f" attention heads, image_size {vision.image_size} and patch_size {vision.patch_size};"
+            " the heads must divide the size and a patch fit the image; correct config.json"
+        )
     prefix = TOWER_PREFIX[vision.model_type]
     strategy = config.vision_feature_select_strategy
     # "default" drops the first token whatever it is; only a CLS token may be dropped like that.
@@ -79,29 +94,70 @@ def vision_shape(config: PretrainedConfig) -> VisionShape:
 
 
 def text_shape(text: Any) -> TextShape:
-    """Shape of a Llama-like text model; LvlmError for another one."""
+    """Shape of a Llama-like text model; LvlmError for another one or one that cannot be built."""
     if text.model_type not in TEXT_TYPES:
         raise LvlmError(
             f"text model {text.model_type!r} is not supported; known: {', '.join(TEXT_TYPES)}"
         )
-    head_dim = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    context = text.max_position_embeddings
-    window = getattr(text, "sliding_window", None)
-    if window and "sliding_attention" in (
-        getattr(text, "layer_types", None) or ["sliding_attention"]
-    ):
-        # Inside its window a sliding layer sees everything, so the graph needs no window.
-        context = min(context, window)
+    heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
+    head_dim = getattr(text, "head_dim", None)
+    if head_dim is None and text.hidden_size % heads:
+        raise LvlmError(
+            f"num_attention_heads {heads} of text_config does not divide its hidden_size"
+            f" {text.hidden_size}; correct config.json"
+        )
+    head_dim = head_dim or text.hidden_size // heads
+    if heads % kv_heads or head_dim % 2:
+        raise LvlmError(
+            f"text_config has {heads} attention heads, {kv_heads} key-value heads and heads of"
+            f" {head_dim}; the second must divide the first and the third be even; correct"
+            " config.json"
+        )
+    check_rope(text)
     return TextShape(
         layers=text.num_hidden_layers,
         hidden_size=text.hidden_size,
-        heads=text.num_attention_heads,
-        kv_heads=text.num_key_value_heads,
+        heads=heads,
+        kv_heads=kv_heads,
         head_dim=head_dim,
         vocab_size=text.vocab_size,
-        context_length=context,
+        # Inside its window a sliding layer sees everything, so the graph needs no window.
+        context_length=min(text.max_position_embeddings, attention_window(text)),
         scale=head_dim**-0.5,
     )
+
+
+def attention_window(text: Any) -> int:
+    """Positions that the narrowest attention layer sees, the whole context where it has no window.
+
+    Which configurations use their ``sliding_window`` is read from the models of transformers 5.23:
+    Llama never, Mistral in every layer, Qwen2 in layers of type ``sliding_attention``.
+
+    Raises:
+        LvlmError: Layers with a window and no window given.
+    """
+    window, whole = getattr(text, "sliding_window", None), int(text.max_position_embeddings)
+    if not WINDOWED[text.model_type](text):
+        return whole
+    if window is None:
+        raise LvlmError(
+            "layer_types of text_config has 'sliding_attention' and its sliding_window is not set;"
+            " set it, or use_sliding_window too, in config.json"
+        )
+    return int(window)
+
+
+def check_rope(text: Any) -> None:
+    """LvlmError for rotary embeddings whose frequencies follow the length of each request.
+
+    A graph holds one set of frequencies. Of "dynamic" that is enough: inside max_position_embeddings
+    it is the default.
+    """
+    kind = text.rope_parameters.get("rope_type", "default")
+    if kind not in ROPE_TYPES:
+        raise LvlmError(
+            f"rope_type {kind!r} of text_config is not supported; known: {', '.join(ROPE_TYPES)}"
+        )
 
 
 def model_dims(config: PretrainedConfig) -> ModelDims:
@@ -206,14 +262,18 @@ def llava_parts(model: Any) -> Parts:
     inner, config = model.model, model.config
     projector, levels = projector_shape(config), feature_levels(config)
     select = inner.multi_modal_projector if projector is None else nn.Identity()
-    embed = VisionEmbed(inner.vision_tower)
+    embed, rotary = VisionEmbed(inner.vision_tower), inner.language_model.rotary_emb
+    if rotary.rope_type == "dynamic":
+        # Inside max_position_embeddings its frequencies are the default's; looking for a request
+        # that is longer cannot be traced.
+        rotary.rope_type = "default"
     return Parts(
         vision_embed=embed,
         embed_any_size=embed.interpolated,
         vision_layers=inner.vision_tower.encoder.layers[: max(levels)],
         project=Project(select, TOWER_PREFIX[config.vision_config.model_type]),
         text_layers=inner.language_model.layers,
-        rotary=inner.language_model.rotary_emb,
+        rotary=rotary,
         norm=inner.language_model.norm,
         lm_head=model.lm_head,
         levels=levels if len(levels) > 1 else (),
