@@ -13,7 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from lvlm_profiles.files import sync_to_disk, whole_file, write_whole
+from lvlm_profiles.errors import LvlmError
+from lvlm_profiles.files import (
+    refuse_other,
+    sync_to_disk,
+    whole_file,
+    write_whole,
+)
 
 OLD, NEW = b"what was there", b"what comes"
 
@@ -186,3 +192,52 @@ def test_a_file_system_that_syncs_no_directories_is_put_up_with(
     sync_to_disk(path.parent)
     with pytest.raises(OSError, match="Invalid argument"):
         sync_to_disk(path)
+
+
+def test_rights_stay_as_they_were(path: Path) -> None:
+    path.chmod(0o640)
+    write_whole(path, NEW)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+def test_a_file_that_is_marked_read_only_stays(path: Path) -> None:
+    """For root, too, who could write it."""
+    path.chmod(0o444)
+    with pytest.raises(PermissionError) as refused:
+        write_whole(path, NEW)
+    assert refused.value.filename == str(path)
+    assert path.read_bytes() == OLD
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_device_that_is_full_is_named() -> None:
+    with pytest.raises(OSError, match="No space left") as refused:
+        write_whole(Path("/dev/full"), NEW)
+    assert refused.value.filename == "/dev/full"
+
+
+def test_the_file_behind_an_open_one_is_appended_to(path: Path) -> None:
+    with path.open("ab") as stream:
+        write_whole(Path(f"/dev/fd/{stream.fileno()}"), NEW)
+    assert path.read_bytes() == OLD + NEW
+
+
+def test_a_file_of_somebody_else_is_not_replaced(path: Path) -> None:
+    refuse_other(path.with_name("absent"), b"mark")
+    refuse_other(Path("/dev/null"), b"mark")
+    with pytest.raises(
+        LvlmError, match=f"^{path} is there and was not written by this command; move"
+    ):
+        refuse_other(path, b"mark")
+    path.write_bytes(b"a mark")
+    refuse_other(path, b"mark")
+    path.write_bytes(b"")
+    refuse_other(path, b"mark")
+    path.chmod(0o444)
+    with pytest.raises(PermissionError):
+        refuse_other(path, b"mark")
+    with pytest.raises(IsADirectoryError):
+        refuse_other(path.parent, b"mark")
+    link = path.with_name("broken")
+    link.symlink_to("nowhere")
+    refuse_other(link, b"mark")
