@@ -200,12 +200,11 @@ def test_a_place_that_is_no_bundle(tmp_path: Path) -> None:
 def test_a_damaged_bundle_is_built_again_not_reused(
     demo_bundle: Path, damaged_bundle: Path
 ) -> None:
-    from lvlm_export.bundle.build import _intact
+    from lvlm_export.bundle.present import intact_manifest
 
-    manifest = read_manifest(damaged_bundle)
-    assert _intact(damaged_bundle, manifest)
+    assert intact_manifest(damaged_bundle) == read_manifest(damaged_bundle)
     flip(damaged_bundle / WEIGHTS, 4096)
-    assert not _intact(damaged_bundle, manifest)
+    assert intact_manifest(damaged_bundle) is None
 
 
 def build_fails(checkpoint: Path, target: Path) -> str:
@@ -274,7 +273,7 @@ def test_an_output_that_is_something_else(tmp_path: Path) -> None:
 
 
 def test_a_directory_in_the_way_of_the_build_is_not_deleted(tmp_path: Path) -> None:
-    precious = tmp_path / "bundle.building"
+    precious = tmp_path / "bundle.lvlm-building"
     precious.mkdir()
     (precious / "thesis.txt").write_text("mine")
     line = build_fails(CHECKPOINT, tmp_path / "bundle")

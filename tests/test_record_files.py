@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lvlm_export.bundle.workspace import JOURNAL, Journal, open_workspace
-from lvlm_export.study.evaluation import Answer, AnswerFile
+from lvlm_export.bundle.construction import JOURNAL, directory_of, open_construction
+from lvlm_export.bundle.workspace import Journal
+from lvlm_export.study.answers import Answer, AnswerFile
 from lvlm_profiles import records
 from lvlm_profiles.devices.device import Device
 from lvlm_profiles.report import Report
@@ -22,10 +23,11 @@ from lvlm_profiles.shapes.presets import Preset
 from lvlm_runtime.bundle.bundle import MANIFEST, Bundle, manifest_text, read_manifest
 from lvlm_runtime.bundle.manifest import SCHEMA, FileRef, Manifest
 from lvlm_runtime.engines import record as engine_record
-from lvlm_runtime.engines.record import EngineRecord, directory_of, read_record, write_record
+from lvlm_runtime.engines.record import EngineRecord, read_record, write_record
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.golden import FILE as GOLDEN
 from lvlm_runtime.golden import Golden, read_golden, write_golden
+from smallest import smallest
 
 KINDS = [Manifest, EngineRecord, Report, Golden, Journal, Device, Preset, Answer]
 LEAVES: dict[Any, st.SearchStrategy[Any]] = {
@@ -57,17 +59,6 @@ def any_of(kind: Any) -> st.SearchStrategy[Any]:
         return st.dictionaries(st.text(max_size=3), any_of(arguments[1]), max_size=2)
     assert origin in (typing.Union, types.UnionType), kind
     return st.one_of(st.none(), *(any_of(each) for each in arguments if each is not type(None)))
-
-
-def smallest(kind: Any) -> Any:
-    """The one value that takes no choice: zeros, empty, None."""
-    if dataclasses.is_dataclass(kind):
-        hints = typing.get_type_hints(kind)
-        return kind(**{name: smallest(hint) for name, hint in hints.items()})
-    origin, arguments = typing.get_origin(kind) or kind, typing.get_args(kind)
-    if origin is tuple and arguments[-1] is not Ellipsis:
-        return tuple(map(smallest, arguments))
-    return origin() if origin in (int, float, str, bool, tuple, dict) else None
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -122,7 +113,7 @@ def test_a_damaged_manifest_says_to_copy_or_build_the_bundle_again(tmp_path: Pat
 
 def test_a_damaged_engine_record_says_how_to_build_the_engines(tmp_path: Path) -> None:
     record = dataclasses.replace(smallest(EngineRecord), schema=engine_record.SCHEMA, target="rtx")
-    path = directory_of(tmp_path, "rtx") / engine_record.RECORD
+    path = engine_record.directory_of(tmp_path, "rtx") / engine_record.RECORD
     path.parent.mkdir(parents=True)
     write_record(tmp_path, record)
     assert read_record(tmp_path, "rtx") == record
@@ -158,9 +149,13 @@ def test_damaged_golden_answers_say_to_build_with_the_gate(tmp_path: Path) -> No
     [
         ("{", r"journal\.json is damaged: it is no JSON \(.*\)"),
         ("[]", r"journal\.json: expected an object, got \[\]"),
-        ("{}", r"journal\.json: expected exactly the known .* no 'done', no 'key', no 'tensors'"),
         (
-            '{"key": "k", "done": {"a.onnx": {"size_bytes": "two", "sha256": ""}}, "tensors": {}}',
+            "{}",
+            r"journal\.json: expected exactly the known .* no 'done', no 'key', no 'manifest', no 'tensors'",
+        ),
+        (
+            '{"key": "k", "done": {"a.onnx": {"size_bytes": "two", "sha256": ""}}, "tensors": {},'
+            ' "manifest": null}',
             r"journal\.json, done\.a\.onnx\.size_bytes: expected int, got 'two'",
         ),
     ],
@@ -168,30 +163,35 @@ def test_damaged_golden_answers_say_to_build_with_the_gate(tmp_path: Path) -> No
 def test_a_damaged_journal_says_to_remove_what_was_built(
     tmp_path: Path, text: str, message: str
 ) -> None:
-    building = tmp_path / "bundle.building"
+    building = directory_of(tmp_path / "bundle")
     building.mkdir()
     (building / JOURNAL).write_text(text, encoding="utf-8")
     remedy = f"; remove {building} and build the bundle again$"
-    with pytest.raises(LvlmError, match=message + remedy), open_workspace(tmp_path / "bundle", "k"):
-        raise AssertionError("the workspace must not open")
+    refused = pytest.raises(LvlmError, match=message + remedy)
+    with refused, open_construction(tmp_path / "bundle") as construction:
+        construction.workspace("k")
     assert (building / JOURNAL).read_text(encoding="utf-8") == text
 
 
 def test_a_build_goes_on_from_its_journal_and_from_no_other(tmp_path: Path) -> None:
     target = tmp_path / "bundle"
-    with open_workspace(target, "k") as workspace:
+    with open_construction(target) as construction:
+        workspace = construction.workspace("k")
         workspace.path("a.onnx").write_bytes(b"graph")
         workspace.finish("a.onnx", {})
         done = workspace.done
         # A process that was killed while it wrote left this.
-        workspace.path(".journal.json.0011aabb.tmp").write_bytes(b"{")
-    with open_workspace(target, "k") as workspace:
+        (construction.directory / ".journal.json.0011aabb.lvlm-tmp").write_bytes(b"{")
+        workspace.path(".golden.json.0011aabb.lvlm-tmp").write_bytes(b"{")
+    with open_construction(target) as construction:
+        workspace = construction.workspace("k")
         assert workspace.done == done
         assert workspace.is_done("a.onnx")
-        assert not list(workspace.directory.glob(".*"))
+        assert not list(construction.directory.rglob(".*"))
     # One of another version looks otherwise, and is of another build too.
-    (tmp_path / "bundle.building" / JOURNAL).write_text('{"key": "j", "graphs": []}')
-    with open_workspace(target, "k") as workspace:
+    (directory_of(target) / JOURNAL).write_text('{"key": "j", "graphs": []}')
+    with open_construction(target) as construction:
+        workspace = construction.workspace("k")
         assert workspace.done == {}
         assert not workspace.path("a.onnx").exists()
 
@@ -199,10 +199,10 @@ def test_a_build_goes_on_from_its_journal_and_from_no_other(tmp_path: Path) -> N
 def test_a_damaged_answer_says_which_line_to_delete(tmp_path: Path) -> None:
     path, run = tmp_path / "answers.jsonl", {"content_key": "c"}
     answer = smallest(Answer)
-    file = AnswerFile(path, run)
-    assert file.read() == []
-    file.append(answer)
-    assert file.read() == [answer]
+    with AnswerFile(path, run) as file:
+        file.append(answer)
+    with AnswerFile(path, run) as file:
+        assert file.answers == [answer]
     wrong = {**dataclasses.asdict(answer), "right": "yes"}
     with path.open("a", encoding="utf-8") as stream:
         stream.write(json.dumps(wrong) + "\n")
@@ -210,12 +210,12 @@ def test_a_damaged_answer_says_which_line_to_delete(tmp_path: Path) -> None:
         LvlmError,
         match=r"answers\.jsonl:3, right: expected bool, got 'yes'; delete the line, or name another",
     ):
-        file.read()
+        AnswerFile(path, run)
 
 
 def test_a_file_of_something_else_is_refused_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("bread\nmilk, without a line's end", encoding="utf-8")
     with pytest.raises(LvlmError, match="is no file of answers"):
-        AnswerFile(path, {}).read()
+        AnswerFile(path, {})
     assert path.read_text(encoding="utf-8") == "bread\nmilk, without a line's end"

@@ -1,4 +1,4 @@
-"""``lvlm-export build``: checkpoint to bundle, resumable, published in one rename."""
+"""``lvlm-export build``: checkpoint to bundle, resumable, published in one step."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lvlm_export.bundle.construction import Construction
 from lvlm_export.bundle.manifest import Exported, write_manifest
+from lvlm_export.bundle.present import present_key
+from lvlm_export.bundle.publish import make_bundle, real_target
 from lvlm_export.bundle.weights import WeightStore
-from lvlm_export.bundle.workspace import Workspace, existing_bundle, file_ref, open_workspace
+from lvlm_export.bundle.workspace import Workspace, file_ref
 from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.checkpoint.preflight import preflight
 from lvlm_export.checkpoint.processing import prompt_files
@@ -22,7 +25,7 @@ from lvlm_export.graphs.passes import rewrites
 from lvlm_export.graphs.weight_use import WeightUse
 from lvlm_export.plan.plan import BuildOptions, Plan, make_plan
 from lvlm_export.plan.targets import TARGETS
-from lvlm_runtime.bundle.bundle import TOKENIZER, Bundle, check_files
+from lvlm_runtime.bundle.bundle import TOKENIZER, Bundle
 from lvlm_runtime.bundle.manifest import Manifest
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.golden import FILE as GOLDEN
@@ -77,37 +80,28 @@ def build(
     """
     preflight(checkpoint, options.image_size)
     output = output.absolute()
-    present = existing_bundle(output)
+    # What is something else is refused at once, and not after the checkpoint was hashed.
+    present_key(real_target(output))
     plan = make_plan(checkpoint, options)
-    if present is not None and present.content_key == plan.key and _intact(output, present):
-        return BuildResult(output, present, True)
-    if present is not None and present.content_key != plan.key and not force:
-        raise LvlmError(
-            f"{output} holds a bundle of other options or another checkpoint; give --force to"
-            " replace it, or another --output"
-        )
-    with open_workspace(output, plan.key) as workspace:
+
+    def make(construction: Construction, workspace: Workspace) -> Manifest:
         write_tokenizer(checkpoint, workspace)
         exported = export_graphs(checkpoint, plan, workspace, progress)
         manifest = write_manifest(checkpoint, model_name, plan, workspace, exported, progress)
-        if verify_samples:
-            built = Bundle(workspace.directory, manifest)
-            with runnable(checkpoint, plan, built, progress) as tested:
-                golden = check_parity(checkpoint, plan, tested, verify_samples, progress)
-            write_golden(workspace.directory, golden)
-            files = {**manifest.files, GOLDEN: file_ref(workspace.path(GOLDEN))}
-            manifest = replace(manifest, files=files)
-        workspace.publish(manifest)
-    return BuildResult(output, manifest, False)
+        if not verify_samples:
+            return manifest
+        built = Bundle(workspace.directory, manifest)
+        with runnable(checkpoint, plan, built, construction, progress) as tested:
+            golden = check_parity(checkpoint, plan, tested, verify_samples, progress)
+        write_golden(workspace.directory, golden)
+        files = {**manifest.files, GOLDEN: file_ref(workspace.path(GOLDEN))}
+        return replace(manifest, files=files)
 
+    def complete(manifest: Manifest) -> bool:
+        return not verify_samples or GOLDEN in manifest.files
 
-def _intact(directory: Path, manifest: Manifest) -> bool:
-    """Every file is what the manifest says; a damaged bundle is built again."""
-    try:
-        check_files(directory, manifest.files)
-    except LvlmError:
-        return False
-    return True
+    manifest, reused = make_bundle(output, plan.key, make, force, complete)
+    return BuildResult(output, manifest, reused)
 
 
 def export_graphs(
@@ -154,7 +148,11 @@ def check_operators(path: Path, target: str) -> None:
 
 @contextmanager
 def runnable(
-    checkpoint: Checkpoint, plan: Plan, bundle: Bundle, progress: Progress
+    checkpoint: Checkpoint,
+    plan: Plan,
+    bundle: Bundle,
+    construction: Construction,
+    progress: Progress,
 ) -> Iterator[Bundle]:
     """The bundle that the parity gate runs: the one that was built, or a stand-in for it.
 
@@ -169,16 +167,15 @@ def runnable(
     dialect = plan.options.effective_dialect
     options = replace(plan.options, target="cuda", precision="fp32", dialect=dialect)
     twin = make_plan(checkpoint, options)
-    place = bundle.directory.with_name(f"{bundle.directory.name}.float32")
-    with open_workspace(place, twin.key) as workspace:
-        try:
-            write_tokenizer(checkpoint, workspace)
-            exported = export_graphs(checkpoint, twin, workspace, progress)
-            name = bundle.manifest.model
-            manifest = write_manifest(checkpoint, name, twin, workspace, exported, progress)
-            yield Bundle(workspace.directory, manifest)
-        finally:
-            shutil.rmtree(workspace.directory, ignore_errors=True)
+    workspace = construction.twin(twin.key)
+    try:
+        write_tokenizer(checkpoint, workspace)
+        exported = export_graphs(checkpoint, twin, workspace, progress)
+        name = bundle.manifest.model
+        manifest = write_manifest(checkpoint, name, twin, workspace, exported, progress)
+        yield Bundle(workspace.directory, manifest)
+    finally:
+        workspace.discard()
 
 
 def check_parity(

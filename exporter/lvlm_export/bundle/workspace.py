@@ -1,28 +1,21 @@
-"""A bundle under construction: a directory beside the target that becomes it in one rename.
+"""The files of a bundle under construction, and the journal of what is finished of them.
 
-A build that dies leaves ``<bundle>.building`` behind, which nothing takes for a bundle. The next
-build with the same content key goes on from its journal; one with another key starts over. Two
-builds of one bundle at a time would write into each other's files, so the second is refused.
+A build that dies leaves both behind. The next build with the same content key goes on from the
+journal; one with another key starts over.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from lvlm_profiles import records
-from lvlm_profiles.files import TEMPORARY, sync_to_disk, write_whole
-from lvlm_runtime.bundle.bundle import MANIFEST, WEIGHTS, file_sha256, manifest_text, read_manifest
-from lvlm_runtime.bundle.manifest import FileRef, Manifest, TensorRef
-from lvlm_runtime.errors import LvlmError
-
-JOURNAL = "journal.json"
-LOCK = "build.lock"
+from lvlm_profiles.files import remove_abandoned, sync_to_disk, write_whole
+from lvlm_runtime.bundle.bundle import WEIGHTS, file_sha256
+from lvlm_runtime.bundle.manifest import FileRef, TensorRef
 
 
 @dataclass(frozen=True)
@@ -33,30 +26,35 @@ class Journal:
         key: Content key of the build.
         done: Finished graphs and what their files are.
         tensors: What ``weights.bin`` holds, by SHA-256.
+        manifest: SHA-256 of the manifest once the bundle is whole and about to be published. From
+            then on the directory may hold what the bundle has replaced.
     """
 
     key: str
     done: dict[str, FileRef]
     tensors: dict[str, TensorRef]
+    manifest: str | None
 
 
 @dataclass
 class Workspace:
-    """The directory and what is already done in it.
+    """A directory for the bundle's files and nothing else, with its journal beside it.
 
     Attributes:
-        directory: ``<bundle>.building``.
-        target: Where the bundle goes.
+        directory: Where the files are written.
+        journal: File of the journal.
         key: Content key of this build.
         done: Finished graphs and what their files are.
         tensors: What ``weights.bin`` holds, by SHA-256.
+        manifest: As in ``Journal``.
     """
 
     directory: Path
-    target: Path
+    journal: Path
     key: str
     done: dict[str, FileRef] = field(default_factory=dict)
     tensors: dict[str, TensorRef] = field(default_factory=dict)
+    manifest: str | None = None
 
     def path(self, name: str) -> Path:
         """A file under construction."""
@@ -71,117 +69,66 @@ class Workspace:
     def finish(self, name: str, tensors: dict[str, TensorRef]) -> None:
         """Note a finished graph together with the weights it brought."""
         self.done[name] = file_ref(self.path(name))
+        sync_to_disk(self.path(name))
         self.note_weights(tensors)
 
     def note_weights(self, tensors: dict[str, TensorRef]) -> None:
         """Note what the weight file holds."""
+        # What is noted must be there after a power cut, too: the journal is on the disk at once.
+        if self.path(WEIGHTS).exists():
+            sync_to_disk(self.path(WEIGHTS))
         self.tensors = dict(tensors)
-        journal = Journal(self.key, self.done, self.tensors)
-        write_whole(self.path(JOURNAL), json.dumps(asdict(journal)))
+        self.note()
 
-    def publish(self, manifest: Manifest) -> None:
-        """Write the manifest and become the bundle; an older bundle there is replaced."""
-        for name in (JOURNAL, LOCK):
-            self.path(name).unlink(missing_ok=True)
-        write_whole(self.path(MANIFEST), manifest_text(manifest))
-        for path in (*self.directory.rglob("*"), self.directory):
-            sync_to_disk(path)
-        old = self.target.with_name(self.target.name + ".old")
-        if self.target.exists():
-            self.target.rename(old)
-        self.directory.rename(self.target)
-        shutil.rmtree(old, ignore_errors=True)
+    def note(self) -> None:
+        """Write the journal."""
+        journal = Journal(self.key, self.done, self.tensors, self.manifest)
+        write_whole(self.journal, json.dumps(asdict(journal)))
 
+    def resume(self, remedy: str) -> None:
+        """Go on from the journal, or start over where there is none of this build.
 
-def existing_bundle(target: Path) -> Manifest | None:
-    """The manifest of a bundle that already lies at ``target``; None where there is nothing.
+        Args:
+            remedy: What to do about a damaged journal.
 
-    Raises:
-        LvlmError: Something else lies there.
-    """
-    if not target.exists():
-        return None
-    if target.is_dir() and not any(target.iterdir()):
-        return None
-    if not (target / MANIFEST).exists():
-        raise LvlmError(f"{target} exists and is not a bundle; choose another --output")
-    with contextlib.suppress(LvlmError):
-        return read_manifest(target)
-    return None
-
-
-@contextlib.contextmanager
-def open_workspace(target: Path, key: str) -> Iterator[Workspace]:
-    """Start or resume the construction of ``target``; nobody else can meanwhile.
-
-    Raises:
-        LvlmError: Another build is at it, or something else is in the way.
-    """
-    directory = target.with_name(target.name + ".building")
-    if directory.exists():
-        _refuse_foreign(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    with _locked(directory):
-        workspace = Workspace(directory, target, key)
-        journal = _read_journal(directory, key)
-        if journal is None:
-            _clear(directory)
-        else:
-            workspace.done, workspace.tensors = dict(journal.done), dict(journal.tensors)
+        Raises:
+            LvlmError: The journal is damaged.
+        """
+        noted = self._noted(remedy)
+        if noted is not None:
+            self.done, self.tensors = dict(noted.done), dict(noted.tensors)
+            self.manifest = noted.manifest
             # What a run that was killed left of a file that it was writing.
-            for path in directory.glob(f".*{TEMPORARY}"):
-                path.unlink()
-        yield workspace
+            remove_abandoned(self.directory)
+            return
+        # The journal first: while files go, it must not say that they are finished.
+        self.note()
+        if self.directory.exists():
+            shutil.rmtree(self.directory)
+        self.directory.mkdir()
 
+    def discard(self) -> None:
+        """Remove files and journal."""
+        if self.directory.exists():
+            shutil.rmtree(self.directory)
+        self.journal.unlink(missing_ok=True)
 
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Hold the directory's lock; a process that dies lets go of it."""
-    with (directory / LOCK).open("a", encoding="utf-8") as lock:
+    def _noted(self, remedy: str) -> Journal | None:
+        """What an earlier run of this build noted, if what it is about is still there."""
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LvlmError(
-                f"another build is writing {directory}; wait for it, or choose another --output"
-            ) from None
-        yield
-
-
-def _clear(directory: Path) -> None:
-    """Remove what a build of something else left, but for the lock that is held."""
-    for path in directory.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != LOCK:
-            path.unlink()
-
-
-def _refuse_foreign(directory: Path) -> None:
-    """LvlmError for a directory that no build of ours left behind: it must not be deleted."""
-    ours = (JOURNAL, MANIFEST, WEIGHTS, LOCK)
-    if any(directory.iterdir()) and not any((directory / name).exists() for name in ours):
-        raise LvlmError(
-            f"{directory} is in the way and holds something else; move it, or choose another --output"
-        )
+            content = records.read_json(self.journal, remedy)
+        except FileNotFoundError:
+            return None
+        # A build of something else may be of another version too, with a journal that looks otherwise.
+        if isinstance(content, dict) and content.get("key", self.key) != self.key:
+            return None
+        noted = records.read(Journal, content, self.journal, remedy)
+        end = max((ref.offset + ref.size_bytes for ref in noted.tensors.values()), default=0)
+        weights = self.path(WEIGHTS)
+        there = weights.stat().st_size if weights.exists() else 0
+        return noted if (noted.done or noted.tensors or noted.manifest) and there >= end else None
 
 
 def file_ref(path: Path, on_bytes: Callable[[int], None] | None = None) -> FileRef:
     """Size and SHA-256 of a file."""
     return FileRef(path.stat().st_size, file_sha256(path, on_bytes))
-
-
-def _read_journal(directory: Path, key: str) -> Journal | None:
-    """What an earlier run of this build noted; None where there was none, or one of another build.
-
-    Raises:
-        LvlmError: The journal is damaged.
-    """
-    path, remedy = directory / JOURNAL, f"remove {directory} and build the bundle again"
-    try:
-        content = records.read_json(path, remedy)
-    except FileNotFoundError:
-        return None
-    # A build of something else may be of another version too, with a journal that looks otherwise.
-    if isinstance(content, dict) and content.get("key", key) != key:
-        return None
-    return records.read(Journal, content, path, remedy)

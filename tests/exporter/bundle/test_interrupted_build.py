@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from command_line import PICTURE, QUESTION, error_line, typed
+from lvlm_export.bundle.construction import LOCK, directory_of
 from lvlm_export.bundle.weights import WeightStore
-from lvlm_export.bundle.workspace import LOCK
 from lvlm_export.check import parity
 from lvlm_runtime.bundle.bundle import read_manifest
 
@@ -51,7 +51,7 @@ def test_a_killed_build_resumes_without_doing_anything_twice(
     tiny_llava: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / "bundle"
-    building = tmp_path / "bundle.building"
+    building = directory_of(target)
     words = ("build", "--model", tiny_llava / "checkpoint", *OPTIONS, "-o", target)
     process = start(*words)
     wait_for(process, "3 of ")
@@ -61,13 +61,14 @@ def test_a_killed_build_resumes_without_doing_anything_twice(
     assert not target.exists()
     # No command accepts the unfinished directory as a bundle.
     assert "is not a bundle" in error_line(typed("run", building, "--image", PICTURE, QUESTION), 1)
+    building = building / "bundle"
     finished = {
         name: identity(building / name)
         for name in ("vision.0.onnx", "vision.1.onnx", "decoder.0.onnx")
     }
     result = typed(*words)
     assert result.exit_code == 0, result.stderr
-    assert not building.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
     assert not (target / LOCK).exists()
     assert {name: identity(target / name) for name in finished} == finished
     # The result is the same as that of a build that was never interrupted.
@@ -89,7 +90,7 @@ def test_a_second_build_of_the_same_bundle_is_refused(tiny_llava: Path, tmp_path
         assert "wait for it, or choose another --output" in line
     process.kill()
     process.wait()
-    assert (tmp_path / "bundle.building" / LOCK).exists()
+    assert (directory_of(target) / LOCK).exists()
     assert not target.exists()
 
 
@@ -175,7 +176,7 @@ def test_a_full_disk(tiny_llava: Path, small_disk: Path) -> None:
     assert f"{target}: the disk is full; free some space and type the same command again" in line
     assert not target.exists()
     # With more space the same command continues from what was finished.
-    finished = identity(small_disk / "bundle.building" / "vision.0.onnx")
+    finished = identity(directory_of(target) / "bundle" / "vision.0.onnx")
     resize = ["mount", "-o", "remount,size=8m", str(small_disk)]
     subprocess.run(resize, check=True, capture_output=True)
     result = typed(*words)

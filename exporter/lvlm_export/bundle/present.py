@@ -1,0 +1,117 @@
+"""What lies where a bundle is to go: nothing, a bundle that may be replaced, or something else.
+
+Only what is recognised is removed. A bundle is recognised by its manifest, and what is part of it by
+the manifest's list and by the names of what this program puts beside: the stamp and the engines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lvlm_profiles.files import IS_TEMPORARY
+from lvlm_runtime.bundle.bundle import MANIFEST, STAMP, check_files, read_manifest
+from lvlm_runtime.bundle.manifest import Manifest
+from lvlm_runtime.engines.record import DIRECTORY as ENGINES
+from lvlm_runtime.errors import LvlmError
+
+# What `lvlm-export engines` and TensorRT's caches leave in a bundle.
+ENGINE_FILE = re.compile(rf"{ENGINES}/[^/]+/([^/]+\.engine|record\.json|[^/]+\.cache)")
+
+
+def present_key(target: Path) -> str | None:
+    """Content key of the bundle at ``target``; None where there is nothing, or an empty directory.
+
+    The bundle may be damaged, or of another version.
+
+    Raises:
+        LvlmError: Something else lies there.
+    """
+    if not os.path.lexists(target) or (target.is_dir() and not any(target.iterdir())):
+        return None
+    if not (target / MANIFEST).exists():
+        raise LvlmError(f"{target} exists and is not a bundle; choose another --output")
+    content = _manifest_content(target)
+    if content is None:
+        raise LvlmError(
+            f"{target / MANIFEST} is no manifest of a bundle; remove {target} if nothing in it is"
+            " needed, or choose another --output"
+        )
+    return str(content["content_key"])
+
+
+def intact_manifest(target: Path) -> Manifest | None:
+    """The manifest of a whole bundle; None where anything in it is missing or not what it was."""
+    try:
+        manifest = read_manifest(target)
+        check_files(target, manifest.files)
+    except LvlmError:
+        return None
+    return manifest
+
+
+def refuse_foreign(directory: Path) -> None:
+    """LvlmError for the first file in a bundle's directory that is not part of the bundle."""
+    for path in foreign_files(directory):
+        raise LvlmError(
+            f"{path} is not part of the bundle there, which is to be replaced; move it away, or choose"
+            " another --output"
+        )
+
+
+def foreign_files(directory: Path) -> Iterator[Path]:
+    """Files in a bundle's directory that neither its manifest lists nor this program has put there."""
+    content = _manifest_content(directory) or {"files": {}}
+    known = {*content["files"], MANIFEST, STAMP}
+    for path in _entries(directory):
+        name = path.relative_to(directory).as_posix()
+        is_ours = name in known or ENGINE_FILE.fullmatch(name) or IS_TEMPORARY.fullmatch(path.name)
+        if not is_ours:
+            yield path
+
+
+def remove_bundle(directory: Path) -> None:
+    """Remove a bundle whose place another has taken; the manifest last, so that it can be resumed.
+
+    Raises:
+        LvlmError: It holds a file that is not part of it; nothing was removed.
+    """
+    if not directory.is_dir() or directory.is_symlink():
+        return
+    for path in foreign_files(directory):
+        raise LvlmError(
+            f"{path} is not part of the bundle that was replaced; move it away and type the same"
+            " command again"
+        )
+    for root, directories, files in os.walk(directory, topdown=False):
+        for name in files:
+            if Path(root, name) != directory / MANIFEST:
+                Path(root, name).unlink()
+        for name in directories:
+            Path(root, name).rmdir()
+    (directory / MANIFEST).unlink(missing_ok=True)
+    directory.rmdir()
+
+
+def _entries(directory: Path) -> Iterator[Path]:
+    """All files and links, and no directory."""
+    for root, directories, files in os.walk(directory):
+        links = [name for name in directories if Path(root, name).is_symlink()]
+        yield from (Path(root, name) for name in sorted((*files, *links)))
+
+
+def _manifest_content(directory: Path) -> dict[str, Any] | None:
+    """The manifest of a bundle of any version, damaged or not; None for any other file."""
+    try:
+        content = json.loads((directory / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+    kinds = {"schema": int, "content_key": str, "files": dict}
+    if not isinstance(content, dict):
+        return None
+    known = all(isinstance(content.get(name), kind) for name, kind in kinds.items())
+    return content if known else None
