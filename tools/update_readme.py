@@ -19,6 +19,7 @@ from lvlm_export.cli import COMMANDS, cli
 from lvlm_export.demo.curve import stage_text
 from lvlm_export.demo.train import few_tokens as few
 from lvlm_export.demo.train.table import BASELINE, RESULT, UNREDUCED, accuracy_by_ratio, as_markdown
+from lvlm_profiles.files import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -256,5 +257,5 @@ def render(text: str) -> str:
 if __name__ == "__main__":
     old = README.read_text(encoding="utf-8")
     new = render(old)
-    README.write_text(new, encoding="utf-8")
+    write_whole(README, new)
     sys.stdout.write("README.md is up to date\n" if old == new else "README.md updated\n")

@@ -1,4 +1,4 @@
-"""Accuracy of a bundle on questions about pictures: reading, scoring, counting, resuming.
+"""Accuracy of a bundle on questions about pictures: reading, scoring, counting.
 
 Two formats are read, one JSON object a line, plain or gzip: ``{image, question, answer}`` with an
 optional ``kind``, and POPE's ``{question_id, image, text, label}`` (arXiv:2305.10355). Imports
@@ -12,17 +12,13 @@ import json
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from lvlm_profiles.files import write_whole
-from lvlm_profiles.records import read
+from lvlm_export.study.answers import Answer
 from lvlm_runtime.errors import LvlmError
 
 ALL = "all"
-# A damaged answer is asked for again where its line is gone.
-DELETE = "delete the line, or name another --output"
 # 97.5 % point of the normal distribution, for 95 % intervals.
 Z = 1.959964
 
@@ -44,19 +40,6 @@ class Question:
     answer: str
     kind: str
     yes_no: bool
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a bundle answered at one ratio."""
-
-    key: str
-    ratio: float
-    kind: str
-    question: str
-    expected: str
-    answer: str
-    right: bool
 
 
 @dataclass(frozen=True)
@@ -179,55 +162,6 @@ def _row(kind: str, ratio: float, answers: Sequence[Answer], full: dict[str, boo
     return Row(
         kind, ratio, right, total, right / total, *wilson_interval(right, total), change, lost, won
     )
-
-
-class AnswerFile:
-    """Answers as they come, one JSON line each; a file of the same run is continued.
-
-    Args:
-        path: The file.
-        run: What must be equal to continue: the bundle's content key and the options of the run.
-    """
-
-    def __init__(self, path: Path, run: dict[str, Any]) -> None:
-        self.path = path
-        self.run = run
-
-    def read(self) -> list[Answer]:
-        """Answers of an earlier run; starts the file if there is none.
-
-        Raises:
-            LvlmError: The file is of another bundle, or no file of answers.
-        """
-        if not self.path.exists():
-            write_whole(self.path, json.dumps(self.run) + "\n")
-            return []
-        text = self.path.read_text(encoding="utf-8")
-        # Where the last write was cut off, that answer is asked for again.
-        whole = text[: text.rfind("\n") + 1]
-        try:
-            first, *rest = [json.loads(line) for line in whole.splitlines()]
-        except ValueError as error:
-            raise LvlmError(
-                f"{self.path} is no file of answers ({error}); name another --output"
-            ) from None
-        if first != self.run:
-            raise LvlmError(
-                f"{self.path} holds answers of another bundle or other options; name another"
-                " --output or delete it"
-            )
-        answers = [
-            read(Answer, entry, f"{self.path}:{number}", DELETE)
-            for number, entry in enumerate(rest, start=2)
-        ]
-        if whole != text:
-            write_whole(self.path, whole)
-        return answers
-
-    def append(self, answer: Answer) -> None:
-        """Write one answer at once, so that an interruption does not lose it."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
 
 
 def first_per_kind(questions: Iterable[Question], limit: int) -> list[Question]:

@@ -8,10 +8,12 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from lvlm_runtime.bundle.manifest import Reduction
 
@@ -22,6 +24,12 @@ PANEL, MARGIN, CAPTION = 448, 16, 54
 HATCH = 9  # pixels from one stroke to the next
 KEY = 18  # edge of a legend's square
 FONT_SIZE = 17
+TOOL = "lvlm-export visualize"
+# What a file of each kind says of who wrote it, so that no other is replaced.
+MARKS = {
+    ".png": f"tEXtSoftware\0{TOOL}".encode(),
+    ".html": f'<meta name="generator" content="{TOOL}">'.encode(),
+}
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,7 @@ def _legend(
 
 
 PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{heading}</title>
+<html lang="en"><head><meta charset="utf-8">{mark}<title>{heading}</title>
 <style>
 body {{ font: 16px system-ui, sans-serif; margin: 2rem; color: #1b1b1f; background: #fff; }}
 figure {{ margin: 0; }} figure img {{ width: min(80vmin, 720px); image-rendering: auto; }}
@@ -165,6 +173,13 @@ site.addEventListener("input", () => show(Number(site.value)));
 show(0);
 </script></body></html>
 """
+
+
+def save_sheet(sheet: Image.Image, stream: IO[bytes]) -> None:
+    """Write a sheet as PNG."""
+    info = PngInfo()
+    info.add_text("Software", TOOL)
+    sheet.save(stream, "PNG", pnginfo=info)
 
 
 def draw_page(picture: Image.Image, sites: Sequence[Panel], heading: str) -> str:
@@ -191,6 +206,7 @@ def draw_page(picture: Image.Image, sites: Sequence[Panel], heading: str) -> str
         for text, colour in [*keys, ("left before", BEFORE)]
     )
     return PAGE.format(
+        mark=MARKS[".html"].decode(),
         heading=html.escape(heading),
         first=steps[0]["image"],
         last=len(steps) - 1,

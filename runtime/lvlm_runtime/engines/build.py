@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lvlm_profiles.files import whole_file
+from lvlm_profiles.files import remove_abandoned, whole_file
 from lvlm_runtime.bundle.bundle import Bundle, file_sha256
 from lvlm_runtime.engines.builder import OnPhase, build_engine
 from lvlm_runtime.engines.limits import Limits
@@ -112,6 +112,8 @@ def build_engines(
         settings.limits,
         {},
     )
+    # What a build that was killed left of a file that it was writing.
+    remove_abandoned(directory_of(bundle.directory, settings.target))
     present = _present(bundle, record, specs)
     # Written with the first engine that is kept: a command that fails at once harms nothing.
     record = replace(record, engines=present)

@@ -6,15 +6,13 @@ import csv
 import gzip
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from lvlm_export.cli.commands.eval import ask, write_csv
+from lvlm_export.cli.commands.eval import write_csv
+from lvlm_export.study.answers import Answer
 from lvlm_export.study.evaluation import (
-    Answer,
-    AnswerFile,
     Question,
     first_per_kind,
     is_right,
@@ -23,8 +21,6 @@ from lvlm_export.study.evaluation import (
     wilson_interval,
 )
 from lvlm_runtime.errors import LvlmError
-
-RUN = {"content_key": "abc", "max_new_tokens": 16}
 
 
 @pytest.fixture
@@ -149,44 +145,6 @@ def test_several_kinds_have_a_sum_and_no_baseline_no_change() -> None:
 def test_limit_counts_per_kind() -> None:
     questions = [question(i, kind) for i, kind in enumerate("aabab")]
     assert [q.key for q in first_per_kind(questions, 1)] == ["q.jsonl:0", "q.jsonl:2"]
-
-
-class Recorded:
-    """A session that always answers red and keeps the questions."""
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[str, float]] = []
-
-    def generate(self, prompt: str, images: Any, ratio: float, **_: Any) -> Any:
-        self.requests.append((prompt, ratio))
-        return SimpleNamespace(text="red")
-
-
-def test_a_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
-    path, questions = tmp_path / "answers.jsonl", [question(1), question(2, answer="blue")]
-    session = Recorded()
-    ask(session, questions[:1], [1.0, 0.5], 16, AnswerFile(path, RUN))  # type: ignore[arg-type]
-    with path.open("a") as file:
-        file.write('{"key": "q.json')  # the process died here
-    answers = ask(session, questions, [1.0, 0.5], 16, AnswerFile(path, RUN))  # type: ignore[arg-type]
-    assert session.requests == [
-        ("Question 1?", 1.0),
-        ("Question 1?", 0.5),
-        ("Question 2?", 1.0),
-        ("Question 2?", 0.5),
-    ]
-    assert [a.right for a in answers] == [True, True, False, False]
-    assert len(AnswerFile(path, RUN).read()) == 4
-
-
-def test_answers_of_another_run_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "answers.jsonl"
-    AnswerFile(path, RUN).read()
-    with pytest.raises(LvlmError, match="answers of another bundle or other options"):
-        AnswerFile(path, {**RUN, "content_key": "other"}).read()
-    path.write_text("hello\n")
-    with pytest.raises(LvlmError, match="is no file of answers"):
-        AnswerFile(path, RUN).read()
 
 
 def test_the_table_as_csv(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from lvlm_export.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from lvlm_export.study.evaluation import Answer, AnswerFile, Question, Row
+    from lvlm_export.study.answers import Answer, AnswerFile
+    from lvlm_export.study.evaluation import Question, Row
     from lvlm_runtime.session import Session
 
 
@@ -71,8 +72,14 @@ def eval_(
     Answers are greedy. POPE's count as "no" where "no" or "not" is a word of the first sentence,
     else as "yes"; others must equal the expected text but for case, outer space and a final stop.
     """
-    from lvlm_export.study.evaluation import AnswerFile, first_per_kind, read_questions, tabulate
+    from contextlib import nullcontext
 
+    from lvlm_export.study.answers import AnswerFile
+    from lvlm_export.study.evaluation import first_per_kind, read_questions, tabulate
+    from lvlm_profiles.files import refuse_other
+
+    if csv_file is not None:
+        refuse_other(csv_file, csv_head().encode())
     questions = [question for file in data for question in read_questions(file, images)]
     if limit is not None:
         questions = first_per_kind(questions, limit)
@@ -83,8 +90,8 @@ def eval_(
     wanted = ratios or tuple(budget.ratio for budget in manifest.budgets)
     wanted = tuple(dict.fromkeys(session.bundle.budget(ratio).ratio for ratio in wanted))
     run = {"content_key": manifest.content_key, "max_new_tokens": max_new_tokens}
-    file = None if output is None else AnswerFile(output, run)
-    answers = ask(session, questions, wanted, max_new_tokens, file)
+    with nullcontext() if output is None else AnswerFile(output, run) as file:
+        answers = ask(session, questions, wanted, max_new_tokens, file)
     rows = tabulate(answers)
     if csv_file is not None:
         write_csv(rows, csv_file)
@@ -112,9 +119,10 @@ def ask(
 ) -> list[Answer]:
     """Answers to all questions at all ratios; those that the file holds are not asked again."""
     from lvlm_export.cli.console import open_progress
-    from lvlm_export.study.evaluation import Answer, is_right
+    from lvlm_export.study.answers import Answer
+    from lvlm_export.study.evaluation import is_right
 
-    known = {(a.key, a.ratio): a for a in (file.read() if file is not None else [])}
+    known = {(a.key, a.ratio): a for a in (file.answers if file is not None else [])}
     todo = [(q, r) for q in questions for r in ratios if (q.key, r) not in known]
     stage: AbstractContextManager[Any] = open_progress().stage("asking", len(todo))
     with stage as advance:
@@ -161,15 +169,23 @@ def show(rows: Sequence[Row]) -> None:
     show_table(table)
 
 
+def csv_head() -> str:
+    """The line of names, by which a table of this command is known again."""
+    from lvlm_export.study.evaluation import Row
+
+    return ",".join(field.name for field in dataclasses.fields(Row))
+
+
 def write_csv(rows: Sequence[Row], path: Path) -> None:
     """One line per row, shares in [0, 1]; what was not measured is empty."""
     import csv
     import io
 
-    from lvlm_profiles.files import write_whole
+    from lvlm_profiles.files import refuse_other, write_whole
 
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, [field.name for field in dataclasses.fields(rows[0])])
+    writer = csv.DictWriter(text, csv_head().split(","))
     writer.writeheader()
     writer.writerows(dataclasses.asdict(row) for row in rows)
+    refuse_other(path, csv_head().encode())
     write_whole(path, text.getvalue())

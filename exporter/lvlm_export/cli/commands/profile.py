@@ -14,6 +14,13 @@ from lvlm_runtime.profile.options import ANSWER_TOKENS, ITERATIONS, PROMPT, Prof
 if TYPE_CHECKING:
     from lvlm_profiles.report import Report
 
+# What each file says of who wrote it, so that no other is replaced.
+MARKS = {
+    "report.json": b'"kind": "lvlm-export profile"',
+    "report.md": b"\n- lvlm-export ",
+    "report.html": b'<meta name="generator" content="lvlm-export ',
+}
+
 
 @click.command(short_help="Measure what every ratio of a bundle costs on this machine.")
 @bundle_argument
@@ -143,10 +150,14 @@ def say(line: str) -> None:
 
 def make_directory(output: Path) -> None:
     """Find out before the measurement, not after it, that a report cannot be written."""
+    from lvlm_profiles.files import refuse_other
+
     try:
         output.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise UsageError(f"--output {output} is a file; name a directory") from None
+    for name, mark in MARKS.items():
+        refuse_other(output / name, mark)
 
 
 def keep(report: Report) -> str:
@@ -164,10 +175,12 @@ def keep(report: Report) -> str:
 
 def write_reports(report: Report, directory: Path) -> None:
     """report.json, report.md and report.html."""
-    from lvlm_profiles.report import write_report
+    from lvlm_profiles.files import refuse_other, write_whole
+    from lvlm_profiles.report import to_json
     from lvlm_profiles.report.html.page import to_html
     from lvlm_profiles.report.markdown import to_markdown
 
-    write_report(report, directory / "report.json")
-    (directory / "report.md").write_text(to_markdown(report), encoding="utf-8")
-    (directory / "report.html").write_text(to_html(report), encoding="utf-8")
+    texts = (to_json(report), to_markdown(report), to_html(report))
+    for (name, mark), text in zip(MARKS.items(), texts, strict=True):
+        refuse_other(directory / name, mark)
+        write_whole(directory / name, text)

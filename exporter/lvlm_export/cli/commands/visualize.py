@@ -55,21 +55,24 @@ def visualize(
     for path in output:
         if path.suffix.lower() not in SUFFIXES:
             raise UsageError(f"{path} is neither .png nor .html; give one of them to --output")
-    from lvlm_export.study.pictures import draw_page, draw_sheet
-    from lvlm_profiles.files import whole_file, write_whole
+    from lvlm_export.study.pictures import MARKS, draw_page, draw_sheet, save_sheet
+    from lvlm_profiles.files import refuse_other, whole_file, write_whole
     from lvlm_runtime.session import Session
 
+    for path in output:
+        refuse_other(path, MARKS[path.suffix.lower()])
     session = Session.open(bundle, backend, device, threads)
     picture, sites = run_picture(session, image, prompt, ratio)
     manifest = session.bundle.manifest
     kept = session.bundle.budget(ratio).ratio
     heading = f"{manifest.method} at ratio {kept:g}: {image.name}"
     for path in output:
+        refuse_other(path, MARKS[path.suffix.lower()])
         if path.suffix.lower() == ".html":
             write_whole(path, draw_page(picture, sites, heading))
         else:
             with whole_file(path) as stream:
-                draw_sheet(picture, sites, heading).save(stream, "PNG")
+                save_sheet(draw_sheet(picture, sites, heading), stream)
         click.echo(f"wrote {path}")
     for panel in sites:
         click.echo(f"{panel.title}: {panel.caption}")

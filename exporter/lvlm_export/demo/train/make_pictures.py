@@ -9,6 +9,7 @@ import numpy as np
 from lvlm_export.demo import PICTURES
 from lvlm_export.demo.mosaic import make_mosaic
 from lvlm_export.demo.questions import KINDS, draw_question, questions_about
+from lvlm_profiles.files import whole_file, write_whole
 
 _SEEDS = range(6)  # far below the seeds of evaluation_set, so these are other pictures
 
@@ -20,12 +21,13 @@ def main() -> None:
     for seed in _SEEDS:
         mosaic = make_mosaic(seed, "test")
         name = f"mosaic_{seed}.png"
-        mosaic.image.save(PICTURES / name)
+        with whole_file(PICTURES / name) as stream:
+            mosaic.image.save(stream, "PNG")
         groups, rng = questions_about(mosaic), np.random.default_rng(seed)
         for question in (draw_question(groups, kind, rng) for kind in KINDS):
             if question is not None:
                 items.append({"image": name, "question": question.text, "answer": question.answer})
-    (PICTURES / "questions.json").write_text(json.dumps(items, indent=1) + "\n")
+    write_whole(PICTURES / "questions.json", json.dumps(items, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import argparse
 import json
 import math
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -43,6 +44,7 @@ from lvlm_export.demo.train.batches import QUESTIONS_PER_KIND, Batch, Packer
 from lvlm_export.demo.train.model import IMAGE_TOKENS, build_model
 from lvlm_export.demo.train.objectives import CellHeads, answer_loss, vision_features
 from lvlm_export.demo.train.processor import build_processor
+from lvlm_profiles.files import TEMPORARY, sync_to_disk, whole_file, write_whole
 
 LossFn = Callable[[Batch], tuple[Tensor, Tensor]]
 BatchT = TypeVar("BatchT", bound=Batch)
@@ -133,8 +135,9 @@ def main() -> None:
         loss_fn, trained = _objective(stage.name, model)
         first_seed = (arguments.seed * len(STAGES) + number) * _SEEDS_PER_STAGE
         log = run_stage(stage, loss_fn, trained, packer, first_seed)
-        torch.save(model.state_dict(), arguments.work_dir / f"{stage.name}.pt")
-        (arguments.work_dir / f"{stage.name}.json").write_text(json.dumps(log))
+        with whole_file(arguments.work_dir / f"{stage.name}.pt") as stream:
+            torch.save(model.state_dict(), stream)
+        write_whole(arguments.work_dir / f"{stage.name}.json", json.dumps(log))
     save_checkpoint(model, processor, arguments.output)
     write_log(arguments.work_dir, arguments.log)
 
@@ -142,12 +145,19 @@ def main() -> None:
 def save_checkpoint(
     model: LlavaForConditionalGeneration, processor: LlavaProcessor, directory: Path
 ) -> None:
-    """Write the Hugging Face directory with float16 weights; leaves the model in float16."""
-    processor.save_pretrained(directory)
+    """Write the Hugging Face directory, each file whole; leaves the model in float16."""
+    directory.mkdir(parents=True, exist_ok=True)
+    beside = directory.with_name(f".{directory.name}{TEMPORARY}")
+    shutil.rmtree(beside, ignore_errors=True)
+    processor.save_pretrained(beside)
     # transformers 5 keeps it in processor_config.json only; older readers look for this file.
-    processor.image_processor.save_pretrained(directory)
-    model.half().save_pretrained(directory)
-    (directory / "model.safetensors").chmod(0o644)
+    processor.image_processor.save_pretrained(beside)
+    model.half().save_pretrained(beside)
+    (beside / "model.safetensors").chmod(0o644)
+    for path in sorted(beside.iterdir()):
+        sync_to_disk(path)
+        path.replace(directory / path.name)
+    beside.rmdir()
 
 
 def save_trained(
@@ -158,7 +168,7 @@ def save_trained(
 ) -> None:
     """``save_checkpoint``, with the log of its last stage beside it."""
     save_checkpoint(model, processor, directory)
-    (directory / "training_log.json").write_text(json.dumps(log, indent=1) + "\n")
+    write_whole(directory / "training_log.json", json.dumps(log, indent=1) + "\n")
 
 
 def write_log(work_dir: Path, path: Path) -> None:
@@ -171,7 +181,8 @@ def write_log(work_dir: Path, path: Path) -> None:
     }
     # One line per point keeps the file readable and its diffs small.
     text = json.dumps(log, indent=1)
-    path.write_text(re.sub(r"\{\s+(\"step\".*?)\s+\}", _one_line, text, flags=re.DOTALL) + "\n")
+    text = re.sub(r"\{\s+(\"step\".*?)\s+\}", _one_line, text, flags=re.DOTALL)
+    write_whole(path, text + "\n")
 
 
 def _one_line(point: re.Match[str]) -> str:
