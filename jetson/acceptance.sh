@@ -83,7 +83,11 @@ report = {
     "steps": steps,
     "profile": json.loads(profile.read_text(encoding="utf-8")) if profile.exists() else None,
 }
-pathlib.Path(output).write_text(json.dumps(report, indent=1), encoding="utf-8")
+# Whole or not at all; a pipe or a device is written as it is.
+path = pathlib.Path(output).resolve()
+part = path if path.exists() and not path.is_file() else path.with_name(f".{path.name}.part")
+part.write_text(json.dumps(report, indent=1), encoding="utf-8")
+part.replace(path)
 PYTHON
 echo "wrote $output"
 exit "$status"

@@ -8,7 +8,8 @@ set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-STATE=${LVLM_POWER_STATE:-/var/tmp/lvlm-export-power}
+# What "restore" believes as root must be root's: a directory that nobody else can make or enter.
+STATE=${LVLM_POWER_STATE:-/var/lib/lvlm-export-power}
 
 need() {
   command -v "$1" >/dev/null || fail "$1 is not there; it comes with Jetson Linux (nvidia-l4t-nvpmodel)"
@@ -23,6 +24,20 @@ current_mode() {
   echo "$id"
 }
 
+forget() {
+  rm -f "$STATE/mode" "$STATE/clocks"
+  rmdir "$STATE"
+}
+
+# The state is a directory of this user alone, and no link to one.
+trust_state() {
+  [[ ! -L $STATE && -d $STATE ]] || fail "nothing to restore: $STATE is no directory"
+  local owner rights
+  read -r owner rights < <(stat -c '%u %a' "$STATE")
+  [[ $owner == "$EUID" && $rights == 700 ]] ||
+    fail "$STATE belongs to user $owner with rights $rights; it must be user ${EUID}'s, with rights 700"
+}
+
 case ${1:-} in
   show)
     need nvpmodel
@@ -32,11 +47,13 @@ case ${1:-} in
     [[ ${2:-} =~ ^[0-9]+$ ]] || usage_error "set needs the number of a mode; see /etc/nvpmodel.conf"
     need nvpmodel
     need jetson_clocks
-    [[ ! -e $STATE ]] || fail "$STATE exists: \"power.sh restore\" first"
+    [[ ! -e $STATE && ! -L $STATE ]] || fail "$STATE exists: \"power.sh restore\" first"
     before=$(current_mode)
-    mkdir -p "$STATE"
+    # Without -p: what somebody else has just put there is refused.
+    mkdir -m 700 "$STATE" || fail "$STATE cannot be made; run with sudo"
     echo "$before" >"$STATE/mode"
-    jetson_clocks --store "$STATE/clocks"
+    jetson_clocks --store "$STATE/clocks" ||
+      { forget; fail "jetson_clocks --store failed; nothing was changed"; }
     nvpmodel -m "$2"
     jetson_clocks
     [[ $(current_mode) == "$2" ]] || fail "the mode is $(current_mode) and not $2; a reboot may be needed"
@@ -45,11 +62,14 @@ case ${1:-} in
   restore)
     need nvpmodel
     need jetson_clocks
+    trust_state
     [[ -r $STATE/mode ]] || fail "nothing to restore: $STATE/mode is not there"
+    mode=$(<"$STATE/mode")
+    [[ $mode =~ ^[0-9]+$ ]] || fail "$STATE/mode holds no number of a mode; remove $STATE"
     jetson_clocks --restore "$STATE/clocks"
-    nvpmodel -m "$(<"$STATE/mode")"
-    echo "mode $(<"$STATE/mode")"
-    rm -r "$STATE"
+    nvpmodel -m "$mode"
+    echo "mode $mode"
+    forget
     ;;
   -h | --help) sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" ;;
   *) usage_error "give show, set MODE_ID or restore" ;;

@@ -118,7 +118,8 @@ def test_install_names_a_missing_tensorrt(jetson: dict[str, str]) -> None:
     assert "TensorRT's Python module is missing" in result.stderr
 
 
-def test_power_remembers_and_restores(jetson: dict[str, str]) -> None:
+def power_tools(jetson: dict[str, str]) -> Path:
+    """Faked ``nvpmodel`` and ``jetson_clocks``, and where they note what they are told."""
     fakes = Path(jetson["FAKES"])
     (fakes / "mode").write_text("1\n", encoding="utf-8")
     tools = Path(jetson["LVLM_PYTHON"]).parent
@@ -128,10 +129,16 @@ def test_power_remembers_and_restores(jetson: dict[str, str]) -> None:
     )
     tool(tools, "nvpmodel", body)
     tool(tools, "jetson_clocks", 'echo "$*" >>"$FAKES/clocks"; [[ $1 != --store ]] || touch "$2"')
+    return fakes
+
+
+def test_power_remembers_and_restores(jetson: dict[str, str]) -> None:
+    fakes = power_tools(jetson)
     assert call(jetson, "power.sh", "restore").returncode == 1
     result = call(jetson, "power.sh", "set", "0")
     assert result.returncode == 0, result.stderr
     assert result.stdout == "mode 0, clocks locked; before it was 1\n"
+    assert Path(jetson["LVLM_POWER_STATE"]).stat().st_mode & 0o777 == 0o700
     assert "restore" in call(jetson, "power.sh", "set", "2").stderr
     assert call(jetson, "power.sh", "restore").stdout == "mode 1\n"
     assert (fakes / "mode").read_text(encoding="utf-8") == "1\n"
@@ -142,6 +149,52 @@ def test_power_remembers_and_restores(jetson: dict[str, str]) -> None:
         "--restore",
     ]
     assert not Path(jetson["LVLM_POWER_STATE"]).exists()
+
+
+def test_power_believes_no_directory_that_somebody_else_may_have_made(
+    jetson: dict[str, str], tmp_path: Path
+) -> None:
+    """As root it would set the mode and the clocks that are written there."""
+    fakes = power_tools(jetson)
+    state = Path(jetson["LVLM_POWER_STATE"])
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    (elsewhere / "mode").write_text("7\n", encoding="utf-8")
+    state.symlink_to(elsewhere)
+    assert "is no directory" in call(jetson, "power.sh", "restore").stderr
+    assert "exists" in call(jetson, "power.sh", "set", "0").stderr
+    state.unlink()
+    state.symlink_to(tmp_path / "absent")
+    assert "exists" in call(jetson, "power.sh", "set", "0").stderr
+    state.unlink()
+    elsewhere.rename(state)
+    state.chmod(0o755)
+    line = call(jetson, "power.sh", "restore").stderr
+    assert f"with rights 755; it must be user {os.geteuid()}'s, with rights 700" in line
+    state.chmod(0o700)
+    if os.geteuid() == 0:
+        os.chown(state, 12345, -1)
+        assert "belongs to user 12345" in call(jetson, "power.sh", "restore").stderr
+        os.chown(state, 0, -1)
+    (state / "mode").write_text("0; reboot\n", encoding="utf-8")
+    assert "holds no number of a mode" in call(jetson, "power.sh", "restore").stderr
+    assert (fakes / "mode").read_text(encoding="utf-8") == "1\n"
+    assert not (fakes / "clocks").exists()
+
+
+def test_power_changes_nothing_where_the_clocks_cannot_be_kept(jetson: dict[str, str]) -> None:
+    fakes = power_tools(jetson)
+    tool(Path(jetson["LVLM_PYTHON"]).parent, "jetson_clocks", "exit 1")
+    assert "nothing was changed" in call(jetson, "power.sh", "set", "0").stderr
+    assert (fakes / "mode").read_text(encoding="utf-8") == "1\n"
+    assert not Path(jetson["LVLM_POWER_STATE"]).exists()
+
+
+def test_power_keeps_its_state_where_only_root_writes() -> None:
+    text = (JETSON / "power.sh").read_text(encoding="utf-8")
+    assert "STATE=${LVLM_POWER_STATE:-/var/lib/" in text
+    for script in JETSON.glob("*.sh"):
+        assert "/tmp" not in script.read_text(encoding="utf-8")
 
 
 def test_power_names_a_missing_tool(jetson: dict[str, str]) -> None:
