@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoProcessor, LlavaForConditionalGeneration
 
-from lvlm_export.check.parity import ParitySample, prepare_request
+from lvlm_export.check.chain_run import ParitySample
+from lvlm_export.check.parity import prepare_request
 from lvlm_export.check.reference import Reference
 from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.demo import CHECKPOINT

@@ -10,7 +10,8 @@ import torch
 
 import tiny
 from helpers import build_tiny
-from lvlm_export.check.parity import ParityReport, synthetic_samples, verify
+from lvlm_export.check.parity import synthetic_samples, verify
+from lvlm_export.check.parity_report import ParityReport
 from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.plan.plan import BuildOptions, make_plan
 from lvlm_runtime.session import Session

@@ -182,7 +182,8 @@ def check_parity(
     checkpoint: Checkpoint, plan: Plan, bundle: Bundle, samples: int, progress: Progress
 ) -> Golden:
     """The gate: LvlmError when the chain and PyTorch differ, else the answers they agree on."""
-    from lvlm_export.check.parity import REFERENCE, synthetic_samples, verify
+    from lvlm_export.check.parity import synthetic_samples, verify
+    from lvlm_export.check.parity_report import REFERENCE
 
     requests = synthetic_samples(plan.shape.layouts, samples)
     session = Session.load(bundle, device="cpu")
@@ -193,7 +194,7 @@ def check_parity(
             f"the exported chain is not the model: {report.failure()}; nothing was published"
         )
     answers = {
-        row.ratio: row.expected
+        row.ratio: row.answered
         for row in report.answers
         if row.sample == 0 and row.source == REFERENCE
     }

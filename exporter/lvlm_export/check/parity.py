@@ -2,25 +2,42 @@
 
 At ratio 1.0 the chain's greedy answer must equal ``transformers.generate``; at every other ratio
 that of the reference with the same reducers inside the HF model. Hidden states are compared at
-every cut, so that a failure names the place.
+every cut, so that a failure names the place. Decisions between scores that the arithmetic cannot tell
+apart are reported as near ties (``check/ties.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
+from lvlm_export.check.chain_run import (
+    Arrays,
+    ChainRun,
+    ParitySample,
+    logits_along,
+    reducer_steps,
+    run_chain,
+)
+from lvlm_export.check.parity_report import REFERENCE, AnswerParity, ParityReport, StageParity
 from lvlm_export.check.reference import Reference
 from lvlm_export.check.reference_io import ReferenceRequest, Trace
+from lvlm_export.check.ties import (
+    NEAR,
+    Tie,
+    differ,
+    follow,
+    reduced,
+    relative_error,
+    site_counts,
+    token_ties,
+)
 from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.plan.plan import Plan
-from lvlm_runtime.backends import Value
-from lvlm_runtime.chain.recorder import Recorder
+from lvlm_export.reduction.budget import BudgetPlan
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.image import preprocess
 from lvlm_runtime.image.anyres import MULTI, TileLayout
@@ -29,94 +46,8 @@ from lvlm_runtime.prompt.sequence import text_runs
 from lvlm_runtime.session import Session
 
 QUESTION = "What is in the picture?"
-REFERENCE = "the PyTorch reference"
 # Largest difference of a hidden state, relative to the largest value of the reference's.
 LIMITS = {"float32": 1e-3, "float16": 5e-2}
-
-
-@dataclass(frozen=True)
-class ParitySample:
-    """A request to compare: pictures and a question."""
-
-    images: tuple[Image.Image, ...]
-    question: str
-
-
-@dataclass(frozen=True)
-class StageParity:
-    """Worst difference at one cut over all samples.
-
-    Attributes:
-        ratio: The budget.
-        stage: Stage or site that gave the hidden state.
-        error: ``max |a - b| / max |b|``.
-        limit: What passes.
-    """
-
-    ratio: float
-    stage: str
-    error: float
-    limit: float
-
-    @property
-    def passed(self) -> bool:
-        return self.error <= self.limit
-
-
-@dataclass(frozen=True)
-class AnswerParity:
-    """Greedy tokens of one sample.
-
-    Attributes:
-        expected: From PyTorch; ``source`` names the function.
-        got: From the chain.
-    """
-
-    ratio: float
-    sample: int
-    source: str
-    expected: tuple[int, ...]
-    got: tuple[int, ...]
-
-    @property
-    def passed(self) -> bool:
-        return self.expected == self.got
-
-    @property
-    def first_difference(self) -> int | None:
-        """Index of the first token that differs; None when all are equal."""
-        if self.passed:
-            return None
-        pairs = zip(self.expected, self.got, strict=False)
-        equal = [a == b for a, b in pairs]
-        return equal.index(False) if False in equal else len(equal)
-
-
-@dataclass(frozen=True)
-class ParityReport:
-    """All comparisons of a verification."""
-
-    stages: tuple[StageParity, ...]
-    answers: tuple[AnswerParity, ...]
-
-    @property
-    def passed(self) -> bool:
-        return all(row.passed for row in self.stages) and all(row.passed for row in self.answers)
-
-    def failure(self) -> str:
-        """One line on the worst failure."""
-        failed = [row for row in self.stages if not row.passed]
-        if failed:
-            worst = max(failed, key=lambda row: row.error)
-            return (
-                f"{worst.stage} at ratio {worst.ratio:g} differs from PyTorch by {worst.error:.2g}"
-                f" (limit {worst.limit:g})"
-            )
-        answer = next(row for row in self.answers if not row.passed)
-        return (
-            f"the answer to sample {answer.sample} at ratio {answer.ratio:g} differs from"
-            f" {answer.source} at token {answer.first_difference}"
-        )
 
 
 def synthetic_samples(
@@ -155,30 +86,162 @@ def verify(
         advance: Called once per budget and sample.
     """
     reference = Reference(checkpoint.directory, checkpoint.family, plan)
-    limit = LIMITS[session.bundle.manifest.precision]
-    errors: dict[tuple[float, str], float] = {}
-    answers: list[AnswerParity] = []
+    gate = _Gate(session, plan, max_new_tokens)
     requests = [prepare_request(session, sample) for sample in samples]
     for budget in plan.budgets:
         for index, (sample, request) in enumerate(zip(samples, requests, strict=True)):
             expected, trace = reference.generate(
                 request, budget, checkpoint.stop_ids, max_new_tokens
             )
-            seen, got = run_chain(session, budget.ratio, sample, max_new_tokens)
-            for stage, error in compare_traces(trace, seen).items():
-                key = (budget.ratio, stage)
-                errors[key] = max(error, errors.get(key, 0.0))
-            answers.append(AnswerParity(budget.ratio, index, REFERENCE, expected, got))
+            official = None
             if budget.ratio == 1.0:
                 official = reference.generate_unreduced(
                     request, checkpoint.stop_ids, max_new_tokens
                 )
-                answers.append(AnswerParity(1.0, index, "transformers.generate", official, got))
+            gate.compare(budget, index, sample, request.layout.name, expected, trace, official)
             advance(f"ratio {budget.ratio:g}, sample {index}")
-    stages = tuple(
-        StageParity(ratio, stage, error, limit) for (ratio, stage), error in errors.items()
-    )
-    return ParityReport(stages, tuple(answers))
+    return gate.report()
+
+
+@dataclass
+class _Gate:
+    """Comparisons of one verification as they are made."""
+
+    session: Session
+    plan: Plan
+    max_new_tokens: int
+    errors: dict[tuple[float, str], float] = field(default_factory=dict)
+    answers: list[AnswerParity] = field(default_factory=list)
+    ties: list[Tie] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        precision = self.session.bundle.manifest.precision
+        self.limit, self.near = LIMITS[precision], NEAR[precision]
+
+    def report(self) -> ParityReport:
+        """Everything that was compared."""
+        stages = tuple(
+            StageParity(ratio, stage, error, self.limit)
+            for (ratio, stage), error in self.errors.items()
+        )
+        return ParityReport(stages, tuple(self.answers), tuple(self.ties))
+
+    def compare(
+        self,
+        budget: BudgetPlan,
+        index: int,
+        sample: ParitySample,
+        layout: str,
+        expected: tuple[int, ...],
+        trace: Trace,
+        official: tuple[int, ...] | None,
+    ) -> None:
+        """One request at one budget; ``official`` is the answer of ``transformers.generate``."""
+        ratio = budget.ratio
+        run = run_chain(self.session, ratio, sample, self.max_new_tokens, {})
+        given: dict[str, Arrays] = {}
+        answered = run.answer
+        while (site := self._next_difference(ratio, sample, trace, run, given)) is not None:
+            outputs = self._settle(budget, index, layout, site, trace, run)
+            if outputs is None:
+                break
+            given[site] = outputs
+            run = run_chain(self.session, ratio, sample, self.max_new_tokens, given)
+        errors = compare_traces(trace, run.hidden)
+        for stage, error in errors.items():
+            self.errors[ratio, stage] = max(error, self.errors.get((ratio, stage), 0.0))
+        ties: list[Tie] = []
+        # Behind a fault other tokens are no news.
+        if run.answer != expected and max(errors.values()) <= self.limit:
+            along = logits_along(self.session, ratio, sample, expected, given)
+            ties = token_ties(ratio, index, expected, trace.logits, along, self.near)
+        self.ties += ties
+        row = AnswerParity(ratio, index, REFERENCE, expected, run.answer, answered, tuple(ties))
+        self.answers.append(row)
+        if official is not None:
+            self._compare_official(row, official, trace)
+
+    def _compare_official(self, row: AnswerParity, official: tuple[int, ...], trace: Trace) -> None:
+        """The unreduced answer of ``transformers.generate``, which runs the same arithmetic."""
+        ties = row.ties
+        if official != row.expected:
+            pairs = enumerate(zip(official, row.expected, strict=False))
+            at = next((place for place, (a, b) in pairs if a != b), None)
+            if at is None:
+                ties = ()
+            else:
+                own = trace.logits[at]
+                gap = abs(float(own[official[at]] - own[row.expected[at]])) / np.abs(own).max()
+                tie = Tie(row.ratio, row.sample, f"token {at}", 1, gap, NEAR["float32"])
+                self.ties.append(tie)
+                ties = (*row.ties, tie)
+        self.answers.append(
+            AnswerParity(
+                row.ratio,
+                row.sample,
+                "transformers.generate",
+                official,
+                row.got,
+                row.answered,
+                ties,
+            )
+        )
+
+    def _next_difference(
+        self,
+        ratio: float,
+        sample: ParitySample,
+        trace: Trace,
+        run: ChainRun,
+        given: dict[str, Arrays],
+    ) -> str | None:
+        """The first reducer that keeps other tokens than the reference's, and is not led yet."""
+        for step in reducer_steps(self.session, ratio, len(sample.images)):
+            if step.name in given or step.name not in trace.hidden:
+                continue
+            got, expected = run.calls[step.name].outputs, trace.hidden[step.name]
+            if reduced(got).shape != expected.shape:
+                return None  # no tie: compare_traces says what it is
+            if differ(got, expected, trace.places.get(step.name), self.limit):
+                return step.name
+        return None
+
+    def _settle(
+        self,
+        budget: BudgetPlan,
+        index: int,
+        layout: str,
+        site: str,
+        trace: Trace,
+        run: ChainRun,
+    ) -> Arrays | None:
+        """What the chain's reducer gives when it chooses as the reference; None for a fault."""
+        count = site_counts(budget, layout)[site]
+        call, kv_layout = run.calls[site], self.session.bundle.manifest.kv_layout
+        followed = follow(self.plan, count, call, trace.decisions[site], kv_layout)
+        if differ(call.outputs, reduced(followed.own), followed.own.get("places"), self.limit):
+            return None  # the graph is not the module
+        if differ(followed.led, trace.hidden[site], trace.places.get(site), self.limit):
+            return None  # no choice is behind it
+        tie = Tie(budget.ratio, index, site, followed.differing, followed.gap, self.near)
+        self.ties.append(tie)
+        return followed.led if tie.passed else None
+
+
+def compare_traces(trace: Trace, seen: Arrays) -> dict[str, float]:
+    """Relative error at every cut; a cut that one side lacks is an error of its own."""
+    missing = set(trace.hidden) ^ set(seen)
+    if missing:
+        raise LvlmError(f"chain and reference do not have the same stages: {sorted(missing)}")
+    errors = {}
+    for name, expected in trace.hidden.items():
+        got = seen[name]
+        if got.shape != expected.shape:
+            raise LvlmError(
+                f"{name} has shape {got.shape} in the chain and {expected.shape} in PyTorch"
+            )
+        errors[name] = relative_error(got, expected)
+    return errors
 
 
 def prepare_request(session: Session, sample: ParitySample) -> ReferenceRequest:
@@ -213,39 +276,3 @@ def request_of(
     ]
     runs, query_ids = text_runs(ids, image_token_id), encoder.question(sample.question)
     return ReferenceRequest(runs, prepared.pixel_values, layout, sizes, query_ids)
-
-
-def run_chain(
-    session: Session, ratio: float, sample: ParitySample, max_new_tokens: int
-) -> tuple[dict[str, NDArray[Any]], tuple[int, ...]]:
-    """Hidden states of the prefill, by stage or site, and the answer of the chain."""
-    seen: dict[str, NDArray[Any]] = {}
-
-    def keep(name: str, value: Value) -> None:
-        if name not in seen:
-            seen[name] = session.chain.backend.fetch(value).copy()
-
-    answer = session.generate(
-        sample.question,
-        sample.images,
-        ratio,
-        max_new_tokens=max_new_tokens,
-        recorder=Recorder(on_stage=keep),
-    )
-    return seen, answer.token_ids
-
-
-def compare_traces(trace: Trace, seen: dict[str, NDArray[Any]]) -> dict[str, float]:
-    """Relative error at every cut; a cut that one side lacks is an error of its own."""
-    missing = set(trace.hidden) ^ set(seen)
-    if missing:
-        raise LvlmError(f"chain and reference do not have the same stages: {sorted(missing)}")
-    errors = {}
-    for name, expected in trace.hidden.items():
-        got = seen[name].astype(np.float32)
-        if got.shape != expected.shape:
-            raise LvlmError(
-                f"{name} has shape {got.shape} in the chain and {expected.shape} in PyTorch"
-            )
-        errors[name] = float(np.abs(got - expected).max() / max(np.abs(expected).max(), 1e-12))
-    return errors

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from lvlm_export.check.clues import decoder_clues, vision_clues, watch_projections
+from lvlm_export.check.decisions import Decisions
 from lvlm_export.check.reference_io import DecoderEntry, ReferenceRequest, Trace, load_eager
 from lvlm_export.families import Family, Parts
 from lvlm_export.graphs.reducers import make_reducer
@@ -88,6 +89,7 @@ class Reference:
             logits = self.parts.lm_head(self.parts.norm(hidden[:, -1]))
             if not answer:
                 trace.note("lm_head", logits)
+            trace.logits.append(logits[0].float().numpy())
             answer.append(int(logits[0].argmax()))
             if answer[-1] in stop_ids or len(answer) == max_new_tokens:
                 return tuple(answer), trace
@@ -129,10 +131,11 @@ class Reference:
                 clues = vision_clues(reducer, hidden, weights, projections, heads, sizes)
                 if clues.scores is not None:
                     trace.scores[site.name] = clues.scores.numpy()
-                hidden, places, *new_sizes = reducer.reduce(hidden, clues)
+                with Decisions() as decisions:
+                    hidden, places, *new_sizes = reducer.reduce(hidden, clues)
                 sizes = new_sizes[0] if new_sizes else sizes
                 origins = origins.keep(places.numpy())
-                trace.note(site.name, hidden)
+                trace.note_reduced(site.name, hidden, places, decisions.made)
 
         for index, layer in enumerate(self.parts.vision_layers):
             bias = sizes.log()[:, None, None] if self.plan.method.tracks_size else None
@@ -169,8 +172,9 @@ class Reference:
         origins = Origins.whole(len(pixel_values), self.plan.shape.vision.tokens)
         if smaller is None:
             return self.parts.vision_embed(pixel_values), origins
-        pixel_values, places = make_reducer(self.plan, smaller)(pixel_values)
-        trace.note(smaller.site.name, pixel_values)
+        with Decisions() as decisions:
+            pixel_values, places = make_reducer(self.plan, smaller)(pixel_values)
+        trace.note_reduced(smaller.site.name, pixel_values, places, decisions.made)
         return self.parts.embed_any_size(pixel_values), origins.keep(places.numpy())
 
     def _question(self, request: ReferenceRequest) -> Tensor | None:
@@ -204,9 +208,10 @@ class Reference:
         embedded = self.model.get_input_embeddings()(text)
         if part.projected is not None:
             reducer = make_reducer(self.plan, part.projected)
-            visual, places = reducer(visual, embedded[None])
+            with Decisions() as decisions:
+                visual, places = reducer(visual, embedded[None])
             origins = origins.keep(places.numpy())
-            trace.note(part.projected.site.name, visual)
+            trace.note_reduced(part.projected.site.name, visual, places, decisions.made)
         lengths = [len(run) for run in runs]
         placed = place_tokens(
             lengths, np.arange(len(text), dtype=np.int64), len(text), part.tokens_in
@@ -232,9 +237,8 @@ class Reference:
                 count = counts[cut.last]
                 attention = weights[-1], cache.layers[cut.last - 1].keys
                 placed, hidden, positions = self._reduce(
-                    count, entry.lengths, placed, hidden, attention, positions, entry.parts
+                    count, entry.lengths, placed, hidden, attention, positions, entry.parts, trace
                 )
-                trace.note(count.site.name, hidden)
         return hidden, cache
 
     def _reduce(
@@ -246,6 +250,7 @@ class Reference:
         attention: tuple[Tensor, Tensor],
         positions: Tensor,
         entered: tuple[Tensor, Tensor],
+        trace: Trace,
     ) -> tuple[Placed, Tensor, Tensor]:
         """Reduce with weights ``[1, H, S, S]`` and keys ``[1, Hkv, S, D]`` of the layer before.
 
@@ -259,7 +264,9 @@ class Reference:
         clues = decoder_clues(reducer, hidden, *attention, visual, text)
         if "decoder_input" in reducer.selector.needs:
             clues = with_decoder_input(clues, visual, text, *entered)
-        hidden, positions, *_ = reducer.reduce(hidden, clues, positions, visual, order)
+        with Decisions() as decisions:
+            hidden, positions, *kept = reducer.reduce(hidden, clues, positions, visual, order)
+        trace.note_reduced(count.site.name, hidden, kept[0] if kept else None, decisions.made)
         return after, hidden, positions
 
     def layers(

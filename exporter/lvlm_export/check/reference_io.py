@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig
 from transformers.utils import logging as transformers_logging
 
+from lvlm_export.check.decisions import Decision
 from lvlm_export.families import Family
 from lvlm_export.reduction.budget import SiteCount
 from lvlm_runtime.image.anyres import TileLayout
@@ -29,14 +30,29 @@ class Trace:
         hidden: The states.
         scores: ``[B, N]`` of the patches at sites in or after the tower, where a method scores
             them.
+        decisions: What the reducer of a site decided.
+        places: ``[B, K]`` that it kept; not for a site where nothing stays.
+        logits: ``[vocab]`` of every token of the answer.
     """
 
     hidden: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     scores: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    decisions: dict[str, tuple[Decision, ...]] = field(default_factory=dict)
+    places: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    logits: list[NDArray[np.float32]] = field(default_factory=list)
 
     def note(self, name: str, value: Tensor) -> None:
         """Keep a copy of a hidden state."""
         self.hidden[name] = value.float().numpy().copy()
+
+    def note_reduced(
+        self, site: str, value: Tensor, places: Tensor | None, decisions: Sequence[Decision]
+    ) -> None:
+        """Keep what a reducer gave, and how it came to it."""
+        self.note(site, value)
+        self.decisions[site] = tuple(decisions)
+        if places is not None:
+            self.places[site] = places.numpy()
 
 
 @dataclass(frozen=True)

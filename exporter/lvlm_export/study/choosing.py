@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from lvlm_export.check.parity import ParitySample, request_of
+from lvlm_export.check.chain_run import ParitySample
+from lvlm_export.check.parity import request_of
 from lvlm_export.check.reference import Reference
 from lvlm_export.check.reference_io import ReferenceRequest, Trace
 from lvlm_export.checkpoint.checkpoint import Checkpoint

@@ -80,7 +80,7 @@ def choose(
     VTW and PruMerge were published with a rule instead of a ratio. The rule is applied here once;
     its result is the --ratio to build with.
     """
-    from lvlm_export.check.parity import ParitySample
+    from lvlm_export.check.chain_run import ParitySample
     from lvlm_export.cli.console import open_progress, quiet_libraries
     from lvlm_export.study.evaluation import read_questions
     from lvlm_runtime.image.picture import load_image

@@ -16,7 +16,8 @@ from lvlm_export.cli.options import (
 from lvlm_runtime.errors import LvlmError, UsageError
 
 if TYPE_CHECKING:
-    from lvlm_export.check.parity import AnswerParity, ParityReport, ParitySample
+    from lvlm_export.check.chain_run import ParitySample
+    from lvlm_export.check.parity_report import AnswerParity, ParityReport
     from lvlm_export.checkpoint.checkpoint import Checkpoint
     from lvlm_export.plan.plan import BuildOptions
     from lvlm_runtime.bundle.bundle import Bundle
@@ -189,7 +190,8 @@ def collect_samples(
     manifest: Manifest, count: int, images: tuple[Path, ...], prompt: str | None
 ) -> list[ParitySample]:
     """Synthetic samples and the user's own."""
-    from lvlm_export.check.parity import QUESTION, ParitySample, synthetic_samples
+    from lvlm_export.check.chain_run import ParitySample
+    from lvlm_export.check.parity import QUESTION, synthetic_samples
     from lvlm_runtime.image.picture import load_image
 
     samples = synthetic_samples(manifest.layouts, count)
@@ -216,6 +218,22 @@ def show(report: ParityReport) -> None:
     for answer in report.answers:
         answers.add_row(f"{answer.ratio:g}", str(answer.sample), answer.source, outcome(answer))
     show_table(answers)
+    if report.ties:
+        ties = new_table(
+            "ratio",
+            "sample",
+            "near tie at",
+            "tokens",
+            "scores apart by",
+            "limit",
+            "",
+            right=("ratio", "sample", "tokens", "scores apart by", "limit"),
+        )
+        for tie in report.ties:
+            cells = (f"{tie.ratio:g}", str(tie.sample), tie.place, str(tie.differing))
+            verdict = "pass" if tie.passed else "FAIL"
+            ties.add_row(*cells, f"{tie.gap:.1e}", f"{tie.limit:g}", verdict)
+        show_table(ties)
     click.echo(verdict_line(report))
 
 
@@ -224,6 +242,8 @@ def outcome(answer: AnswerParity) -> str:
     at = answer.first_difference
     if at is None:
         return f"{len(answer.got)} equal"
+    if answer.passed:
+        return f"equal but for {len(answer.ties)} near ties, the first at token {at}"
     pair = [str(ids[at]) if at < len(ids) else "the end" for ids in (answer.expected, answer.got)]
     return f"FAIL at token {at}: {pair[0]} expected, {pair[1]} got"
 
@@ -235,8 +255,16 @@ def verdict_line(report: ParityReport) -> str:
     worst = max(report.stages, key=lambda row: row.error)
     return (
         f"PASS  worst error {worst.error:.1e} (limit {worst.limit:g}) at {worst.stage}, ratio"
-        f" {worst.ratio:g}; {len(report.answers)} answers equal"
+        f" {worst.ratio:g}; {len(report.answers)} answers equal{near_ties(report)}"
     )
+
+
+def near_ties(report: ParityReport) -> str:
+    """How many near ties were passed over, as the end of a line; nothing where there was none."""
+    if not report.ties:
+        return ""
+    widest = max(tie.gap for tie in report.ties)
+    return f" but for {len(report.ties)} near ties (scores within {widest:.1e} of the largest)"
 
 
 def record(report: ParityReport) -> dict[str, Any]:
@@ -254,4 +282,5 @@ def record(report: ParityReport) -> dict[str, Any]:
             {**row, "first_difference": answer.first_difference}
             for row, answer in zip(rows(report.answers), report.answers, strict=True)
         ],
+        "ties": rows(report.ties),
     }
