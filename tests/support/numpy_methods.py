@@ -21,7 +21,7 @@ def cosine(one: Rows, other: Rows) -> float:
 
 
 def dart(tokens: Rows, keys: Rows, text: Rows, text_keys: Rows, keep: int) -> list[int]:
-    """DART's kept places."""
+    """DART's kept places; ``text`` is what stands after the image, four rows or more."""
     by_norm = lambda rows: np.argsort(-np.abs(rows).sum(axis=1), kind="stable")[:4]  # noqa: E731
     visual = by_norm(keys).tolist()
     pivots = [tokens[i] for i in visual] + [text[i] for i in by_norm(text_keys)]

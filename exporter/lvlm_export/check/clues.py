@@ -109,5 +109,6 @@ def decoder_clues(
         keys=rows[visual] if "keys" in needs else None,
         text=hidden[0][text] if needs & {"text", "text_keys", "text_attention"} else None,
         text_keys=rows[text] if "text_keys" in needs else None,
+        text_after=text[None] > visual.amax(dim=1, keepdim=True) if reducer.needs_after else None,
         text_attention=mean[text][:, visual].transpose(0, 1) if "text_attention" in needs else None,
     )

@@ -8,6 +8,7 @@ At ratio 1.0 the reference is the ``generate`` of ``transformers``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from lvlm_export.graphs.subgraphs import feed_forward
 from lvlm_export.plan.plan import Plan
 from lvlm_export.reduction.budget import BudgetPlan, LayoutPlan, SiteCount
 from lvlm_export.reduction.method import Site
-from lvlm_export.reduction.reducers import DecoderReducer, VisionReducer, with_decoder_input
+from lvlm_export.reduction.reducers import DecoderReducer, VisionReducer
 from lvlm_runtime.image.anyres import TileLayout
 from lvlm_runtime.prompt.sequence import Origins, Placed, place_tokens, position_ids
 
@@ -263,7 +264,7 @@ class Reference:
         text = torch.from_numpy(placed.text)
         clues = decoder_clues(reducer, hidden, *attention, visual, text)
         if "decoder_input" in reducer.selector.needs:
-            clues = with_decoder_input(clues, visual, text, *entered)
+            clues = replace(clues, text_embeds=entered[0], visual_embeds=entered[1])
         with Decisions() as decisions:
             hidden, positions, *kept = reducer.reduce(hidden, clues, positions, visual, order)
         trace.note_reduced(count.site.name, hidden, kept[0] if kept else None, decisions.made)

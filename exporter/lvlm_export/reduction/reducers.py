@@ -21,7 +21,7 @@ from lvlm_export.reduction.tensors import (
     text_rows_attention,
 )
 
-TEXT_CLUES = frozenset({"text", "text_keys", "text_attention", "decoder_input"})
+TEXT_CLUES = frozenset({"text", "text_keys", "text_attention", "text_after", "decoder_input"})
 
 
 class PixelReducer(nn.Module):
@@ -173,6 +173,11 @@ class DecoderReducer(nn.Module):
         positions = torch.cat((position_ids[0], position_ids[0].index_select(0, origin)), dim=0)
         return rows.index_select(0, order)[None], positions.index_select(0, order)[None], places
 
+    @property
+    def needs_after(self) -> bool:
+        """The selector asks which text stands after an image."""
+        return bool(self.selector.needs & {"text_after", "decoder_input"})
+
     def visual(self, rows: Tensor, visual_index: Tensor) -> Tensor:
         """Rows ``[S, …]`` of each image's tokens: ``[n, V, …]``."""
         picked = rows.index_select(0, visual_index.reshape(-1))
@@ -191,10 +196,10 @@ class DecoderReducer(nn.Module):
         visual_embeds: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         clues = self.clues(hidden, query, key, visual_index, text_index)
-        if text_index is not None and text_embeds is not None:
-            clues = with_decoder_input(
-                clues, visual_index, text_index, text_embeds[0], visual_embeds
-            )
+        if text_index is not None and self.needs_after:
+            clues = replace(clues, text_after=text_after(visual_index, text_index))
+        if text_embeds is not None:
+            clues = replace(clues, text_embeds=text_embeds[0], visual_embeds=visual_embeds)
         return self.reduce(hidden, clues, position_ids, visual_index, order)
 
     def clues(
@@ -232,13 +237,6 @@ class DecoderReducer(nn.Module):
         )
 
 
-def with_decoder_input(
-    clues: Clues,
-    visual_index: Tensor,
-    text_index: Tensor,
-    text_embeds: Tensor,
-    visual_embeds: Tensor | None,
-) -> Clues:
-    """Clues with what entered the decoder, and the text rows that stand after each image."""
-    after = text_index.unsqueeze(0) > visual_index[:, -1:]
-    return replace(clues, text_embeds=text_embeds, visual_embeds=visual_embeds, text_after=after)
+def text_after(visual_index: Tensor, text_index: Tensor) -> Tensor:
+    """``[n, T]`` bool, the text rows that stand after each image."""
+    return text_index.unsqueeze(0) > visual_index[:, -1:]

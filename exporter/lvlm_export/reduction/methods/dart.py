@@ -1,7 +1,9 @@
 """DART: keep pivots and the visual tokens least like them; duplication, not attention, decides.
 
-Source: arXiv:2502.11494 and LightCompress' port (llmc/compression/token_reduction/dart.py
-@9701d035); shared METHODS §14. Before layer 5 of 32: the four visual and four text tokens whose
+Source: arXiv:2502.11494; a fork of the authors' code (xqy1111111/DART @d6a5af6f,
+modeling_llama_self.py:422) and LightCompress' port (llmc/compression/token_reduction/dart.py
+@9701d035). Before layer 2 of 32, as all of the authors' evaluation scripts have it (LightCompress'
+configuration says 5): the four visual tokens and the four tokens of the text after the image whose
 keys in the layer before have the largest L1 norm are pivots; each in turn keeps the visual tokens
 least cosine-similar to it among those that are left. Original positions are kept.
 
@@ -20,7 +22,7 @@ from lvlm_export.reduction.method import Method, ReducerShape, Site
 if TYPE_CHECKING:
     from lvlm_export.reduction.selectors import Selector
 
-FRACTION = 5 / 32
+FRACTION = 2 / 32
 PIVOTS = 4
 
 
@@ -34,7 +36,7 @@ class Dart(Method):
     """DART at the published fraction of the depth."""
 
     name = "dart"
-    summary = "keep what duplicates the pivots least, at 5/32 of the decoder"
+    summary = "keep what duplicates the pivots least, at 2/32 of the decoder"
     paper = "arXiv:2502.11494"
     cost = "8 rows of cosines and 8 TopK; no attention"
     acts_in = "1 decoder layer"

@@ -16,7 +16,15 @@ from lvlm_export.reduction.tensors import cosine, gather_rows, merge_least_atten
 
 Attention = Literal["received", "salience", "fused", "last_row"]
 Clue = Literal[
-    "keys", "mean_keys", "cls", "text", "text_keys", "text_attention", "decoder_input", "sizes"
+    "keys",
+    "mean_keys",
+    "cls",
+    "text",
+    "text_keys",
+    "text_attention",
+    "text_after",
+    "decoder_input",
+    "sizes",
 ]
 
 
@@ -35,7 +43,8 @@ class Clues:
         text_attention: ``[n, T, V]`` float32, mean over heads of the text rows' attention.
         text_embeds: ``[T, C]``, the text as it entered the decoder; with ``decoder_input``.
         visual_embeds: ``[n, V0, C]``, the images' tokens as they entered it.
-        text_after: ``[n, T]`` bool, the text rows that stand after an image.
+        text_after: ``[n, T]`` bool, the text rows that stand after an image; with ``decoder_input``
+            too.
     """
 
     scores: Tensor | None = None

@@ -11,6 +11,7 @@ from lvlm_export.reduction.selectors import Clue, Clues, Selector
 from lvlm_export.reduction.tensors import cosine, gather_rows, mark_places, sort_ascending
 
 TAKEN = 4.0  # above every cosine
+BEFORE = 1e6  # above every norm, and small enough to leave their order
 
 
 class LeastDuplicated(Selector):
@@ -18,11 +19,12 @@ class LeastDuplicated(Selector):
 
     Args:
         keep: K, the pivots among them.
-        pivots: Visual pivots, and as many of the text.
+        pivots: Visual pivots, and as many of the text after the image. Where fewer stand there, the
+            text before it makes up the number.
         quotas: Tokens that each pivot keeps, the visual pivots first.
     """
 
-    needs: frozenset[Clue] = frozenset({"keys", "text", "text_keys"})
+    needs: frozenset[Clue] = frozenset({"keys", "text", "text_keys", "text_after"})
 
     def __init__(self, keep: int, pivots: int, quotas: Sequence[int]) -> None:
         super().__init__()
@@ -32,11 +34,14 @@ class LeastDuplicated(Selector):
         assert clues.keys is not None
         assert clues.text is not None
         assert clues.text_keys is not None
+        assert clues.text_after is not None
         count = tokens.shape[1]
         norms = clues.keys.float().abs().sum(dim=-1)
         visual = norms.topk(min(self.pivots, self.keep), dim=-1, sorted=True).indices
-        words = clues.text_keys.float().abs().sum(dim=-1).topk(self.pivots, sorted=True).indices
-        spoken = clues.text.index_select(0, words).unsqueeze(0).expand(tokens.shape[0], -1, -1)
+        loud = clues.text_keys.float().abs().sum(dim=-1).unsqueeze(0)
+        loud = loud - BEFORE * (1.0 - clues.text_after.to(torch.float32))
+        words = loud.topk(self.pivots, dim=-1, sorted=True).indices
+        spoken = gather_rows(clues.text.unsqueeze(0).expand(tokens.shape[0], -1, -1), words)
         pivots = torch.cat((gather_rows(tokens, visual), spoken), dim=1)
         similar = cosine(pivots, tokens)
         kept, taken = [visual], mark_places(visual, count)

@@ -38,7 +38,7 @@ def test_published_points() -> None:
     pyramid = [("decoder@8", 288), ("decoder@16", 144), ("decoder@24", 72)]
     assert counts("pyramiddrop", 0.125) == pyramid
     assert counts("vtw", 0.5) == [("decoder@16", 0)]
-    assert counts("dart", 124 / 576) == [("decoder@5", 124)]
+    assert counts("dart", 124 / 576) == [("decoder@2", 124)]
     assert pivot_quotas(124) == (15,) * 8
 
 
@@ -62,10 +62,19 @@ def test_dart_equals_the_numpy_statement(keep: int) -> None:
     tokens, keys = rng.standard_normal((2, 30, 8)), rng.standard_normal((2, 30, 12))
     text, text_keys = rng.standard_normal((7, 8)), rng.standard_normal((7, 12))
     as_tensor = lambda rows: torch.tensor(rows, dtype=torch.float32)  # noqa: E731
-    clues = Clues(keys=as_tensor(keys), text=as_tensor(text), text_keys=as_tensor(text_keys))
+    # The loudest words stand before an image, where the authors' code does not look.
+    text_keys[:2] *= 100
+    after = np.arange(7) >= np.array([[2], [3]])
+    clues = Clues(
+        keys=as_tensor(keys),
+        text=as_tensor(text),
+        text_keys=as_tensor(text_keys),
+        text_after=torch.tensor(after),
+    )
     got, places = selector("dart", 30, keep)(as_tensor(tokens), clues)
     for image in range(2):
-        expected = numpy_methods.dart(tokens[image], keys[image], text, text_keys, keep)
+        words, word_keys = text[after[image]], text_keys[after[image]]
+        expected = numpy_methods.dart(tokens[image], keys[image], words, word_keys, keep)
         assert places[image].tolist() == expected
         np.testing.assert_allclose(got[image].numpy(), tokens[image][expected], rtol=1e-6)
 
@@ -75,9 +84,32 @@ def test_dart_does_not_care_for_the_order_of_tokens() -> None:
     tokens, keys = torch.randn(1, 30, 8), torch.randn(1, 30, 12)
     text, text_keys, order = torch.randn(7, 8), torch.randn(7, 12), torch.randperm(30)
     choose = selector("dart", 30, 14)
-    _, plain = choose(tokens, Clues(keys=keys, text=text, text_keys=text_keys))
-    _, moved = choose(tokens[:, order], Clues(keys=keys[:, order], text=text, text_keys=text_keys))
+    said = {"text": text, "text_keys": text_keys, "text_after": torch.ones(1, 7, dtype=torch.bool)}
+    _, plain = choose(tokens, Clues(keys=keys, **said))
+    _, moved = choose(tokens[:, order], Clues(keys=keys[:, order], **said))
     assert sorted(order[moved[0]].tolist()) == plain[0].tolist()
+
+
+def test_dart_takes_the_loudest_words_before_the_image_where_too_few_stand_after_it() -> None:
+    torch.manual_seed(0)
+    tokens, keys, text = torch.randn(1, 30, 8), torch.randn(1, 30, 12), torch.randn(7, 8)
+    text_keys = torch.randn(7, 12)
+    choose = selector("dart", 30, 14)
+    first, *others = text_keys[:5].abs().sum(dim=-1).topk(3).indices.tolist()
+    after = torch.tensor([[False] * 5 + [True] * 2])
+    _, got = choose(tokens, Clues(keys=keys, text=text, text_keys=text_keys, text_after=after))
+    # The two after it by their norm, then the two loudest before it.
+    last = text_keys[5:].abs().sum(dim=-1).topk(2).indices + 5
+    words = [*last.tolist(), first, others[0]]
+    places = numpy_methods.dart(
+        tokens[0].numpy(), keys[0].numpy(), text[words].numpy(), _ranked(text_keys[words]), 14
+    )
+    assert got[0].tolist() == places
+
+
+def _ranked(rows: torch.Tensor) -> np.ndarray:
+    """Keys whose norms fall row by row."""
+    return np.ones(rows.shape) * np.arange(len(rows), 0, -1)[:, None]
 
 
 @pytest.mark.parametrize(("count", "keep"), [(36, 12), (36, 36), (729, 1), (10, 7)])
