@@ -36,7 +36,8 @@ class Step:
         tokens_in: Visual tokens that enter; 0 for a request of text alone.
         tokens_out: Visual tokens that leave.
         inputs: What the graph takes, by name, where the manifest says it.
-        subgraph: The manifest's record of a vision or decoder subgraph.
+        subgraph: The manifest's record of a vision or decoder subgraph; of a reducer in the decoder,
+            that of the subgraph before it, whose last layer's query and keys it reads.
         reduction: That of a reducer.
     """
 
@@ -132,15 +133,15 @@ def prompt_steps(manifest: Manifest, part: LayoutBudget | None) -> tuple[Step, .
         steps.append(Step("decoder", stage.name, (stage.graph,), "prefill", "image", *same))
         cut = cuts.get(stage.site or "")
         if cut is not None:
-            steps.append(_reducer(cut, "prefill", "image"))
+            steps.append(_reducer(cut, "prefill", "image", stage))
             tokens = cut.tokens_out
     steps.append(Step("lm_head", "lm_head", manifest.lm_head, "prefill", "image", tokens, tokens))
     return tuple(steps)
 
 
-def _reducer(cut: Reduction, phase: Phase, per: Per) -> Step:
+def _reducer(cut: Reduction, phase: Phase, per: Per, before: Subgraph | None = None) -> Step:
     counts = (cut.tokens_in, cut.tokens_out, cut.inputs)
-    return Step("reducer", cut.site, (cut.graph,), phase, per, *counts, reduction=cut)
+    return Step("reducer", cut.site, (cut.graph,), phase, per, *counts, before, cut)
 
 
 def shared_graphs(manifest: Manifest) -> tuple[str, ...]:

@@ -201,10 +201,11 @@ class Decoder:
             "text_index": prompt.placed.text,
         }
         assert prompt.group is not None
+        assert step.subgraph is not None
         known = {
             "hidden": prompt.hidden,
             "query": prompt.query,
-            "key": prompt.group.keys(self._layer_before(step), self.backend),
+            "key": prompt.group.keys(step.subgraph.last_layer - 1, self.backend),
             "position_ids": prompt.positions,
             "text_embeds": prompt.text,
         }
@@ -220,10 +221,6 @@ class Decoder:
         recorder.show_places(step.name, out)
         prompt.placed = after
         prompt.hidden, prompt.positions = out["hidden_out"], out["position_ids_out"]
-
-    def _layer_before(self, step: Step) -> int:
-        stage = next(each for each in self.manifest.decoder if each.site == step.name)
-        return stage.last_layer - 1
 
     def _run_stage(
         self,

@@ -218,12 +218,9 @@ class _Walk:
         if self.sequence_major:
             spans["key"] = {1: rows}
         draft = self.add(step.graph, {n: spans[n] for n in step.inputs if n in spans})
+        assert step.subgraph is not None
         whole = "key" in step.inputs and not self.sequence_major
-        draft.fixed = {"key": {2: self.capacities[self.before(step)]}} if whole else {}
-
-    def before(self, step: Step) -> str:
-        """The decoder subgraph whose site a reducer stands at; its cache is what it reads."""
-        return next(each.name for each in self.manifest.decoder if each.site == step.name)
+        draft.fixed = {"key": {2: self.capacities[step.subgraph.name]}} if whole else {}
 
 
 def _finish(name: str, draft: _Draft, graph: Graph) -> EngineSpec:
