@@ -20,7 +20,7 @@ from lvlm_profiles.processes import python_command
 from report import ROOT, WORK, environment, print_environment, save
 
 AIM_S = 1.0
-CLI = python_command("lvlm_export.cli")
+CLI = python_command("lvlm_export")
 
 
 def main() -> int:

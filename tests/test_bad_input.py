@@ -194,7 +194,9 @@ def test_a_shortened_file(damaged_bundle: Path) -> None:
 def test_a_place_that_is_no_bundle(tmp_path: Path) -> None:
     assert "no such directory" in error_line(typed("run", tmp_path / "absent", QUESTION), 1)
     assert "is not a bundle" in error_line(typed("inspect", tmp_path), 1)
-    assert "no such directory" in error_line(typed("verify", PICTURE), 1)
+    line = error_line(typed("verify", PICTURE), 1)
+    assert f"{PICTURE} is a PNG picture; give a bundle, the directory that" in line
+    assert "is a checkpoint and has no manifest.json" in error_line(typed("inspect", CHECKPOINT), 1)
 
 
 def test_a_damaged_bundle_is_built_again_not_reused(

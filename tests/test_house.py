@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 import re
 import warnings
+from pathlib import Path
 
 import pytest
 import tomllib
@@ -55,6 +56,54 @@ def test_a_name_is_one_thing() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 homes.setdefault(node.name, []).append(module)
     assert {name: places for name, places in homes.items() if len(places) > 1} == {}
+
+
+def parser_calls(path: Path) -> set[str]:
+    """What a file uses that parses or unpacks a format which comes from outside."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            found.add(f"{node.value.id}.{node.attr}")
+        elif isinstance(node, ast.Import):
+            found |= {f"{alias.asname or alias.name}." for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    wanted = re.compile(
+        r"json\.(loads?|JSONDecoder)$|(tomllib|tomli|yaml|gzip|bz2|lzma)\.|zlib\.decompress"
+    )
+    other = re.compile(r"safetensors\.safe_open$|onnx\.load|pickle\.|marshal\.|shelve\.")
+    return {name for name in found if wanted.match(name) or other.match(name)}
+
+
+def test_every_format_has_one_guarded_reader() -> None:
+    """JSON, TOML, YAML, gzip and safetensors are parsed in these files and nowhere else."""
+    readers = {
+        "profiles/lvlm_profiles/readers.py",
+        "exporter/lvlm_export/plan/recipe_formats.py",
+        "exporter/lvlm_export/checkpoint/shards.py",
+    }
+    # What trained the demo model does not ship and reads what it has written itself.
+    training = "exporter/lvlm_export/demo/train/"
+    found = {place(path): parser_calls(path) for _, path in modules()}
+    wrong = {
+        name: calls
+        for name, calls in found.items()
+        if calls and name not in readers and not name.startswith(training)
+    }
+    assert wrong == {}
+    assert all(found[name] for name in readers)
+
+
+def test_a_parser_in_another_place_is_found(tmp_path: Path) -> None:
+    """The test above can fail, however the parser is imported."""
+    path = tmp_path / "wrong.py"
+    path.write_text(
+        "import json\nimport gzip as packed\nfrom json import load\nimport yaml\n"
+        "def read(text):\n    return json.loads(text), json.dumps(text)\n",
+        encoding="utf-8",
+    )
+    assert parser_calls(path) >= {"json.loads", "json.load", "yaml."}
+    assert "json.dumps" not in parser_calls(path)
 
 
 def names_in(node: ast.AST) -> set[str]:

@@ -31,7 +31,7 @@ from smallest import smallest
 
 KINDS = [Manifest, EngineRecord, Report, Golden, Journal, Device, Preset, Answer]
 LEAVES: dict[Any, st.SearchStrategy[Any]] = {
-    int: st.integers(),
+    int: st.integers(-(1 << 63), (1 << 63) - 1),
     float: st.floats(allow_nan=False, allow_infinity=False),
     str: st.text(max_size=5),
     bool: st.booleans(),

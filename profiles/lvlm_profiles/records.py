@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import types
 import typing
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lvlm_profiles.errors import LvlmError, UsageError
+from lvlm_profiles.readers import UnreadableError, load_json
 
 T = TypeVar("T")
 # Longest part of a wrong value that a message shows.
@@ -23,7 +23,7 @@ SHOWN = 60
 
 
 def read_json(path: Path, remedy: str) -> Any:
-    """What ``json.loads`` makes of a file.
+    """What the guarded reader of JSON makes of a file.
 
     Args:
         path: The file.
@@ -34,8 +34,8 @@ def read_json(path: Path, remedy: str) -> Any:
         OSError: It is not there or cannot be read.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        return load_json(path)
+    except UnreadableError as error:
         raise LvlmError(f"{path} is damaged: it is no JSON ({error}); {remedy}") from None
 
 
@@ -142,6 +142,8 @@ def _read(kind: Any, value: Any, entry: str) -> Any:
             raise _MismatchError(entry, "a number", _shown(value)) from None
     if kind in (int, str, bool):
         _expect(type(value) is kind, value, kind.__name__, entry)
+        # Counts and sizes go to libraries that know no larger integers.
+        _expect(kind is not int or -(1 << 63) <= value < 1 << 63, value, "64 bits", entry)
         return value
     raise TypeError(f"{entry}: there is no reader for {kind}")
 

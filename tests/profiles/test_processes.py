@@ -63,7 +63,7 @@ def test_a_bundle_that_is_the_working_directory_runs_nothing(baited: Path) -> No
 
 def test_a_child_imports_from_where_this_process_does(baited: Path) -> None:
     done = subprocess.run(
-        python_command("lvlm_export.cli", "--version"), capture_output=True, text=True, check=False
+        python_command("lvlm_export", "--version"), capture_output=True, text=True, check=False
     )
     assert done.stdout.startswith("lvlm-export 0."), done.stderr
     assert not baited.exists()

@@ -22,7 +22,7 @@ def typed(*words: str | Path, stdin: str | bytes | None = None) -> Result:
 
 def process(*words: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
     """Run a command line in a process of its own."""
-    command = [sys.executable, "-m", "lvlm_export.cli", *map(str, words)]
+    command = [sys.executable, "-m", "lvlm_export", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
 
 

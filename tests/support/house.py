@@ -16,8 +16,19 @@ PACKAGES = {
 # own package or in one further down. What is not named here has no place yet.
 FLOORS = {
     "lvlm_export": (
-        *("cli", "demo", "bundle", "study", "check", "graphs", "advise", "plan", "checkpoint"),
-        *("families", "reduction"),
+        *(
+            "__main__",
+            "cli",
+            "demo",
+            "bundle",
+            "study",
+            "check",
+            "graphs",
+            "advise",
+            "plan",
+            "checkpoint",
+        ),
+        *("families", "reduction", "signals"),
     ),
     "lvlm_runtime": (
         *("profile", "golden", "session", "request", "chain", "backends", "engines", "tensorrt"),
@@ -25,7 +36,7 @@ FLOORS = {
     ),
     "lvlm_profiles": (
         *("planner", "report", "cost", "energy", "devices", "shapes", "records", "registry"),
-        *("files", "processes", "statistics", "missing", "errors"),
+        *("readers", "files", "processes", "statistics", "missing", "errors"),
     ),
 }
 

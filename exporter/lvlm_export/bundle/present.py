@@ -6,7 +6,6 @@ the manifest's list and by the names of what this program puts beside: the stamp
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lvlm_profiles.files import IS_TEMPORARY
+from lvlm_profiles.readers import UnreadableError, load_json
 from lvlm_runtime.bundle.bundle import MANIFEST, STAMP, check_files, read_manifest
 from lvlm_runtime.bundle.manifest import Manifest
 from lvlm_runtime.engines.record import DIRECTORY as ENGINES
@@ -107,8 +107,8 @@ def _entries(directory: Path) -> Iterator[Path]:
 def _manifest_content(directory: Path) -> dict[str, Any] | None:
     """The manifest of a bundle of any version, damaged or not; None for any other file."""
     try:
-        content = json.loads((directory / MANIFEST).read_bytes())
-    except (OSError, ValueError, RecursionError):
+        content = load_json(directory / MANIFEST)
+    except (OSError, UnreadableError):
         return None
     kinds = {"schema": int, "content_key": str, "files": dict}
     if not isinstance(content, dict):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from lvlm_profiles.readers import UnreadableError, load_json, what_is
 from lvlm_runtime.errors import LvlmError
 
 # What a hub snapshot needs; weights in any other format (pickles above all) stay there.
@@ -38,7 +38,8 @@ def locate(model: str) -> Path:
         return path
     if path.exists() or model.startswith((".", "/", "~")) or model.count("/") != 1:
         raise LvlmError(
-            f"no checkpoint directory at {model!r}; give a directory or a hub id (owner/name)"
+            f"no checkpoint directory at {model!r}, which is {what_is(path)}; give a directory or a hub"
+            " id (owner/name)"
         )
     from huggingface_hub import snapshot_download
 
@@ -53,6 +54,8 @@ def locate(model: str) -> Path:
 
 def refuse_pointer(path: Path) -> None:
     """LvlmError where a file is git-lfs's stand-in for the one that is wanted."""
+    if not path.is_file():
+        return
     try:
         with path.open("rb") as stream:
             start = stream.read(len(POINTER))
@@ -69,12 +72,13 @@ def read_json(path: Path) -> dict[str, Any]:
     """Parse a JSON object; LvlmError names the file when it is missing or damaged."""
     refuse_pointer(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(path, constants=True)
     except FileNotFoundError:
         raise LvlmError(
-            f"{path} is missing; is this a Hugging Face checkpoint directory?"
+            f"{path} is missing; {path.parent} is {what_is(path.parent)}, give a Hugging Face checkpoint"
+            " directory"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, UnreadableError) as error:
         raise LvlmError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(content, dict):
         raise LvlmError(f"{path} does not hold a JSON object")

@@ -18,6 +18,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from lvlm_export.checkpoint.files import read_json, refuse_pointer
+from lvlm_profiles.readers import UnreadableError, check_regular
 from lvlm_runtime.errors import LvlmError
 
 WEIGHTS_ENDING, INDEX_ENDING = ".safetensors", ".safetensors.index.json"
@@ -192,7 +193,8 @@ def open_shard(path: Path) -> Iterator[Any]:
     """
     refuse_pointer(path)
     try:
+        check_regular(path)
         with safe_open(path, framework="pt") as shard:
             yield shard
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, UnreadableError) as error:
         raise LvlmError(f"{path} is truncated or damaged ({error}); copy it again") from error

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext, suppress
 from typing import Any, NoReturn
 
 import click
 
 from lvlm_export import __version__
+from lvlm_export.signals import Stops
 from lvlm_profiles.registry import resolve
 from lvlm_runtime.errors import LvlmError, UsageError
 
@@ -36,7 +35,6 @@ COMMANDS: dict[str, str] = {
     "list": "lvlm_export.cli.commands.list:list_",
 }
 DEBUG = "LVLM_EXPORT_DEBUG"
-INTERRUPTED = 130
 # Packages of the extra ``export``, and what reads a recipe on a Python that is too old for it; a
 # device that only runs bundles does not need them.
 EXPORT_PACKAGES = {
@@ -74,46 +72,74 @@ class Cli(click.Group):
         command: click.Command = resolve(COMMANDS, cmd_name, "command")
         return command
 
-    def main(self, *args: Any, **kwargs: Any) -> NoReturn:  # type: ignore[override]
-        """Run a command line and exit with its status."""
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a signal that stops it says nothing by itself."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise click.Abort from None
+
+    def main(self, *args: Any, stops: Stops | None = None, **kwargs: Any) -> NoReturn:  # type: ignore[override]
+        """Run a command line and exit with its status.
+
+        Args:
+            *args: As of ``click``.
+            stops: Signals that were taken over before; None to take them here.
+            **kwargs: As of ``click``.
+        """
         kwargs["standalone_mode"] = False
         # A terminal that cannot show a character gets a replacement, not a crash.
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")
-        interrupts: list[int] = []
+        line, status = None, 0
+        stops, block = (Stops(), True) if stops is None else (stops, False)
         try:
-            with noting_interrupts(interrupts):
-                status = super().main(*args, **kwargs)
+            with stops.taken() if block else nullcontext():
+                given = super().main(*args, **kwargs)
+                status = given if isinstance(given, int) else 0
+                stops.leaving = True
+        except SystemExit as left:  # click's answer to a pipe that nobody reads any more
+            status = left.code if isinstance(left.code, int) else 1
         except Exception as error:
-            # A library that is interrupted while it loads may raise an error of its own.
-            line, status = explain(click.Abort() if interrupts else error)
+            # A library that is interrupted may raise an error of its own.
+            line, status = stops.line() if stops.seen else explain(error)
             if line is None:
                 raise
             if os.environ.get(DEBUG):
                 import traceback
 
                 traceback.print_exc()
+        finish(line, status)
+
+
+def finish(line: str | None, status: int) -> NoReturn:
+    """Bring everything out, say the line and exit.
+
+    What cannot be written is found out here and not when Python ends, which would print several lines
+    and exit with a status of its own.
+    """
+    lost = flush(sys.stdout)
+    if lost is not None and line is None and not status:
+        status = 1
+        if lost.errno != errno.EPIPE:
+            line, _ = explain(lost)
+    if line is not None:
+        with suppress(OSError):
             click.echo(line, err=True)
-        sys.exit(status if isinstance(status, int) else 0)
+    flush(sys.stderr)
+    sys.exit(status)
 
 
-@contextmanager
-def noting_interrupts(seen: list[int]) -> Iterator[None]:
-    """Inside, Ctrl-C raises KeyboardInterrupt as usual, and is noted in ``seen``."""
-
-    def note(number: int, _frame: object) -> None:
-        seen.append(number)
-        raise KeyboardInterrupt
-
-    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield
-        return
-    signal.signal(signal.SIGINT, note)
+def flush(stream: Any) -> OSError | None:
+    """Flush a stream; where that fails the rest of it leads nowhere, and the error is returned."""
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        stream.flush()
+    except OSError as error:
+        with suppress(OSError), open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), stream.fileno())
+        return error
+    return None
 
 
 def explain(error: Exception) -> tuple[str | None, int]:
@@ -124,8 +150,8 @@ def explain(error: Exception) -> tuple[str | None, int]:
         context = getattr(error, "ctx", None)
         hint = f"; see {context.command_path} --help" if context is not None else ""
         return f"error: {one_line(error.format_message()).rstrip('.')}{hint}", error.exit_code
-    if isinstance(error, click.Abort):
-        return "interrupted; type the same command to continue", INTERRUPTED
+    if isinstance(error, click.Abort):  # Ctrl-D at a prompt, or Ctrl-C where no signal was seen
+        return "interrupted; type the same command to continue", 130
     if isinstance(error, LvlmError):
         return f"error: {one_line(str(error))}", 2 if isinstance(error, UsageError) else 1
     if isinstance(error, ModuleNotFoundError) and error.name in EXPORT_PACKAGES:
@@ -145,8 +171,16 @@ def explain(error: Exception) -> tuple[str | None, int]:
 
 
 def one_line(text: str) -> str:
-    """A message without line breaks."""
-    return " ".join(text.split())
+    r"""A message without line breaks, and with nothing in it that moves a terminal's cursor.
+
+    Example:
+        >>> one_line("no \x1b[2J\n bundle")
+        'no \\x1b[2J bundle'
+    """
+    words = " ".join(text.split())
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in words
+    )
 
 
 @click.group(cls=Cli, context_settings={"help_option_names": ["-h", "--help"]})
@@ -159,5 +193,5 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point of the ``lvlm-export`` script."""
+    """The command line for a script of your own, which may have added to the tables before."""
     cli.main(prog_name="lvlm-export")

@@ -77,7 +77,9 @@ def show_table(table: Table) -> None:
     """Print a rich table to stdout, at full width where that is no terminal."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False).print(table)
+    # What stands in square brackets is text, such as lvlm-export[cpu], and no markup.
+    width = None if sys.stdout.isatty() else FILE_WIDTH
+    Console(width=width, highlight=False, markup=False, emoji=False).print(table)
 
 
 def new_table(*columns: str, right: tuple[str, ...] = ()) -> Table:

@@ -7,7 +7,6 @@ this module's own.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import subprocess
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from lvlm_export.demo import PICTURES
 from lvlm_export.demo.curve import CurvePoint, measure_curve, stage_text
 from lvlm_export.demo.questions import evaluation_set
 from lvlm_profiles.processes import python_command
+from lvlm_profiles.readers import load_json
 from lvlm_runtime import Session
 
 RATIOS = (1.0, 0.33)
@@ -33,7 +33,7 @@ def run_command(*words: str) -> None:
     console.print(
         f"\n[bold]$ lvlm-export {shlex.join(words)}[/bold]", highlight=False, soft_wrap=True
     )
-    status = subprocess.run(python_command("lvlm_export.cli", *words), check=False).returncode
+    status = subprocess.run(python_command("lvlm_export", *words), check=False).returncode
     if status:
         raise SystemExit(status)
 
@@ -47,7 +47,7 @@ def build_bundle(path: Path, ratios: Sequence[float], method: str = "illava") ->
 
 def ask_questions(bundle: Path) -> None:
     """One question about each example picture, at 0.33."""
-    entries = json.loads((PICTURES / "questions.json").read_text(encoding="utf-8"))
+    entries = load_json(PICTURES / "questions.json")
     by_picture: dict[str, list[dict[str, str]]] = {}
     for entry in entries:
         by_picture.setdefault(entry["image"], []).append(entry)

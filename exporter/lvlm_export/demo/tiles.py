@@ -8,7 +8,6 @@ out (about one in nine).
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from lvlm_export.demo import TILES_ZIP
+from lvlm_profiles.readers import decode, parse_json
 
 Split = Literal["train", "test"]
 
@@ -56,7 +56,7 @@ class TileSet:
 def load_tiles(split: Split) -> TileSet:
     """Decode the tiles of one split of the zip; a split never reads the other one's files."""
     with zipfile.ZipFile(TILES_ZIP) as archive:
-        labels = _labels(json.loads(archive.read(f"{split}/questions.json")))
+        labels = _labels(parse_json(decode(archive.read(f"{split}/questions.json"))))
         numbers = sorted(labels)
         pixels = np.stack(
             [_decode(archive.read(f"{split}/images/{number}.png")) for number in numbers]

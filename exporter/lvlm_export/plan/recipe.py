@@ -7,12 +7,13 @@ in it, under its name with underscores and with the value that would be typed; `
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lvlm_export.plan.recipe_formats import load_toml, load_yaml
+from lvlm_profiles.readers import UnreadableError
 from lvlm_runtime.bundle.placement import HandBudget
 from lvlm_runtime.errors import UsageError
 
@@ -67,45 +68,18 @@ def _parse(path: Path) -> dict[str, Any]:
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{path}: a recipe is a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file")
     try:
-        text = path.read_text(encoding="utf-8")
-        content = _loader(path)(text)
+        content = load_toml(path) if path.suffix == ".toml" else load_yaml(path)
     except FileNotFoundError:
         raise UsageError(f"{path}: there is no such recipe file") from None
     except OSError as error:
         raise UsageError(
             f"{path} cannot be read: {(error.strerror or str(error)).lower()}"
         ) from None
-    except ValueError as error:
-        reason = " ".join(str(error).split())
-        raise UsageError(f"{path} is not {path.suffix[1:].upper()}: {reason}") from None
+    except UnreadableError as error:
+        raise UsageError(f"{path} is not {path.suffix[1:].upper()}: {error}") from None
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise UsageError(f"{path}: a recipe is a table of names and values")
     return content
-
-
-def _loader(path: Path) -> Callable[[str], Any]:
-    """What parses the file; its errors are ValueErrors."""
-    if path.suffix == ".toml":
-        if sys.version_info >= (3, 11):
-            import tomllib
-        else:
-            import tomli as tomllib
-        loads: Callable[[str], Any] = tomllib.loads
-        return loads
-    try:
-        import yaml  # type: ignore[import-untyped]
-    except ModuleNotFoundError:
-        raise UsageError(
-            f"{path}: YAML recipes need PyYAML, which is not installed; write it as .toml"
-        ) from None
-
-    def load(text: str) -> Any:
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise ValueError(str(error)) from None
-
-    return load
 
 
 def _typed(where: str, value: Any) -> str | list[str]:

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from lvlm_profiles.files import hold, is_special, named_errors, writable_rights
+from lvlm_profiles.readers import UnreadableError, decode, parse_json
 from lvlm_profiles.records import read
 from lvlm_runtime.errors import LvlmError
 
@@ -165,6 +166,6 @@ def _open_special(path: Path) -> BinaryIO:
 def _json(line: bytes) -> Any:
     """The value of a line, None where it is no JSON."""
     try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
+        return parse_json(decode(line))
+    except UnreadableError:
         return None

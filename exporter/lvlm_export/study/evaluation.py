@@ -7,15 +7,15 @@ neither torch nor a backend.
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lvlm_export.study.answers import Answer
+from lvlm_profiles.readers import UnreadableError, decode, parse_json_lines, read_bytes, unzip
 from lvlm_runtime.errors import LvlmError
 
 ALL = "all"
@@ -76,28 +76,27 @@ def read_questions(data: Path, images: Path | None) -> list[Question]:
     Raises:
         LvlmError: A line in neither of the two formats, or a picture that does not exist.
     """
-    if not data.is_file():
-        raise LvlmError(f"there is no data file {data}; give a file of JSON lines")
     stem = data.name.split(".")[0]
     folder = data.parent if images is None else images
     try:
-        text = (gzip.decompress if data.suffix == ".gz" else bytes)(data.read_bytes()).decode()
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-        raise LvlmError(f"{data} is not UTF-8 text, plain or gzip ({error})") from None
-    questions = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            questions.append(_question(line, f"{data.name}:{number}", stem, folder))
+        packed = read_bytes(data)
+        text = decode(unzip(packed) if data.suffix == ".gz" else packed)
+        entries = list(parse_json_lines(text))
+    except FileNotFoundError:
+        raise LvlmError(f"there is no data file {data}; give a file of JSON lines") from None
+    except UnreadableError as error:
+        raise LvlmError(
+            f"{data} is no file of JSON lines, plain or .gz ({error}); see lvlm-export eval --help"
+        ) from None
+    questions = [
+        _question(entry, f"{data.name}:{number}", stem, folder) for number, entry in entries
+    ]
     if not questions:
         raise LvlmError(f"{data} holds no question")
     return questions
 
 
-def _question(line: str, where: str, stem: str, folder: Path) -> Question:
-    try:
-        entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise LvlmError(f"{where} is not JSON: {error}") from None
+def _question(entry: Any, where: str, stem: str, folder: Path) -> Question:
     if not isinstance(entry, dict):
         raise LvlmError(f"{where} is not a JSON object; see lvlm-export eval --help")
     pope = "text" in entry and "label" in entry

@@ -17,11 +17,14 @@ from lvlm_runtime.graphs.reader import read_model
 
 try:
     import onnxruntime as ort
-except ModuleNotFoundError as error:
+
+    ort.InferenceSession  # noqa: B018  # what pip leaves of it when it takes it off has no content
+except (ImportError, AttributeError) as error:
     # The package works without it (plans, reports, TensorRT), so pip does not bring it along.
     raise LvlmError(
         f"ONNX Runtime is not installed ({error}); pip install 'lvlm-export[cpu]', or"
-        " 'lvlm-export[cuda]' on a PC or server with an NVIDIA GPU"
+        " 'lvlm-export[cuda]' on a PC or server with an NVIDIA GPU; a device with TensorRT needs none"
+        " where the bundle has engines: lvlm-export engines BUNDLE --target trt"
     ) from None
 
 Value = Any  # an ort.OrtValue, or a View of one

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from lvlm_profiles import records
 from lvlm_profiles.files import write_whole
+from lvlm_profiles.readers import load_json, what_is
 from lvlm_runtime.bundle.element_types import numpy_dtype
 from lvlm_runtime.bundle.manifest import SCHEMA, Budget, FileRef, Manifest, to_json
 from lvlm_runtime.errors import LvlmError, UsageError
@@ -89,9 +90,17 @@ def read_manifest(directory: Path) -> Manifest:
     """Parse manifest.json; LvlmError says what is wrong with it."""
     path = directory / MANIFEST
     if not directory.is_dir():
+        if directory.exists():
+            raise LvlmError(
+                f"{directory} is {what_is(directory)}; give a bundle, the directory that"
+                " `lvlm-export build` writes"
+            )
         raise LvlmError(f"no bundle at {directory}: no such directory")
     if not path.exists():
-        raise LvlmError(f"{directory} is not a bundle: it has no {MANIFEST}")
+        raise LvlmError(
+            f"{directory} is not a bundle: it is {what_is(directory)} and has no {MANIFEST}; build one"
+            " with `lvlm-export build`"
+        )
     content = records.read_json(path, REBUILD)
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
@@ -147,7 +156,7 @@ def file_sha256(path: Path, on_bytes: Callable[[int], None] | None = None) -> st
 
 def _read_stamp(directory: Path) -> dict[str, Any]:
     try:
-        content = json.loads((directory / STAMP).read_text(encoding="utf-8"))
+        content = load_json(directory / STAMP)
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -68,12 +68,13 @@ def read_records(data: bytes) -> Iterator[tuple[int, int, Any, bytes]]:
 
 
 def read_varint(data: bytes, at: int) -> tuple[int, int]:
-    """A number and where the next field starts."""
+    """A number and where the next field starts; ValueError for one of more than 64 bits."""
     value = shift = 0
-    while True:
+    while shift < 70:
         byte = data[at]
         at += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, at
         shift += 7
+    raise ValueError("a number of more than ten bytes")

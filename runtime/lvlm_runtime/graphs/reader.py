@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lvlm_profiles.readers import UnreadableError, read_bytes
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.graphs.protobuf import VARINT, edit_field, encode_field, read_fields, read_varint
 
@@ -25,6 +26,13 @@ ELEMENT_TYPES = {
     **{14: "complex64", 15: "complex128", 16: "bfloat16", 17: "float8e4m3fn", 18: "float8e4m3fnuz"},
     **{19: "float8e5m2", 20: "float8e5m2fnuz", 21: "uint4", 22: "int4", 23: "float4e2m1"},
 }
+# Graphs of a bundle are kilobytes, and a byte of one can become a number of a list.
+MOST_BYTES = 16 << 20
+# What a field of another kind than it should be, and graphs in graphs without end, lead to.
+MALFORMED = (
+    *(ValueError, IndexError, KeyError, TypeError, AttributeError, struct.error),
+    RecursionError,
+)
 # Fields of ModelProto, GraphProto, ValueInfoProto and of the messages inside them.
 MODEL_GRAPH, MODEL_OPSET = 7, 8
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT = 1, 5, 11, 12
@@ -104,17 +112,23 @@ def read_model(path: Path) -> OnnxModel:
     """
     opsets, graph = {}, None
     try:
-        for number, value in read_fields(path.read_bytes()):
+        for number, value in read_fields(read_bytes(path, MOST_BYTES)):
             if number == MODEL_OPSET:
                 entry = dict(read_fields(value))
                 opsets[_text(entry.get(1, b""))] = int(entry.get(2, 0))
             elif number == MODEL_GRAPH:
                 graph = _graph(value)
-    except (ValueError, IndexError, KeyError, TypeError, struct.error):
-        graph = None
+    except UnreadableError as error:
+        raise _not_onnx(path, f" ({error})") from None
+    except MALFORMED:
+        raise _not_onnx(path) from None
     if graph is None:
-        raise LvlmError(f"{path} is not an ONNX file; copy the bundle again or build it again")
+        raise _not_onnx(path)
     return OnnxModel(opsets, graph)
+
+
+def _not_onnx(path: Path, reason: str = "") -> LvlmError:
+    return LvlmError(f"{path} is not an ONNX file{reason}; copy the bundle again or build it again")
 
 
 def fix_input_sizes(data: bytes, sizes: Mapping[str, Mapping[int, int]]) -> bytes:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from lvlm_profiles.readers import load_json
+from lvlm_profiles.records import read
 from lvlm_profiles.report.figures import Accuracy
 from lvlm_runtime.bundle.manifest import Manifest
 from lvlm_runtime.errors import LvlmError
@@ -46,12 +47,14 @@ def read_eval_result(path: Path) -> EvalResult:
         LvlmError: No such file, or one of another content.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = load_json(path)
         kinds = {row["kind"] for row in content["rows"]}
         # Of several kinds, eval prints all together too.
         wanted = "all" if "all" in kinds else min(kinds)
         rows = {
-            float(row["ratio"]): Accuracy(**{name: row[name] for name in FIELDS})
+            float(row["ratio"]): read(
+                Accuracy, {name: row[name] for name in FIELDS}, path, "print it again"
+            )
             for row in content["rows"]
             if row["kind"] == wanted
         }

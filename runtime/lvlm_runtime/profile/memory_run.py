@@ -18,6 +18,7 @@ from lvlm_profiles.devices.memory_probe import open_probe
 from lvlm_profiles.devices.nvml import find_gpu
 from lvlm_profiles.missing import Missing
 from lvlm_profiles.processes import python_command
+from lvlm_profiles.readers import parse_json
 
 TIMEOUT_S = 900
 
@@ -85,7 +86,7 @@ def read_memory(job: Job) -> Readings | Missing:
     if done.returncode or not lines:
         last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
         return Missing(f"the process that measures memory failed: {last}")
-    answer = json.loads(lines[-1])
+    answer = parse_json(lines[-1])
     return Missing(answer["reason"]) if "reason" in answer else Readings(**answer)
 
 
@@ -117,7 +118,7 @@ def run_job(job: Job) -> Readings | Missing:
 
 def main() -> None:
     """Read a job from stdin, print its readings, or the reason why there are none."""
-    print(json.dumps(asdict(run_job(Job(**json.load(sys.stdin))))))
+    print(json.dumps(asdict(run_job(Job(**parse_json(sys.stdin.read()))))))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ import jinja2.parser
 import jinja2.utils
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from lvlm_profiles import readers
+from lvlm_profiles.readers import UnreadableError
 from lvlm_runtime.errors import LvlmError
 
 # Where a chat template may stand, in the order of transformers; all but the last are its own files.
@@ -48,11 +50,9 @@ def find_template(
         template = parse_json(files[old], f"{where}/{old}").get("chat_template")
     if template is None and own in files:
         try:
-            template = files[own].decode()
-        except UnicodeDecodeError as error:
-            raise LvlmError(
-                f"{where}/{own} is not UTF-8 text ({error.reason}); export it again"
-            ) from None
+            template = readers.decode(files[own])
+        except UnreadableError as error:
+            raise LvlmError(f"{where}/{own} is not UTF-8 text ({error}); export it again") from None
     if template is None:
         template = tokenizer.get("chat_template")
     return default_template(template, where)
@@ -114,9 +114,9 @@ def parse_json(content: bytes, where: str | Path) -> dict[str, Any]:
         LvlmError: It is anything but a JSON object.
     """
     try:
-        parsed = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise LvlmError(f"{where} is not JSON: {one_line(error)}; export it again") from error
+        parsed = readers.parse_json(readers.decode(content), constants=True)
+    except UnreadableError as error:
+        raise LvlmError(f"{where} is not JSON: {error}; export it again") from None
     if not isinstance(parsed, dict):
         raise LvlmError(f"{where} holds no JSON object; export it again")
     return parsed

@@ -28,7 +28,7 @@ UNREDUCED = ("--ratio", "1", "--no-verify")
 
 def start(*words: str | Path) -> subprocess.Popen[str]:
     """A command line in a process that can be killed."""
-    command = [sys.executable, "-m", "lvlm_export.cli", *map(str, words)]
+    command = [sys.executable, "-m", "lvlm_export", *map(str, words)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 

@@ -237,7 +237,7 @@ def test_a_closed_pipe_is_quiet(demo_bundle: Path) -> None:
     import subprocess
     import sys
 
-    script = f"{sys.executable} -m lvlm_export.cli inspect '{demo_bundle}' --json | head -c 1"
+    script = f"{sys.executable} -m lvlm_export inspect '{demo_bundle}' --json | head -c 1"
     result = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
     assert result.stdout == "{"
     assert result.stderr == ""

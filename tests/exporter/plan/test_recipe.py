@@ -188,7 +188,9 @@ def test_a_recipe_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
     )
     folder = tmp_path / "folder.toml"
     folder.mkdir()
-    assert "cannot be read: is a directory" in error_line(typed("build", "--recipe", folder), 2)
+    assert "is not TOML: it is a directory, not a file" in error_line(
+        typed("build", "--recipe", folder), 2
+    )
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
+import types
 from pathlib import Path
 
 import pytest
 
-from command_line import typed
+from command_line import error_line, typed
 from lvlm_runtime.backends.choice import choose_backend, why_no_engines
 from lvlm_runtime.engines.record import RECORD, directory_of
 from lvlm_runtime.errors import LvlmError
@@ -70,3 +72,21 @@ def test_list_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = typed("list", "backends").stdout
     assert "there is no NVIDIA driver here" in shown
     assert "lvlm_runtime.backends.tensorrt" in shown
+
+
+@pytest.mark.parametrize("left", [None, types.ModuleType("onnxruntime")], ids=["none", "remains"])
+@pytest.mark.parametrize("words", [("run", "a question"), ("verify", "--golden"), ("profile",)])
+def test_commands_without_onnx_runtime_end_with_a_line(
+    words: tuple[str, ...],
+    left: types.ModuleType | None,
+    demo_bundle: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", left)
+    monkeypatch.delitem(sys.modules, "lvlm_runtime.backends.onnxruntime", raising=False)
+    command, *rest = words
+    result = typed(command, demo_bundle, *rest, "--backend", "onnxruntime")
+    line = error_line(result, 1)
+    assert "ONNX Runtime is not installed (" in line
+    assert "pip install 'lvlm-export[cpu]'" in line
+    assert "lvlm-export engines BUNDLE --target trt" in line

@@ -222,10 +222,9 @@ def next_command(target: Path, is_demo: bool) -> str:
     """The command for a first question to the new bundle."""
     image, question = "picture.jpg", "What is in the picture?"
     if is_demo:
-        import json
-
         from lvlm_export.demo import PICTURES
+        from lvlm_profiles.readers import load_json
 
-        entry = json.loads((PICTURES / "questions.json").read_text(encoding="utf-8"))[0]
+        entry = load_json(PICTURES / "questions.json")[0]
         image, question = str(PICTURES / entry["image"]), entry["question"]
     return shlex.join(["lvlm-export", "run", str(target), "--image", image, question])

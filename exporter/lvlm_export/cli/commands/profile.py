@@ -151,11 +151,12 @@ def say(line: str) -> None:
 def make_directory(output: Path) -> None:
     """Find out before the measurement, not after it, that a report cannot be written."""
     from lvlm_profiles.files import refuse_other
+    from lvlm_profiles.readers import what_is
 
     try:
         output.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        raise UsageError(f"--output {output} is a file; name a directory") from None
+        raise UsageError(f"--output {output} is {what_is(output)}; name a directory") from None
     for name, mark in MARKS.items():
         refuse_other(output / name, mark)
 
