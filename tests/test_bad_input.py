@@ -115,6 +115,13 @@ def test_fewer_images_than_the_prompt_has_places(demo_bundle: Path) -> None:
         session.generate_ids(ids)
 
 
+@pytest.mark.parametrize("token", [-1, 10**6])
+def test_a_token_that_the_model_does_not_have(demo_bundle: Path, token: int) -> None:
+    session = Session.open(demo_bundle)
+    with pytest.raises(LvlmError, match=rf"token {token} of the prompt is not one of the model's"):
+        session.generate_ids([*session.encoder.encode(QUESTION, 0), token])
+
+
 def test_no_prompt(demo_bundle: Path) -> None:
     assert "the question is empty" in error_line(typed("run", demo_bundle, stdin=""), 2)
     assert "the question is empty" in error_line(typed("run", demo_bundle, " "), 2)

@@ -247,3 +247,13 @@ def no_crop(directory: Path) -> None:
 def pictures_that_are_no_squares(directory: Path) -> None:
     """A resize to another size than the tower's."""
     edit_json(directory / "preprocessor_config.json", size={"height": 40, "width": 48})
+
+
+@trait(
+    refused(r"position_embedding\.weight as \[37, 32\] and its config\.json makes it \[50, 32\]")
+)
+def tower_of_another_resolution(directory: Path) -> None:
+    """A configuration and a processor for larger pictures than the tower was trained with."""
+    edit_json(directory / "config.json", vision_config__image_size=56)
+    edge = {"height": 56, "width": 56}
+    edit_json(directory / "preprocessor_config.json", crop_size=edge, size={"shortest_edge": 56})

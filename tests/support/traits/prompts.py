@@ -12,7 +12,7 @@ from lvlm_export.checkpoint.processing import prompt_files
 from lvlm_runtime.prompt.encoder import PromptEncoder
 from traits import edit_json, edit_weights, read_json, trait, write_json
 from traits.damaged import POINTER
-from traits.outcomes import built, refused, same_ids, same_pixels
+from traits.outcomes import refused, same_ids, same_pixels
 from traits.weights import HEAD, TABLE
 
 IMAGE = {
@@ -107,12 +107,6 @@ def two_processor_files(directory: Path) -> None:
         "image_processor": {**old, "image_mean": [0.1] * 3, "image_std": [1.0] * 3},
     }
     write_json(directory / "processor_config.json", content)
-
-
-@trait(built, slow=True)
-def ngram_rule(directory: Path) -> None:
-    """generation_config.json with a rule about answers; the gate compares like with like."""
-    edit_json(directory / "generation_config.json", no_repeat_ngram_size=2)
 
 
 def content_as_text(directory: Path) -> None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from traits import (
     INDEX,
@@ -189,3 +189,15 @@ def code_beside_the_weights(directory: Path) -> None:
         "AutoConfig": "modeling_mine.C",
     }
     edit_json(directory / "config.json", auto_map=auto_map)
+
+
+@trait(same_weights)
+def weights_without_metadata(directory: Path) -> None:
+    """A file that does not say which library wrote it."""
+    save_file(load_file(directory / WEIGHTS), directory / WEIGHTS)
+
+
+@trait(same_weights)
+def weights_in_double(directory: Path) -> None:
+    """Weights of 64 bits."""
+    edit_weights(directory, lambda weights: weights.update({HEAD: weights[HEAD].double()}))

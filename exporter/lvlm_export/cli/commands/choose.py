@@ -87,9 +87,11 @@ def choose(
 
     quiet_libraries()
     from lvlm_export.checkpoint.checkpoint import Checkpoint
+    from lvlm_export.checkpoint.preflight import preflight
     from lvlm_export.study.choosing import measure_outlier_shares, measure_withdrawals
 
     checkpoint = Checkpoint.open(checkpoint_directory(model))
+    preflight(checkpoint, image_size)
     samples = [
         ParitySample((load_image(question.image),), question.question)
         for question in read_questions(data, images)[:limit]
