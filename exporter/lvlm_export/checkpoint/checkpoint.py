@@ -37,6 +37,7 @@ from lvlm_export.checkpoint.shards import (
     stored_tensors,
 )
 from lvlm_export.families import Family, ModelShape, load_family
+from lvlm_profiles.readers import UnreadableError, read_bytes
 from lvlm_runtime.bundle.bundle import file_sha256
 from lvlm_runtime.errors import LvlmError, UsageError
 
@@ -199,7 +200,13 @@ class Checkpoint:
         digest = hashlib.sha256()
         templates = self.directory.glob("additional_chat_templates/*.jinja")
         paths = [*(self.directory / name for name in sorted(READ_FILES)), *sorted(templates)]
-        for path in [*(path for path in paths if path.exists()), *self._weight_files().paths]:
+        for path in (path for path in paths if path.exists()):
+            try:
+                content = read_bytes(path)
+            except UnreadableError as error:
+                raise LvlmError(f"{path} cannot be read: {error}; copy it again") from None
+            digest.update(path.name.encode() + hashlib.sha256(content).digest())
+        for path in self._weight_files().paths:
             digest.update(path.name.encode() + bytes.fromhex(file_sha256(path)))
         return digest.hexdigest()
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lvlm_runtime.errors import UsageError
+
+if TYPE_CHECKING:
+    from lvlm_export.checkpoint.files import Located
 
 DEMO = "demo"
 
@@ -150,6 +153,12 @@ ratios_option = click.option(
     multiple=True,
     help="Share of visual tokens KEPT; repeatable [all of the bundle's].",
 )
+revision_option = click.option(
+    "--revision",
+    metavar="REV",
+    help="Branch, tag or commit of a hub id [main]; the bundle keeps the commit. owner/name is taken for"
+    " a path where something called owner lies here, unless this is given.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
 
 
@@ -208,12 +217,19 @@ def device_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def checkpoint_directory(model: str) -> Path:
-    """Where the checkpoint of a model name lies; ``demo`` is the one that is shipped."""
-    if model == DEMO:
-        from lvlm_export.demo import CHECKPOINT
+def find_checkpoint(model: str, revision: str | None = None) -> Located:
+    """Where the checkpoint of a model name lies; ``demo`` is the one that is shipped.
 
-        return CHECKPOINT
-    from lvlm_export.checkpoint.files import locate
+    Raises:
+        UsageError: A revision of something that is not on the hub.
+        LvlmError: There is none of this name.
+    """
+    from lvlm_export.checkpoint.files import Located, locate
 
-    return locate(model)
+    if model != DEMO:
+        return locate(model, revision)
+    if revision is not None:
+        raise UsageError("--revision is for hub ids and the demo model is shipped; leave it out")
+    from lvlm_export.demo import CHECKPOINT
+
+    return Located(CHECKPOINT, DEMO)

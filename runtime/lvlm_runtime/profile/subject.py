@@ -39,8 +39,10 @@ def describe_model(manifest: Manifest) -> Model:
 
     Of a checkpoint that was a directory, only its last part: reports are passed on.
     """
-    name, _, revision = manifest.model.partition("@")
-    name = Path(name).name if Path(name).is_absolute() else name
+    if Path(manifest.model).is_absolute():
+        name, revision = Path(manifest.model).name, ""
+    else:
+        name, _, revision = manifest.model.partition("@")
     return Model(
         name=name,
         revision=revision or None,

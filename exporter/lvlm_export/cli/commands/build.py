@@ -14,14 +14,16 @@ from lvlm_export.cli.options import (
     MethodName,
     Ratio,
     SiteNames,
-    checkpoint_directory,
+    find_checkpoint,
     image_size_option,
+    revision_option,
 )
 from lvlm_export.cli.recipes import RECIPE_HELP, recipe_option, set_placement
 from lvlm_export.plan.targets import BUNDLE_PRECISIONS, DIALECTS, TARGETS
 
 if TYPE_CHECKING:
     from lvlm_export.bundle.build import BuildResult
+    from lvlm_export.checkpoint.files import Located
     from lvlm_runtime.bundle.manifest import Manifest
 
 BUNDLES = Path("bundles")
@@ -33,6 +35,7 @@ BUNDLES = Path("bundles")
     metavar="PATH_OR_HUB_ID",
     help="Hugging Face directory or hub id [the shipped demo model].",
 )
+@revision_option
 @click.option(
     "--ratio",
     "ratios",
@@ -119,7 +122,14 @@ BUNDLES = Path("bundles")
 @click.option(
     "--force", is_flag=True, help="Replace a bundle of other options or another checkpoint."
 )
-def build(model: str | None, output: Path | None, check: bool, force: bool, **options: Any) -> None:
+def build(
+    model: str | None,
+    revision: str | None,
+    output: Path | None,
+    check: bool,
+    force: bool,
+    **options: Any,
+) -> None:
     """Export a checkpoint into a bundle: subgraphs, shared weights, one budget per ratio.
 
     Without --model the small demo model is used that comes with this package. A build that was
@@ -143,13 +153,12 @@ def build(model: str | None, output: Path | None, check: bool, force: bool, **op
     if check:
         # What the comparison with PyTorch runs the graphs with is missed now and not at its end.
         open_backend("onnxruntime", "cpu", None)
-    directory = checkpoint_directory(DEMO if model is None else model)
-    name = model_name(model)
-    target = BUNDLES / Path(name).name if output is None else output
+    found = find_checkpoint(DEMO if model is None else model, revision)
+    target = BUNDLES / bundle_name(found) if output is None else output
     try:
         result = run_build(
-            Checkpoint.open(directory),
-            name,
+            Checkpoint.open(found.directory),
+            found.name,
             BuildOptions(**options),
             target,
             open_progress(),
@@ -164,15 +173,13 @@ def build(model: str | None, output: Path | None, check: bool, force: bool, **op
         from lvlm_export.cli.commands.engines import build_beside
 
         build_beside(target)
-    report(result, target, name == DEMO)
+    report(result, target, found.name == DEMO)
 
 
-def model_name(model: str | None) -> str:
-    """A model's name in the manifest: ``demo``, a hub id, or the absolute path of a directory."""
-    if model is None or model == DEMO:
-        return DEMO
-    path = Path(model).expanduser()
-    return str(path.resolve()) if path.is_dir() else model
+def bundle_name(found: Located) -> str:
+    """Of the bundle's directory where none is given: the model's, without its place or commit."""
+    name = Path(found.name).name
+    return name if Path(found.name).is_absolute() else name.partition("@")[0]
 
 
 def report(result: BuildResult, target: Path, is_demo: bool) -> None:

@@ -12,10 +12,11 @@ import click
 
 from lvlm_export.cli.options import (
     DEMO,
-    checkpoint_directory,
+    find_checkpoint,
     image_size_option,
     images_option,
     json_option,
+    revision_option,
 )
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ SAMPLES = 20
     default=DEMO,
     help="Hugging Face directory or hub id [the shipped demo model].",
 )
+@revision_option
 @click.option(
     "--method",
     type=click.Choice(("vtw", "prumerge")),
@@ -67,6 +69,7 @@ SAMPLES = 20
 @json_option
 def choose(
     model: str,
+    revision: str | None,
     method: str,
     data: Path,
     images: Path | None,
@@ -90,7 +93,7 @@ def choose(
     from lvlm_export.checkpoint.preflight import preflight
     from lvlm_export.study.choosing import measure_outlier_shares, measure_withdrawals
 
-    checkpoint = Checkpoint.open(checkpoint_directory(model))
+    checkpoint = Checkpoint.open(find_checkpoint(model, revision).directory)
     preflight(checkpoint, image_size)
     samples = [
         ParitySample((load_image(question.image),), question.question)

@@ -17,6 +17,7 @@ from lvlm_export.cli.options import (
     image_size_option,
     json_option,
     request_options,
+    revision_option,
 )
 from lvlm_export.plan.targets import BUNDLE_PRECISIONS
 from lvlm_runtime.errors import LvlmError, UsageError
@@ -43,6 +44,7 @@ SHAPE = "shape:"
     help="Hugging Face directory or hub id, demo, or shape:NAME for the shapes of a published"
     " model, which needs no download (shape:llava-1.5-7b).",
 )
+@revision_option
 @click.option(
     "--device", metavar="NAME", help="Device profile (lvlm-export list targets shows them)."
 )
@@ -87,6 +89,7 @@ SHAPE = "shape:"
 def plan(
     models: tuple[str, ...],
     model: str,
+    revision: str | None,
     device: str | None,
     calibrate: Path | None,
     compare_models: bool,
@@ -111,14 +114,14 @@ def plan(
     from lvlm_profiles.devices.device import load_device
 
     profile = load_device(device)
-    subject = find_subject(model, options["image_size"])
+    subject = find_subject(model, options["image_size"], revision)
     fitted = None if calibrate is None else find_calibration(calibrate, subject, profile)
     from lvlm_export.advise.planning import PlanBasis
     from lvlm_profiles.planner.judge import Goal
 
     goal = Goal(profile, options["ttft"], options["tpot"], subject.context_length)
     basis = PlanBasis(subject, make_choices(profile, options), goal, fitted)
-    advise(basis, options["image_size"], build_name(model), as_json)
+    advise(basis, options["image_size"], build_name(model, revision), as_json)
 
 
 def advise(
@@ -165,26 +168,30 @@ def make_choices(profile: Device, options: dict[str, Any]) -> Choices:
     )
 
 
-def find_subject(model: str, image_size: tuple[int, int] | None) -> Subject:
+def find_subject(
+    model: str, image_size: tuple[int, int] | None, revision: str | None = None
+) -> Subject:
     """The shapes of a preset or a checkpoint."""
     from lvlm_export.advise.subject import subject_of_checkpoint, subject_of_preset
     from lvlm_profiles.shapes.presets import load_preset
 
     if model.startswith(SHAPE):
+        if revision is not None:
+            raise UsageError("--revision is for hub ids and a preset is shipped; leave it out")
         return subject_of_preset(load_preset(model.removeprefix(SHAPE)), image_size)
     from lvlm_export.cli.console import quiet_libraries
-    from lvlm_export.cli.options import checkpoint_directory
+    from lvlm_export.cli.options import find_checkpoint
 
     quiet_libraries()
-    directory = checkpoint_directory(model)
+    directory = find_checkpoint(model, revision).directory
     click.echo("loading PyTorch and reading the checkpoint's configuration", err=True)
     return subject_of_checkpoint(model, directory, image_size)
 
 
-def build_name(model: str) -> str:
+def build_name(model: str, revision: str | None) -> str:
     """What ``build --model`` takes: a preset's checkpoint on the hub, or the model itself."""
     if not model.startswith(SHAPE):
-        return model
+        return model if revision is None else f"{model}@{revision}"
     from lvlm_profiles.shapes.presets import load_preset
 
     return load_preset(model.removeprefix(SHAPE)).checkpoint

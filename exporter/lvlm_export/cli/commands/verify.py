@@ -9,9 +9,10 @@ import click
 
 from lvlm_export.cli.options import (
     bundle_argument,
-    checkpoint_directory,
     device_options,
+    find_checkpoint,
     json_option,
+    revision_option,
 )
 from lvlm_runtime.errors import LvlmError, UsageError
 
@@ -31,6 +32,7 @@ DEFAULT_SAMPLES = 2
 @click.option(
     "--model", metavar="PATH_OR_HUB_ID", help="The checkpoint [as the manifest names it]."
 )
+@revision_option
 @click.option(
     "--samples",
     type=click.IntRange(0),
@@ -64,6 +66,7 @@ DEFAULT_SAMPLES = 2
 def verify(
     bundle: Path,
     model: str | None,
+    revision: str | None,
     samples: int | None,
     images: tuple[Path, ...],
     prompt: str | None,
@@ -81,7 +84,7 @@ def verify(
     from lvlm_export.cli.console import open_progress, quiet_libraries
 
     if golden:
-        given = (model, samples, prompt, images or None)
+        given = (model, revision, samples, prompt, images or None)
         if any(each is not None for each in given):
             raise UsageError("--golden has its own picture and question; leave out the others")
         verify_golden(bundle, backend, device, threads, as_json)
@@ -100,7 +103,7 @@ def verify(
     from lvlm_export.check.parity import verify as run_verify
     from lvlm_export.plan.plan import make_plan
 
-    checkpoint = open_checkpoint(opened, model)
+    checkpoint = open_checkpoint(opened, model, revision)
     plan = make_plan(checkpoint, options_of(opened.manifest))
     wanted = collect_samples(opened.manifest, count, images, prompt)
     session = Session.load(opened, backend, device, threads)
@@ -143,13 +146,13 @@ def verify_golden(
     click.get_current_context().exit(0 if passed else 1)
 
 
-def open_checkpoint(bundle: Bundle, model: str | None) -> Checkpoint:
+def open_checkpoint(bundle: Bundle, model: str | None, revision: str | None) -> Checkpoint:
     """The checkpoint that a bundle was built from, and no other."""
     from lvlm_export.checkpoint.checkpoint import Checkpoint
 
     name = bundle.manifest.model if model is None else model
     try:
-        directory = checkpoint_directory(name)
+        directory = find_checkpoint(name, revision).directory
     except LvlmError as error:
         if model is not None:
             raise
