@@ -21,7 +21,7 @@ from lvlm_profiles.files import write_whole
 from lvlm_runtime.bundle.bundle import Bundle
 from lvlm_runtime.bundle.manifest import to_json
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.session import Session
+from lvlm_runtime.session import ARGMAX, Session
 
 FILE = "golden.json"
 REBUILD = "build the bundle again, without --no-verify"
@@ -101,7 +101,11 @@ def compare_golden(session: Session, golden: Golden) -> list[Comparison]:
     comparisons = []
     for answer in golden.answers:
         got = session.generate(
-            golden.prompt, pictures, answer.ratio, max_new_tokens=golden.max_new_tokens
+            golden.prompt,
+            pictures,
+            answer.ratio,
+            max_new_tokens=golden.max_new_tokens,
+            sampling=ARGMAX,
         ).token_ids
         pairs = zip(answer.token_ids, got, strict=False)
         equal = [a == b for a, b in pairs]

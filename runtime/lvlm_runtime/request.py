@@ -45,6 +45,17 @@ class CheckedRequest:
         visual = 0 if self.part is None else self.images * self.part.tokens_in
         return sum(map(len, self.runs)) + visual
 
+    def ids(self, image_token_id: int) -> list[int]:
+        """The prompt as ``generate`` of transformers sees it: all image tokens of ratio 1.0.
+
+        Rules on what was said count and compare them.
+        """
+        per_image = 0 if self.part is None else self.part.tokens_full
+        ids = list(self.runs[0])
+        for run in self.runs[1:]:
+            ids += [image_token_id] * per_image + run
+        return ids
+
     def visual_tokens(self, manifest: Manifest) -> tuple[tuple[str, int], ...]:
         """Visual tokens at each stage, all images together; empty without images."""
         if self.part is None or self.pixel_values is None:

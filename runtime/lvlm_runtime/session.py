@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from lvlm_runtime.backends import open_backend
 from lvlm_runtime.backends.choice import AUTO, choose_backend
 from lvlm_runtime.bundle.bundle import TOKENIZER, Bundle
+from lvlm_runtime.bundle.generation import GenerationRecord, read_generation
 from lvlm_runtime.chain.chain import Chain
 from lvlm_runtime.chain.decoder import DecodeState
 from lvlm_runtime.chain.recorder import Recorder
@@ -26,12 +27,15 @@ from lvlm_runtime.errors import UsageError
 from lvlm_runtime.image.anyres import TileLayout
 from lvlm_runtime.image.picture import Picture
 from lvlm_runtime.prompt.encoder import PromptEncoder
+from lvlm_runtime.prompt.rules import AnswerLimits
 from lvlm_runtime.prompt.sampling import Sampler, SamplingOptions
 from lvlm_runtime.request import CheckedRequest, check_request, layout_for
 
 __all__ = ["Generation", "Picture", "Session"]
 
 GREEDY = SamplingOptions()
+# What a chain is compared by: the largest logit, whatever rules the checkpoint has.
+ARGMAX = SamplingOptions(repetition_penalty=1.0, rules=False)
 
 
 @dataclass(frozen=True)
@@ -91,10 +95,13 @@ class Session:
     the same session, nor wait for a thread that does.
     """
 
-    def __init__(self, bundle: Bundle, chain: Chain, encoder: PromptEncoder) -> None:
+    def __init__(
+        self, bundle: Bundle, chain: Chain, encoder: PromptEncoder, generation: GenerationRecord
+    ) -> None:
         self.bundle = bundle
         self.chain = chain
         self.encoder = encoder
+        self.generation = generation
 
     @classmethod
     def open(
@@ -130,7 +137,9 @@ class Session:
         """As ``open``, for a bundle that is checked already."""
         encoder = PromptEncoder.open(bundle.path(TOKENIZER))
         chosen = choose_backend(bundle.directory, backend, device)
-        return cls(bundle, Chain(bundle, open_backend(chosen, device, threads)), encoder)
+        generation = read_generation(bundle)
+        chain = Chain(bundle, open_backend(chosen, device, threads))
+        return cls(bundle, chain, encoder, generation)
 
     @property
     def busy(self) -> bool:
@@ -162,7 +171,7 @@ class Session:
             images: Paths, PIL pictures or arrays, in the order in which the prompt names them.
             ratio: Share of visual tokens to keep; one of the bundle's, None for its first.
             max_new_tokens: Longest answer.
-            sampling: How tokens are chosen; greedy by default.
+            sampling: How tokens are chosen; greedy under the checkpoint's rules by default.
             system: A system message, where the template takes one.
             on_text: Called with each new piece of the answer (streaming).
             recorder: Takes the timing of every graph call.
@@ -226,14 +235,17 @@ class Session:
         request = check_request(
             self.bundle, asked.token_ids, asked.images, asked.ratio, max_new_tokens, recorder
         )
-        sampler, decoder = Sampler(asked.sampling), self.encoder.decoder()
+        text = self.bundle.manifest.text
+        history = request.ids(text.image_token_id)
+        limits = AnswerLimits(len(history), max_new_tokens, text.stop_ids)
+        sampler = Sampler(asked.sampling, self.generation.rules, limits)
+        decoder = self.encoder.decoder()
         state, logits = self._prefill(request, max_new_tokens, recorder, asked.query_ids)
-        history = [token for run in request.runs for token in run]
         with recorder.step("sample", "prefill", 1):
             answer = [sampler.sample(logits, history)]
         first = time.perf_counter()
         own_ms = (first - start) * 1e3 - recorder.total_ms("preprocess", "vision", "prefill")
-        stop_ids = () if asked.ignore_stop else self.bundle.manifest.text.stop_ids
+        stop_ids = () if asked.ignore_stop else text.stop_ids
         pieces: list[str] = []
         while answer[-1] not in stop_ids:
             with recorder.step("detokenize", "decode", 1):

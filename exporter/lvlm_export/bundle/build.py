@@ -15,6 +15,7 @@ from lvlm_export.bundle.publish import make_bundle, real_target
 from lvlm_export.bundle.weights import WeightStore
 from lvlm_export.bundle.workspace import Workspace, file_ref
 from lvlm_export.checkpoint.checkpoint import Checkpoint
+from lvlm_export.checkpoint.generation import read_rules
 from lvlm_export.checkpoint.preflight import preflight
 from lvlm_export.checkpoint.processing import prompt_files
 from lvlm_export.graphs.attention import NAME as ATTENTION
@@ -26,6 +27,8 @@ from lvlm_export.graphs.weight_use import WeightUse
 from lvlm_export.plan.plan import BuildOptions, Plan, make_plan
 from lvlm_export.plan.targets import TARGETS
 from lvlm_runtime.bundle.bundle import TOKENIZER, Bundle
+from lvlm_runtime.bundle.generation import FILE as GENERATION
+from lvlm_runtime.bundle.generation import write_generation
 from lvlm_runtime.bundle.manifest import Manifest
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.golden import FILE as GOLDEN
@@ -86,22 +89,30 @@ def build(
 
     def make(construction: Construction, workspace: Workspace) -> Manifest:
         write_tokenizer(checkpoint, workspace)
+        rules = read_rules(checkpoint.directory, plan.shape.text.vocab_size)
         exported = export_graphs(checkpoint, plan, workspace, progress)
         manifest = write_manifest(checkpoint, model_name, plan, workspace, exported, progress)
+        write_generation(workspace.directory, rules)
+        manifest = with_file(manifest, workspace, GENERATION)
         if not verify_samples:
             return manifest
         built = Bundle(workspace.directory, manifest)
         with runnable(checkpoint, plan, built, construction, progress) as tested:
             golden = check_parity(checkpoint, plan, tested, verify_samples, progress)
         write_golden(workspace.directory, golden)
-        files = {**manifest.files, GOLDEN: file_ref(workspace.path(GOLDEN))}
-        return replace(manifest, files=files)
+        return with_file(manifest, workspace, GOLDEN)
 
     def complete(manifest: Manifest) -> bool:
         return not verify_samples or GOLDEN in manifest.files
 
     manifest, reused = make_bundle(output, plan.key, make, force, complete)
     return BuildResult(output, manifest, reused)
+
+
+def with_file(manifest: Manifest, workspace: Workspace, name: str) -> Manifest:
+    """The manifest with one more file that is finished."""
+    files = {**manifest.files, name: file_ref(workspace.path(name))}
+    return replace(manifest, files=files)
 
 
 def export_graphs(

@@ -14,7 +14,7 @@ from lvlm_runtime.backends import Backend, Runner, Value
 from lvlm_runtime.bundle.route import Step, route
 from lvlm_runtime.chain.recorder import Recorder
 from lvlm_runtime.request import check_request, layout_for
-from lvlm_runtime.session import Session
+from lvlm_runtime.session import ARGMAX, Session
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -88,6 +88,7 @@ def run_chain(
             sample.images,
             ratio,
             max_new_tokens=max_new_tokens,
+            sampling=ARGMAX,
             recorder=Recorder(on_stage=keep),
         )
     run.answer = answer.token_ids

@@ -65,7 +65,6 @@ class Reference:
             ),
             do_sample=False,
             num_beams=1,
-            repetition_penalty=1.0,
             max_new_tokens=max_new_tokens,
             eos_token_id=list(stop_ids),
             pad_token_id=stop_ids[0],

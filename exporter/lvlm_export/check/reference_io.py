@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoConfig
+from transformers import AutoConfig, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
 from lvlm_export.check.decisions import Decision
@@ -90,12 +90,15 @@ class DecoderEntry:
 
 
 def load_eager(directory: Path, family: Family) -> Any:
-    """The checkpoint's model in float32, whose attention returns its weights."""
+    """The checkpoint's model in float32, whose attention returns its weights, without rules."""
     with quiet_transformers():
         config = AutoConfig.from_pretrained(directory, trust_remote_code=False)
         model = family.model_class(config).from_pretrained(
             directory, dtype=torch.float32, attn_implementation="eager", use_safetensors=True
         )
+    # Both sides of a comparison take the largest logit: rules of the checkpoint are applied to what
+    # the model says, and are no part of it.
+    model.generation_config = GenerationConfig()
     return model.eval()
 
 

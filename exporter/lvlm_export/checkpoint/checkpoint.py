@@ -18,6 +18,7 @@ import torch
 
 from lvlm_export.checkpoint.files import READ_FILES, one_reason, read_json
 from lvlm_export.checkpoint.fit import check_tensors
+from lvlm_export.checkpoint.generation import generation_config
 from lvlm_export.checkpoint.numbers import check_numbers
 from lvlm_export.checkpoint.processing import image_settings
 from lvlm_export.checkpoint.refused import (
@@ -172,8 +173,7 @@ class Checkpoint:
     @property
     def stop_ids(self) -> tuple[int, ...]:
         """Ids that end an answer, from generation_config.json or else the text configuration."""
-        path = self.directory / "generation_config.json"
-        ids = read_json(path).get("eos_token_id") if path.exists() else None
+        ids = generation_config(self.directory).eos_token_id
         for config in (self.config, self.config.text_config):
             ids = getattr(config, "eos_token_id", None) if ids is None else ids
         if ids is None:

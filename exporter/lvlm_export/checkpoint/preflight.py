@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.checkpoint.files import READ_FILES, refuse_pointer
+from lvlm_export.checkpoint.generation import read_rules
 from lvlm_export.checkpoint.processing import prompt_files
 from lvlm_export.families import ModelShape
 from lvlm_runtime.errors import LvlmError
@@ -28,6 +29,7 @@ def preflight(checkpoint: Checkpoint, image_size: tuple[int, int] | None = None)
     checkpoint.check_weights()
     _check_picture(shape)
     _check_image_token(checkpoint, shape)
+    read_rules(checkpoint.directory, shape.text.vocab_size)
 
 
 def _check_picture(shape: ModelShape) -> None:

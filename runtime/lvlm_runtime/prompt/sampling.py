@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lvlm_runtime.errors import LvlmError, UsageError
+from lvlm_runtime.prompt.rules import (
+    NO_LIMITS,
+    NO_RULES,
+    AnswerLimits,
+    GenerationRules,
+    apply_rules,
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,10 @@ class SamplingOptions:
             a token is drawn.
         top_k: Draw among the k most probable tokens (ties with the k-th stay), or None for all.
         top_p: Draw among the fewest tokens whose probabilities reach top_p, or None for all.
-        repetition_penalty: Above 1 makes tokens of the prompt and the answer less probable.
+        repetition_penalty: Above 1 makes tokens of the prompt and the answer less probable; None
+            takes the bundle's, which is 1 where its checkpoint says nothing.
+        rules: Keep to the rules of the checkpoint's generation_config.json, as ``GenerationRules``
+            lists them.
         seed: The same seed draws the same tokens; None takes one from the system.
 
     Raises:
@@ -31,8 +41,9 @@ class SamplingOptions:
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float | None = None
-    repetition_penalty: float = 1.0
+    repetition_penalty: float | None = None
     seed: int | None = None
+    rules: bool = True
 
     def __post_init__(self) -> None:
         """Check every range, so that a ``Sampler`` need not."""
@@ -42,7 +53,8 @@ class SamplingOptions:
             raise UsageError(_outside("top_k", self.top_k, "a whole number, 1 or above"))
         if self.top_p is not None and not (_is_real(self.top_p) and 0 < self.top_p <= 1):
             raise UsageError(_outside("top_p", self.top_p, "a number above 0 and at most 1"))
-        if not (_is_real(self.repetition_penalty) and self.repetition_penalty > 0):
+        penalty = self.repetition_penalty
+        if penalty is not None and not (_is_real(penalty) and penalty > 0):
             allowed = "a number above 0 (1 is off)"
             raise UsageError(_outside("repetition_penalty", self.repetition_penalty, allowed))
         if self.seed is not None and not (_is_int(self.seed) and self.seed >= 0):
@@ -57,14 +69,29 @@ class SamplingOptions:
 class Sampler:
     """Draws tokens one after another; its only state is the random generator.
 
-    Order and mathematics are those of transformers 5.23, ``generation/logits_process.py``:
-    repetition penalty, temperature, top-k, top-p, all in float32. The random numbers are not
-    PyTorch's: a seed gives other tokens than ``generate`` with that seed.
+    Order and mathematics are those of transformers 5.23, ``generation/logits_process.py``: the rules
+    (repetition penalty among them), temperature, top-k, top-p, all in float32. The random numbers are
+    not PyTorch's: a seed gives other tokens than ``generate`` with that seed.
     """
 
-    def __init__(self, options: SamplingOptions) -> None:
-        """Start the random generator (PCG64) from the options' seed."""
-        self.options = options
+    def __init__(
+        self,
+        options: SamplingOptions,
+        rules: GenerationRules = NO_RULES,
+        limits: AnswerLimits = NO_LIMITS,
+    ) -> None:
+        """Start the random generator (PCG64) from the options' seed.
+
+        Args:
+            options: What the user chose; it counts before the rules.
+            rules: Of the bundle.
+            limits: Of the request, for rules that count.
+        """
+        self.options, self.limits = options, limits
+        rules = rules if options.rules else NO_RULES
+        if options.repetition_penalty is not None:
+            rules = replace(rules, repetition_penalty=options.repetition_penalty)
+        self.rules = rules
         self._random = np.random.Generator(np.random.PCG64(options.seed))
 
     def sample(self, logits: NDArray[np.floating], history: Sequence[int]) -> int:
@@ -72,60 +99,50 @@ class Sampler:
 
         Args:
             logits: ``[V]``, of the last position.
-            history: Token ids of the prompt and the answer so far, for the repetition penalty;
-                ids of V or above (placeholders) are left out, since they cannot be chosen.
+            history: Token ids of the prompt and the answer so far, as ``apply_rules`` wants them.
 
         Raises:
-            LvlmError: No logit is a number above minus infinity, or one is not a number.
+            LvlmError: No logit is a number above minus infinity, one is not a number, or the rules
+                leave no token.
         """
-        scores = process_logits(logits, history, self.options)
+        scores = self.scores(logits, history)
         if self.options.temperature == 0:
             return int(np.argmax(scores))
         cumulative = np.cumsum(_softmax(scores), dtype=np.float64)
         drawn = self._random.random() * cumulative[-1]
         return int(np.searchsorted(cumulative, drawn, side="right"))
 
+    def scores(self, logits: NDArray[np.floating], history: Sequence[int]) -> NDArray[np.float32]:
+        """The scores that a token is drawn from, ``[V]``; minus infinity where it cannot be.
 
-def process_logits(
-    logits: NDArray[np.floating], history: Sequence[int], options: SamplingOptions
-) -> NDArray[np.float32]:
-    """The scores that a token is drawn from, float32 ``[V]``; minus infinity where it cannot be.
-
-    Raises:
-        LvlmError: No logit is a number above minus infinity, or one is not a number.
-    """
-    scores = np.array(logits, dtype=np.float32)
-    if scores.ndim != 1 or scores.size == 0:
-        raise ValueError(f"logits must be [V], got shape {scores.shape}")
-    peak = float(scores.max())
-    if not math.isfinite(peak):
-        raise LvlmError(
-            f"the model's largest logit is {peak}, a finite number is needed: its precision is "
-            "probably too low; build with a higher precision"
-        )
-    if options.repetition_penalty != 1.0:
-        scores = _penalise(scores, history, options.repetition_penalty)
-    if options.temperature == 0:
+        Arguments and errors as of ``sample``.
+        """
+        scores = np.array(logits, dtype=np.float32)
+        if scores.ndim != 1 or scores.size == 0:
+            raise ValueError(f"logits must be [V], got shape {scores.shape}")
+        peak = float(scores.max())
+        if not math.isfinite(peak):
+            raise LvlmError(
+                f"the model's largest logit is {peak}, a finite number is needed: its precision is "
+                "probably too low; build with a higher precision"
+            )
+        scores = apply_rules(self.rules, scores, history, self.limits)
+        if scores.max() == -np.inf:
+            raise LvlmError(
+                "the rules of the checkpoint's generation_config.json"
+                f" ({', '.join(self.rules.in_force)}) leave no token to go on with; give"
+                " --no-model-rules, or correct the file and build again"
+            )
+        options = self.options
+        if options.temperature == 0:
+            return scores
+        scores /= np.float32(options.temperature)
+        if options.top_k is not None and options.top_k < scores.size:
+            kth = np.partition(scores, -options.top_k)[-options.top_k]
+            scores[scores < kth] = -np.inf
+        if options.top_p is not None and options.top_p < 1:
+            scores = _top_p(scores, options.top_p)
         return scores
-    scores /= np.float32(options.temperature)
-    if options.top_k is not None and options.top_k < scores.size:
-        kth = np.partition(scores, -options.top_k)[-options.top_k]
-        scores[scores < kth] = -np.inf
-    if options.top_p is not None and options.top_p < 1:
-        scores = _top_p(scores, options.top_p)
-    return scores
-
-
-def _penalise(
-    scores: NDArray[np.float32], history: Sequence[int], penalty: float
-) -> NDArray[np.float32]:
-    """Make every token of the history less probable. Source: arXiv:1909.05858 4.1."""
-    seen = np.unique(np.asarray(history, dtype=np.int64))
-    seen = seen[(seen >= 0) & (seen < scores.size)]
-    factor = np.float32(penalty)
-    values = scores[seen]
-    scores[seen] = np.where(values < 0, values * factor, values / factor)
-    return scores
 
 
 def _top_p(scores: NDArray[np.float32], top_p: float) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from lvlm_runtime.errors import LvlmError, UsageError
-from lvlm_runtime.prompt.sampling import Sampler, SamplingOptions, process_logits
+from lvlm_runtime.prompt.sampling import Sampler, SamplingOptions
 
 logits = hnp.arrays(
     np.float32, st.integers(2, 60), elements=st.integers(-400, 400).map(lambda i: i / 16)
@@ -57,7 +57,7 @@ def test_scores_are_those_of_transformers(
     penalty: float,
 ) -> None:
     options = SamplingOptions(temperature, top_k, top_p, penalty)
-    ours = torch.from_numpy(process_logits(scores, history, options))
+    ours = torch.from_numpy(Sampler(options).scores(scores, history))
     theirs = of_transformers(scores, history, options)
     finite = torch.isfinite(theirs)
     # tokens of one score may stay or go in another order: compare what stays as a multiset

@@ -186,6 +186,8 @@ def report(result: BuildResult, target: Path, is_demo: bool) -> None:
     """What was built and what to type next."""
     from lvlm_export.cli.console import show_table, size
     from lvlm_export.cli.summary import budget_bytes, graph_bytes, total_bytes, weight_bytes
+    from lvlm_runtime.bundle.bundle import Bundle
+    from lvlm_runtime.bundle.generation import read_generation
 
     manifest = result.manifest
     if result.reused:
@@ -203,6 +205,8 @@ def report(result: BuildResult, target: Path, is_demo: bool) -> None:
                 "parity  of the same graphs in float32: ONNX Runtime has no bfloat16 on a CPU, so"
                 " its rounding is unchecked until TensorRT runs it"
             )
+    for sentence in read_generation(Bundle(target, manifest)).sentences():
+        click.echo(f"answers {sentence}")
     click.echo(f"next    {next_command(target, is_demo)}")
 
 

@@ -65,9 +65,15 @@ if TYPE_CHECKING:
     "--repetition-penalty",
     type=float,
     metavar="P",
-    default=1.0,
+    help="Above 1 repeats less [the checkpoint's own, else 1].",
+)
+@click.option(
+    "--model-rules/--no-model-rules",
+    "rules",
+    default=True,
     show_default=True,
-    help="Above 1 repeats less.",
+    help="Keep to the rules of the checkpoint's generation_config.json: what is not repeated, banned"
+    " tokens, lengths.",
 )
 @click.option("--seed", type=int, metavar="N", help="Draw the same tokens again.")
 @click.option("--system", help="System message, where the model's template knows one.")
@@ -113,11 +119,14 @@ def run(
         system=system,
         on_text=None if as_json else stream.write,
     )
+    said = session.generation.sentences(options.rules, options.temperature > 0)
     if as_json:
         from lvlm_export.cli.console import echo_json
 
         executed = session.chain.backend
         content = {**record(answer, bundle, executed.device), "backend": executed.name}
+        if said:
+            content["generation_config"] = said
         if choice is not None:
             content["ttft"] = {"target_ms": target_ms, "expected_ms": choice.expected_ms}
         echo_json(content)
@@ -126,6 +135,8 @@ def run(
     executed = session.chain.backend
     line = f"{answer_line(answer, images)}; {executed.name} on {executed.device}"
     click.echo(line, err=True)
+    for sentence in said:
+        click.echo(sentence, err=True)
     if choice is not None and target_ms is not None:
         click.echo(ttft_line(choice, target_ms, answer), err=True)
 

@@ -1,0 +1,127 @@
+"""What a checkpoint asks of answers: generation_config.json as transformers reads it.
+
+Rules that hold for greedy answers too are taken along and applied. How tokens are drawn is the
+user's choice for every request, and greedy where they choose nothing. Everything else that would
+change an answer of ``generate`` is named as not applied.
+
+Source: transformers 5.23, ``GenerationMixin.adjust_generation_fn`` and ``_get_logits_processor``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lvlm_export.checkpoint.files import read_json
+from lvlm_profiles import records
+from lvlm_runtime.bundle.generation import GenerationRecord
+from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.prompt.rules import NO_RULES, GenerationRules
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig
+
+FILE = "generation_config.json"
+# Settings that change an answer and are not applied, with the values that change nothing. Lengths are
+# not among them: a request has its own.
+_LEFT_OUT: dict[str, tuple[Any, ...]] = {
+    "guidance_scale": (1,),
+    "encoder_repetition_penalty": (1,),
+    "encoder_no_repeat_ngram_size": (0,),
+    "num_beams": (1,),
+    "stop_strings": ((), [], ""),
+    "max_time": (),
+    "token_healing": (False,),
+    "watermarking_config": (),
+}
+# The same where ``do_sample`` is on; without it they change nothing.
+_DRAWING: dict[str, tuple[Any, ...]] = {
+    "do_sample": (False,),
+    "temperature": (1,),
+    "top_k": (0,),
+    "top_p": (1,),
+    "min_p": (0,),
+    "top_h": (),
+    "typical_p": (1,),
+    "epsilon_cutoff": (0,),
+    "eta_cutoff": (0,),
+}
+
+
+def generation_config(directory: Path) -> GenerationConfig:
+    """generation_config.json, or where there is none what config.json says of generation.
+
+    Raises:
+        LvlmError: The file is damaged, or transformers refuses it.
+    """
+    present = (directory / FILE).exists()
+    if present:
+        read_json(directory / FILE)
+    from transformers import GenerationConfig
+
+    others = {} if present else {"config_file_name": "config.json", "_from_model_config": True}
+    try:
+        return GenerationConfig.from_pretrained(directory, **others)
+    except Exception as error:  # its checks raise types of their own
+        reason = " ".join(str(error).split())
+        raise LvlmError(
+            f"{directory / (FILE if present else 'config.json')} is refused by transformers: {reason}"
+        ) from error
+
+
+def read_rules(directory: Path, vocab_size: int) -> GenerationRecord:
+    """Rules of a checkpoint and what of its settings is not applied.
+
+    Args:
+        directory: The checkpoint.
+        vocab_size: Tokens of its language model.
+
+    Raises:
+        LvlmError: A rule of another type than transformers takes, or of a token that there is not.
+    """
+    config = generation_config(directory)
+    rules = _rules(config, directory / FILE)
+    for name in rules.in_force:
+        for token in _tokens(name, getattr(rules, name)):
+            if not 0 <= token < vocab_size:
+                raise LvlmError(
+                    f"{directory / FILE}: {name} names token {token}, and the model has"
+                    f" {vocab_size}; correct it"
+                )
+    without_effect = dict(_LEFT_OUT)
+    if config.do_sample:
+        without_effect.update(_DRAWING)
+    left_out = {}
+    for name, neutral in without_effect.items():
+        value = getattr(config, name, None)
+        if value is not None and value not in neutral:
+            left_out[name] = value.to_dict() if hasattr(value, "to_dict") else value
+    return GenerationRecord(rules, left_out)
+
+
+def _rules(config: GenerationConfig, path: Path) -> GenerationRules:
+    """The rules, with null for what is off, as transformers has them."""
+    values = dataclasses.asdict(NO_RULES)
+    for name in values:
+        value = getattr(config, name, None)
+        if value is not None:
+            values[name] = [value] if name == "forced_eos_token_id" and _is_id(value) else value
+    # A number of new tokens takes the place of a length, 0 too.
+    if config.min_new_tokens is not None:
+        values["min_length"] = 0
+    return records.read(GenerationRules, values, path, "correct it")
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, int)
+
+
+def _tokens(name: str, value: Any) -> list[int]:
+    """The ids that a rule names."""
+    if name == "sequence_bias":
+        return [token for ids, _bias in value for token in ids]
+    if name == "bad_words_ids":
+        return [token for ids in value for token in ids]
+    names_tokens = name.endswith(("_tokens", "_token_id")) and name != "min_new_tokens"
+    return list(value) if names_tokens else []
