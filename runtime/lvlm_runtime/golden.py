@@ -24,6 +24,8 @@ from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.session import ARGMAX, Session
 
 FILE = "golden.json"
+# Of builds by an earlier version, too.
+NOT_COMPARED = "not compared with transformers' processor"
 REBUILD = "build the bundle again, without --no-verify"
 
 
@@ -44,12 +46,14 @@ class Golden:
         pictures: PNG files in base64.
         max_new_tokens: Longest answer.
         answers: One per ratio.
+        processor: How the request compared with transformers' own processor.
     """
 
     prompt: str
     pictures: tuple[str, ...]
     max_new_tokens: int
     answers: tuple[GoldenAnswer, ...]
+    processor: str = NOT_COMPARED
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,10 @@ def read_golden(bundle: Bundle) -> Golden:
     if FILE not in bundle.manifest.files:
         raise LvlmError(f"{bundle.directory} has no {FILE}; {REBUILD}")
     path, remedy = bundle.path(FILE), f"copy the bundle again, or {REBUILD}"
-    return records.read(Golden, records.read_json(path, remedy), path, remedy)
+    content = records.read_json(path, remedy)
+    if isinstance(content, dict):
+        content.setdefault("processor", NOT_COMPARED)
+    return records.read(Golden, content, path, remedy)
 
 
 def compare_golden(session: Session, golden: Golden) -> list[Comparison]:

@@ -90,6 +90,8 @@ def build(
     def make(construction: Construction, workspace: Workspace) -> Manifest:
         write_tokenizer(checkpoint, workspace)
         rules = read_rules(checkpoint.directory, plan.shape.text.vocab_size)
+        # Before the export, since it needs none of it.
+        compared = compare_processor(checkpoint, plan, verify_samples)
         exported = export_graphs(checkpoint, plan, workspace, progress)
         manifest = write_manifest(checkpoint, model_name, plan, workspace, exported, progress)
         write_generation(workspace.directory, rules)
@@ -99,7 +101,7 @@ def build(
         built = Bundle(workspace.directory, manifest)
         with runnable(checkpoint, plan, built, construction, progress) as tested:
             golden = check_parity(checkpoint, plan, tested, verify_samples, progress)
-        write_golden(workspace.directory, golden)
+        write_golden(workspace.directory, replace(golden, processor=compared))
         return with_file(manifest, workspace, GOLDEN)
 
     def complete(manifest: Manifest) -> bool:
@@ -210,6 +212,16 @@ def check_parity(
         if row.sample == 0 and row.source == REFERENCE
     }
     return make_golden(requests[0].question, requests[0].images, GATE_TOKENS, answers)
+
+
+def compare_processor(checkpoint: Checkpoint, plan: Plan, samples: int) -> str:
+    """Compare the gate's samples with transformers' processor; the result is ``check_processor``'s."""
+    from lvlm_export.check.parity import synthetic_samples
+    from lvlm_export.check.processor import check_processor
+
+    encoder = PromptEncoder.read(prompt_files(checkpoint.directory), checkpoint.directory)
+    requests = synthetic_samples(plan.shape.layouts, min(samples, 1))
+    return check_processor(checkpoint, plan, encoder, requests)
 
 
 def write_tokenizer(checkpoint: Checkpoint, workspace: Workspace) -> None:

@@ -184,10 +184,13 @@ def bundle_name(found: Located) -> str:
 
 def report(result: BuildResult, target: Path, is_demo: bool) -> None:
     """What was built and what to type next."""
+    from lvlm_export.check.processor import EQUAL
     from lvlm_export.cli.console import show_table, size
     from lvlm_export.cli.summary import budget_bytes, graph_bytes, total_bytes, weight_bytes
     from lvlm_runtime.bundle.bundle import Bundle
     from lvlm_runtime.bundle.generation import read_generation
+    from lvlm_runtime.golden import FILE as GOLDEN
+    from lvlm_runtime.golden import read_golden
 
     manifest = result.manifest
     if result.reused:
@@ -205,6 +208,10 @@ def report(result: BuildResult, target: Path, is_demo: bool) -> None:
                 "parity  of the same graphs in float32: ONNX Runtime has no bfloat16 on a CPU, so"
                 " its rounding is unchecked until TensorRT runs it"
             )
+    if GOLDEN in manifest.files:
+        compared = read_golden(Bundle(target, manifest)).processor
+        if compared != EQUAL:
+            click.echo(f"warning {compared}", err=True)
     for sentence in read_generation(Bundle(target, manifest)).sentences():
         click.echo(f"answers {sentence}")
     click.echo(f"next    {next_command(target, is_demo)}")

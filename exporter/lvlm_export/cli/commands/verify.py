@@ -100,13 +100,18 @@ def verify(
 
     opened = Bundle.open(bundle)
     click.echo("loading PyTorch and reading the checkpoint", err=True)
+    from lvlm_export.check.parity import synthetic_samples
     from lvlm_export.check.parity import verify as run_verify
+    from lvlm_export.check.processor import check_processor
     from lvlm_export.plan.plan import make_plan
 
     checkpoint = open_checkpoint(opened, model, revision)
     plan = make_plan(checkpoint, options_of(opened.manifest))
     wanted = collect_samples(opened.manifest, count, images, prompt)
     session = Session.load(opened, backend, device, threads)
+    # Pictures of one's own may be letterboxed to the bundle's layout, which transformers does not do.
+    drawn = synthetic_samples(opened.manifest.layouts, 1)
+    click.echo(check_processor(checkpoint, plan, session.encoder, drawn), err=True)
     steps = len(plan.budgets) * len(wanted)
     with open_progress().stage("comparing with PyTorch", steps) as advance:
         report = run_verify(session, checkpoint, plan, wanted, max_new_tokens, advance)
