@@ -87,12 +87,12 @@ def accuracy() -> str:
         if below
         else "No method is below random at half of the ratios or more."
     )
-    machine = result["machine"]
+    processors = sorted({machine["processor"] for machine in result["machines"].values()})
     refused = "".join(f" `{name}` is left out: {why}." for name, why in result["refused"].items())
     return (
         f"{as_markdown(result)}\n\n"
         f"Exact answers on {result['questions']:,} questions about mosaics of tiles the model never saw"
-        f" (`make demo-table`; ONNX Runtime {result['onnxruntime']} on {machine['processor']});"
+        f" (`make demo-table`; ONNX Runtime {result['onnxruntime']} on {' and '.join(processors)});"
         " columns are the ratio kept, ↓ marks what has fewer right answers than `random`, and about"
         " 2 points either way are chance. The ratio counts the tokens that reach the decoder's last"
         " layer, so methods that act in the decoder alone cost more at the same ratio. The model was"

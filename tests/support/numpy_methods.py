@@ -97,6 +97,23 @@ def cdpruner(tokens: Rows, text: Rows, keep: int) -> list[int]:
     return sorted(chosen)
 
 
+def anchors(
+    tokens: Rows, keys: Rows, sizes: Rows, places: list[int], side: int, penalty: float
+) -> tuple[Rows, Rows]:
+    """Tokens and sizes of the groups around given places of a grid."""
+    groups: dict[int, list[int]] = {place: [] for place in places}
+    for i in range(len(tokens)):
+        near = {
+            p: cosine(keys[i], keys[p])
+            - penalty * ((i // side - p // side) ** 2 + (i % side - p % side) ** 2)
+            for p in places
+        }
+        groups[i if i in groups else max(near, key=lambda p: near[p])].append(i)
+    size = np.array([sizes[group].sum() for group in groups.values()])
+    means = [sizes[group] @ tokens[group] / sizes[group].sum() for group in groups.values()]
+    return np.stack(means), size
+
+
 def visprune(tokens: Rows, scores: Rows, keep: int) -> list[int]:
     """VisPruner's kept places: the important half, and those without a near duplicate."""
     important = best(scores, max(1, keep // 2))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 
 METHODS: dict[str, str] = {
+    "anchors": "lvlm_export.reduction.methods.anchors:METHOD",
     "cdpruner": "lvlm_export.reduction.methods.cdpruner:METHOD",
     "dart": "lvlm_export.reduction.methods.dart:METHOD",
     "divprune": "lvlm_export.reduction.methods.divprune:METHOD",

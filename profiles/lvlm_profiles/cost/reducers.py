@@ -116,6 +116,11 @@ def tome(at: Place) -> Amount:
     return cosines_of_halves + at.products(at.tokens - at.kept, half, at.width + 1)
 
 
+def anchors(at: Place) -> Amount:
+    """Cosines of all tokens with the kept ones, and the weighted means."""
+    return at.products(at.tokens, at.kept, at.inner + at.width + 1)
+
+
 def farthest(at: Place) -> Amount:
     """DivPrune: K steps over the distances of the tokens."""
     return moved_only(3 * at.batch * at.kept * at.tokens)
@@ -145,6 +150,7 @@ def sparsevlm(at: Place) -> Amount:
 
 # Method -> stage of a cut -> what is computed there beside the gather.
 REDUCERS: Mapping[str, Mapping[str, tuple[Step, ...]]] = {
+    "anchors": {"vision": (anchors,)},
     "cdpruner": {"projected": (text_cosines, cosines, cholesky)},
     "dart": {"decoder": (pivot_cosines,)},
     "divprune": {"projected": (cosines, farthest)},

@@ -165,7 +165,7 @@ def test_counts_by_hand_are_taken_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("name", "line"),
     [
-        ("fastv+dart", r"fastv\+dart: fastv and dart both act in the decoder; .* one of cdpruner,"),
+        ("fastv+dart", r"fastv\+dart: fastv and dart both act in the decoder; .* one of anchors, cdpruner,"),
         ("visionzip+divprune", "visionzip and divprune both act before the decoder; .* of dart,"),
         ("visionzip+fastv+dart", "fastv and dart both act in the decoder"),
         ("illava+fastv", "illava acts before and in the decoder already; a composed method is"),

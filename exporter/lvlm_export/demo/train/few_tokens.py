@@ -19,7 +19,7 @@ from rich.progress import track
 
 from lvlm_export.demo import CHECKPOINT, DEMO_DIR
 from lvlm_export.demo.train.model import IMAGE_TOKENS
-from lvlm_export.demo.train.table import QUESTIONS, ask_all, head_of, write_result
+from lvlm_export.demo.train.table import QUESTIONS, ask_all, head_of, this_machine, write_result
 from lvlm_export.demo.train.train_quecc import training_of
 from lvlm_export.plan.plan import BuildOptions
 from lvlm_runtime.bundle.placement import AS_PUBLISHED, HandPlacement
@@ -106,7 +106,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--bundles", type=Path, default=Path("bundles"))
     parser.add_argument("--output", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
-    result: dict[str, Any] = {**head_of(options.questions), "quecc": {}, "training_free": {}}
+    result: dict[str, Any] = {
+        **head_of(options.questions),
+        "machine": this_machine(),
+        "quecc": {},
+        "training_free": {},
+    }
     for tokens in track(TOKENS, "quecc"):
         checkpoint = options.directory / f"quecc-{tokens}"
         result["quecc"][str(tokens)] = measure_trained(

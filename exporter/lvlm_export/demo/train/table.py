@@ -3,7 +3,8 @@
 Builds one bundle per method at all ratios, asks every question at every ratio through the ONNX
 chain, and writes the table as JSON beside this file, from which ``make readme`` fills the README.
 ``make demo-table`` runs it. Methods run side by side, one per core, each with one thread. Results
-are kept per method, so ``--method`` measures one again and leaves the others.
+are kept per method with the machine that measured them, so ``--method`` measures one again and leaves
+the others.
 """
 
 from __future__ import annotations
@@ -93,6 +94,7 @@ def add_curve(path: Path, questions: int, method: str, points: Sequence[CurvePoi
     """Put one method's points into the result file."""
     result = read_result(path, questions)
     result["refused"].pop(method, None)
+    result["machines"][method] = this_machine()
     result["curves"][method] = [
         {
             "ratio": point.ratio,
@@ -109,22 +111,26 @@ def add_refusal(path: Path, questions: int, method: str, reason: str) -> None:
     """Put into the result file the reason why a method does not fit."""
     result = read_result(path, questions)
     result["curves"].pop(method, None)
+    result["machines"].pop(method, None)
     result["refused"][method] = reason
     write_result(path, result)
 
 
 def read_result(path: Path, questions: int) -> dict[str, Any]:
-    """What is in the file, or an empty result where it is of other weights, versions or counts."""
+    """What is in the file, or an empty result where it is of other weights, versions or counts.
+
+    Answers are the machine's that gave them, but for times: each method notes its own.
+    """
     head = head_of(questions)
     if path.exists():
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if all(result.get(key) == value for key, value in head.items()):
             return result
-    return {**head, "curves": {}, "refused": {}}
+    return {**head, "machines": {}, "curves": {}, "refused": {}}
 
 
 def head_of(questions: int) -> dict[str, Any]:
-    """What a result depends on: question count, weights, machine and versions."""
+    """What a result depends on: question count, weights and versions."""
     import onnxruntime
 
     from lvlm_export.checkpoint.checkpoint import Checkpoint
@@ -132,14 +138,18 @@ def head_of(questions: int) -> dict[str, Any]:
     return {
         "questions": questions,
         "checkpoint": Checkpoint.open(CHECKPOINT).content_key(),
-        "machine": {"processor": _processor(), "python": platform.python_version()},
         "onnxruntime": onnxruntime.__version__,
     }
 
 
+def this_machine() -> dict[str, str]:
+    """What a result's times, and nothing else of it, are of."""
+    return {"processor": _processor(), "python": platform.python_version()}
+
+
 def write_result(path: Path, result: dict[str, Any]) -> None:
     """Methods in the order of their names, so that runs differ only where results do."""
-    for part in ("curves", "refused", "training_free"):
+    for part in ("machines", "curves", "refused", "training_free"):
         if part in result:
             result[part] = dict(sorted(result[part].items()))
     write_whole(path, json.dumps(result, indent=1) + "\n")

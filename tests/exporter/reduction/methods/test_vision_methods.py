@@ -15,6 +15,7 @@ import numpy_methods
 from lvlm_export.reduction import load_method
 from lvlm_export.reduction.budget import Geometry
 from lvlm_export.reduction.method import ReducerShape, Site
+from lvlm_export.reduction.methods.anchors import penalty, spread_places
 from lvlm_export.reduction.methods.tome import counts_per_site
 from lvlm_export.reduction.methods.visprune import removals_per_step, split_budget
 from lvlm_export.reduction.reducers import VisionReducer
@@ -110,6 +111,50 @@ def test_tome_refuses_less_than_its_sites_can() -> None:
         plan_budget(0.05, load_method("tome"), llava())
     with pytest.raises(UsageError, match=r"take 30 tokens to 14 at site vision@3; .* half, 15"):
         selector("tome", INSIDE, 30, 14)
+
+
+@pytest.mark.parametrize("keep", [1, 2, 7, 18, 35, 36])
+def test_anchors_equal_the_numpy_statement(keep: int) -> None:
+    tokens, keys, noise = draw(keep, (2, 36, 6), (2, 36, 8), (2, 36))
+    # Equal keys of two anchors must not join them.
+    keys[:, 1:] = np.where(np.arange(35)[:, None] % 5 == 0, keys[:, :1], keys[:, 1:])
+    sizes = np.ceil(np.exp(noise))
+    clues = Clues(keys=tensor(keys), sizes=tensor(sizes))
+    got, places, merged = selector("anchors", INSIDE, 36, keep)(tensor(tokens), clues)
+    expected_places = spread_places(6, keep)
+    for image in range(2):
+        args = tokens[image], keys[image], sizes[image], expected_places, 6, penalty(6)
+        expected, expected_sizes = numpy_methods.anchors(*args)
+        assert places[image].tolist() == expected_places
+        np.testing.assert_allclose(got[image].numpy(), expected, atol=1e-5)
+        np.testing.assert_array_equal(merged[image].numpy(), expected_sizes)
+
+
+@given(side=st.integers(2, 40), share=st.floats(0.01, 1.0))
+@settings(deadline=None, max_examples=100)
+def test_anchors_are_spread_evenly(side: int, share: float) -> None:
+    keep = max(1, round(share * side * side))
+    places = spread_places(side, keep)
+    assert len(places) == keep
+    assert places == sorted(set(places))
+    assert 0 <= places[0] <= places[-1] < side * side
+    rows = np.bincount(np.array(places) // side, minlength=side)
+    assert rows.max() - rows.min() <= 1
+    if keep >= side * side / 2:
+        gaps = [b - a for a, b in itertools.pairwise(places) if a // side == b // side]
+        assert max(gaps, default=1) <= 2
+
+
+def test_half_of_a_grid_is_a_checkerboard() -> None:
+    places = spread_places(14, 98)
+    assert {(place // 14 + place % 14) % 2 for place in places} == {0}
+    assert penalty(14) == 0.02
+    assert penalty(28) == 0.005, "the same part of the picture is four times as many squared steps"
+
+
+def test_anchors_refuse_tokens_that_are_no_grid() -> None:
+    with pytest.raises(UsageError, match=r"square of patches, and site vision@3 has 30 tokens; "):
+        selector("anchors", INSIDE, 30, 14)
 
 
 @pytest.mark.parametrize(("before", "after"), [(6, 4), (6, 2), (6, 5), (7, 3), (6, 6)])
