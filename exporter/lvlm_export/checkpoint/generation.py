@@ -13,9 +13,9 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lvlm_export.checkpoint.files import read_json
+from lvlm_export.checkpoint.files import one_reason, read_json
 from lvlm_profiles import records
-from lvlm_runtime.bundle.generation import GenerationRecord
+from lvlm_runtime.bundle.generation import END, GenerationRecord
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.prompt.rules import NO_RULES, GenerationRules
 
@@ -64,10 +64,8 @@ def generation_config(directory: Path) -> GenerationConfig:
     try:
         return GenerationConfig.from_pretrained(directory, **others)
     except Exception as error:  # its checks raise types of their own
-        reason = " ".join(str(error).split())
-        raise LvlmError(
-            f"{directory / (FILE if present else 'config.json')} is refused by transformers: {reason}"
-        ) from error
+        path = directory / (FILE if present else "config.json")
+        raise LvlmError(f"{path} is refused by transformers: {one_reason(error)}") from error
 
 
 def read_rules(directory: Path, vocab_size: int) -> GenerationRecord:
@@ -92,7 +90,7 @@ def read_rules(directory: Path, vocab_size: int) -> GenerationRecord:
     without_effect = dict(_LEFT_OUT)
     if config.do_sample:
         without_effect.update(_DRAWING)
-    left_out = {}
+    left_out: dict[str, Any] = {} if config.eos_token_id is not None else {END: None}
     for name, neutral in without_effect.items():
         value = getattr(config, name, None)
         if value is not None and value not in neutral:

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lvlm_export.checkpoint.files import read_json
+from lvlm_export.checkpoint.files import one_reason, read_json
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.prompt.chat_template import default_template
 
@@ -138,9 +138,9 @@ def _one_line(directory: Path, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # it has many error types, and the library tokenizers plain ones
-        reason = " ".join(str(error).split()) or type(error).__name__
         raise LvlmError(
-            f"transformers does not read the {what} in {directory}: {reason}; save it again"
+            f"transformers does not read the {what} in {directory}: {one_reason(error)}; save it"
+            " again"
         ) from error
     finally:
         logging.set_verbosity(verbosity)

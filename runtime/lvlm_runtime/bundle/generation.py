@@ -18,6 +18,8 @@ from lvlm_runtime.bundle.manifest import to_json
 from lvlm_runtime.prompt.rules import NO_RULES, GenerationRules
 
 FILE = "generation.json"
+# transformers' ``generate`` would never stop where the file does not say where answers end.
+END = "eos_token_id"
 # What a user chooses for every request, and a checkpoint only proposes.
 CHOSEN = ("do_sample", "temperature", "top_k", "top_p")
 
@@ -28,7 +30,7 @@ class GenerationRecord:
 
     Attributes:
         rules: Applied to every answer.
-        left_out: Settings of the file that are not applied, by name.
+        left_out: Settings of the file that are not applied, by name; ``END`` where it names none.
     """
 
     rules: GenerationRules
@@ -47,9 +49,14 @@ class GenerationRecord:
             left_out = {name: left_out[name] for name in left_out if name not in CHOSEN}
         said = []
         if rules and in_force:
-            said.append(f"applied of the checkpoint's generation_config.json: {_list(in_force)}")
+            said.append(f"applied of generation_config.json: {_list(in_force)}")
+        if END in left_out:
+            del left_out[END]
+            said.append("generation_config.json names no eos_token_id: config.json's ends answers")
         if left_out:
-            said.append(f"not applied of it: {_list(left_out)}{_advice(left_out)}")
+            said.append(
+                f"not applied of generation_config.json: {_list(left_out)}{_advice(left_out)}"
+            )
         return said
 
 

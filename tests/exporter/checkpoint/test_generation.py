@@ -24,7 +24,7 @@ VOCAB = 261
 
 
 def record_of(directory: Path, **content: Any) -> GenerationRecord:
-    (directory / "generation_config.json").write_text(json.dumps(content))
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": 257, **content}))
     return read_rules(directory, VOCAB)
 
 
@@ -79,14 +79,16 @@ def test_what_is_not_applied_is_named(tmp_path: Path) -> None:
         "top_p": 0.8,
     }
     applied, left_out = record.sentences()
-    assert applied == "applied of the checkpoint's generation_config.json: repetition_penalty 1.05"
+    assert applied == "applied of generation_config.json: repetition_penalty 1.05"
     assert left_out == (
-        "not applied of it: num_beams 4, do_sample true, temperature 0.7, top_p 0.8; answers are"
-        " greedy, for others give --temperature 0.7 --top-p 0.8"
+        "not applied of generation_config.json: num_beams 4, do_sample true, temperature 0.7,"
+        " top_p 0.8; answers are greedy, for others give --temperature 0.7 --top-p 0.8"
     )
-    assert record.sentences(sampled=True)[1] == "not applied of it: num_beams 4"
+    assert record.sentences(sampled=True)[1] == "not applied of generation_config.json: num_beams 4"
     (only,) = record.sentences(rules=False)
-    assert only.startswith("not applied of it: repetition_penalty 1.05, num_beams 4")
+    assert only.startswith(
+        "not applied of generation_config.json: repetition_penalty 1.05, num_beams 4"
+    )
 
 
 def test_long_lists_are_counted(tmp_path: Path) -> None:

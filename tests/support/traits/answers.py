@@ -52,15 +52,21 @@ def end_of_the_text_model(directory: Path) -> None:
 
 @trait(
     said_once(
-        "applied of the checkpoint's generation_config.json: repetition_penalty 1.05",
-        "not applied of it: do_sample true, temperature 0.7; answers are greedy, for others give"
-        " --temperature 0.7",
+        "applied of generation_config.json: repetition_penalty 1.05",
+        "not applied of generation_config.json: do_sample true, temperature 0.7; answers are greedy,"
+        " for others give --temperature 0.7",
     )
 )
 def proposals_of_a_chat_model(directory: Path) -> None:
     """A rule, which is applied, and how to draw tokens, which is the user's choice."""
     proposed = {"do_sample": True, "temperature": 0.7, "repetition_penalty": 1.05}
     edit_json(directory / GENERATION, **proposed)
+
+
+@trait(said_once("generation_config.json names no eos_token_id: config.json's ends answers"))
+def no_end_of_answers(directory: Path) -> None:
+    """generation_config.json names no end, where generate would go on for ever."""
+    (directory / GENERATION).write_text("{}")
 
 
 @trait(said_once())

@@ -213,7 +213,7 @@ def report(result: BuildResult, target: Path, is_demo: bool) -> None:
         if compared != EQUAL:
             click.echo(f"warning {compared}", err=True)
     for sentence in read_generation(Bundle(target, manifest)).sentences():
-        click.echo(f"answers {sentence}")
+        click.echo(f"rules   {sentence}")
     click.echo(f"next    {next_command(target, is_demo)}")
 
 

@@ -12,6 +12,8 @@ from typing import Any
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.image.preprocess import RESIZE_EXACT, RESIZE_SHORTEST_EDGE, PreprocessSpec
 
+# Where a user finds the settings; the first counts where both have them.
+_FILES = "image_processor in processor_config.json, or else preprocessor_config.json"
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -96,7 +98,7 @@ def preprocess_spec(
             raise LvlmError(
                 f"the image processor {name} of this checkpoint sets {key} to {config[key]!r}, "
                 f"which may change pixels; known are {', '.join(sorted(defaults))}: remove it "
-                "from the checkpoint's preprocessor_config.json if it has no effect"
+                f"from {_FILES}, if it has no effect"
             )
     # null is no default: it switches a step off, as it does in transformers.
     options = {key: config.get(key, default) for key, default in defaults.items()}
@@ -128,7 +130,7 @@ def _processor_name(config: Mapping[str, Any]) -> str:
         raise LvlmError(
             f"the image_processor_type of this checkpoint is {kind!r}; known are "
             f"{', '.join(known + 'ImageProcessor' for known in _DEFAULTS)}: check "
-            "preprocessor_config.json, or add the processor to image_config.py"
+            f"{_FILES}, or add the processor to image_config.py"
         )
     return name
 
@@ -158,7 +160,7 @@ def _height_width(size: Any) -> tuple[int, int]:
     raise LvlmError(
         f"a size of {size!r} in this checkpoint's image processor is not supported; allowed are a "
         'number, "height" and "width", or for size also "shortest_edge" alone, in whole pixels: '
-        "correct preprocessor_config.json"
+        f"correct {_FILES}"
     )
 
 
@@ -172,13 +174,13 @@ def _pinpoints(options: Mapping[str, Any], size: Mapping[str, Any]) -> tuple[tup
         raise LvlmError(
             "LLaVA-OneVision tiles need do_resize on, do_center_crop off and a square size; this "
             f"checkpoint has do_center_crop {options['do_center_crop']!r} and size "
-            f"{options['size']!r}: correct preprocessor_config.json"
+            f"{options['size']!r}: correct {_FILES}"
         )
     canvases = tuple(_height_width(pair) for pair in options["image_grid_pinpoints"] or ())
     if not canvases:
         raise LvlmError(
             "image_grid_pinpoints is empty, at least one [height, width] is needed; correct "
-            "preprocessor_config.json"
+            f"{_FILES}"
         )
     return canvases
 
@@ -188,7 +190,7 @@ def _square_colour(name: str, do_pad: bool, mean: Any) -> tuple[int, int, int] |
     if do_pad and name not in ("Llava", "LlavaOnevision"):
         raise LvlmError(
             f"the image processor {name} of this checkpoint has do_pad on, which is supported for "
-            "LlavaImageProcessor alone; correct preprocessor_config.json"
+            f"LlavaImageProcessor alone; correct {_FILES}"
         )
     # LLaVA-OneVision always pads several pictures; its do_pad is about batches.
     if not do_pad and name != "LlavaOnevision":
@@ -203,7 +205,7 @@ def _per_channel(key: str, value: Any) -> tuple[float, float, float]:
     if len(values) != 3 or not all(_is_number(number) for number in values):
         raise LvlmError(
             f"{key} of this checkpoint's image processor is {value!r}, one number or three (RGB) "
-            "are needed; correct preprocessor_config.json"
+            f"are needed; correct {_FILES}"
         )
     return float(values[0]), float(values[1]), float(values[2])
 
@@ -213,7 +215,7 @@ def _factor(value: Any) -> float:
     if not _is_number(value):
         raise LvlmError(
             f"rescale_factor of this checkpoint's image processor is {value!r}, a number is "
-            "needed where do_rescale is on; correct preprocessor_config.json"
+            f"needed where do_rescale is on; correct {_FILES}"
         )
     return float(value)
 
@@ -228,5 +230,5 @@ def _resample(value: Any) -> int:
         return value
     raise LvlmError(
         f"resample of this checkpoint's image processor is {value!r}, allowed is Pillow's code 0 "
-        "to 5 (3 is bicubic); correct preprocessor_config.json"
+        f"to 5 (3 is bicubic); correct {_FILES}"
     )
