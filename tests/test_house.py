@@ -30,6 +30,15 @@ TABLES = {
     "lvlm_runtime.backends.BACKENDS": BACKENDS,
     "lvlm_profiles.energy.METERS": METERS,
 }
+# Who writes files by itself and not through `lvlm_profiles.files`, and why that loses nothing.
+WRITERS = {
+    "profiles/lvlm_profiles/files.py": "the one place",
+    "profiles/lvlm_profiles/devices/memory_probe.py": "a counter of the kernel",
+    "exporter/lvlm_export/bundle/build.py": "in a workspace, which is published whole",
+    "exporter/lvlm_export/bundle/weights.py": "in a workspace, which is published whole",
+    "exporter/lvlm_export/bundle/construction.py": "a lock without content",
+    "exporter/lvlm_export/study/answers.py": "goes on with its own file, line by line",
+}
 # Modules beside the registered ones that are no entry themselves.
 HELPERS = {
     "lvlm_export.families": {"shared"},
@@ -131,6 +140,43 @@ def test_nobody_but_a_family_asks_which_model_it_is() -> None:
             if compares and "model_type" in names_in(asked):
                 wrong.append(f"{place(path)}:{node.lineno}")
     assert wrong == []
+
+
+def written_lines(path: Path) -> list[int]:
+    """Lines of a file at which something is written without ``lvlm_profiles.files``."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        called = getattr(node.func, "attr", None) or getattr(node.func, "id", None)
+        words = [*node.args, *(word.value for word in node.keywords)]
+        modes = {w.value for w in words if isinstance(w, ast.Constant) and isinstance(w.value, str)}
+        opens = called in ("open", "fdopen") and any(
+            re.fullmatch(r"[rwaxbt+]*[wax+][bt+]*", m) for m in modes
+        )
+        named = ("write_text", "write_bytes", "copyfile", "copytree", "copy2", "move", "touch")
+        if opens or called in named:
+            found.append(node.lineno)
+    return found
+
+
+def test_a_file_is_written_whole_or_by_one_that_knows_it() -> None:
+    found = {
+        place(path): lines
+        for path in python_files(*PACKAGES.values())
+        if (lines := written_lines(path))
+    }
+    assert {name: lines for name, lines in found.items() if name not in WRITERS} == {}
+    assert set(WRITERS) - set(found) == set()
+
+
+def test_a_write_past_the_one_place_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.py"
+    path.write_text(
+        'path.write_text("x")\npath.open("rb")\npath.open("w", encoding="utf-8")\n'
+        'open(name, mode="r+b")\nbundle.open(directory)\nImage.open(file, formats=("PNG",))\n'
+    )
+    assert written_lines(path) == [1, 3, 4]
 
 
 @pytest.mark.parametrize("table", TABLES)
