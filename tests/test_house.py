@@ -37,6 +37,7 @@ WRITERS = {
     "exporter/lvlm_export/bundle/build.py": "in a workspace, which is published whole",
     "exporter/lvlm_export/bundle/weights.py": "in a workspace, which is published whole",
     "exporter/lvlm_export/bundle/construction.py": "a lock without content",
+    "exporter/lvlm_export/cli/__init__.py": "os.devnull, in the place of a stdout that is closed",
     "exporter/lvlm_export/study/answers.py": "goes on with its own file, line by line",
 }
 # Modules beside the registered ones that are no entry themselves.

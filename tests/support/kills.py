@@ -26,12 +26,16 @@ class Process:
     Args:
         run: The build.
         messages: File for what it says if it fails.
-        at: The operation before which it stops; 0 for none.
+        at: The operation before which it stops, 0 for none, or what says that it is the next.
         held: Wait there until ``go_on`` instead of dying.
     """
 
     def __init__(
-        self, run: Callable[[], None], messages: Path, at: int = 0, held: bool = False
+        self,
+        run: Callable[[], None],
+        messages: Path,
+        at: int | Callable[[], bool] = 0,
+        held: bool = False,
     ) -> None:
         self.at, self.count = at, 0
         here, self.go = os.pipe() if held else (0, 0)
@@ -67,7 +71,7 @@ class Process:
     def _watch(self, stop: Callable[[], None]) -> None:
         def operation() -> None:
             self.count += 1
-            if self.count == self.at:
+            if self.at() if callable(self.at) else self.count == self.at:
                 stop()
 
         def hook(event: str, arguments: tuple[Any, ...]) -> None:

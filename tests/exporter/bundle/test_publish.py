@@ -73,7 +73,7 @@ def test_two_kills_one_after_the_other(tmp_path: Path, scenario: str, way: tuple
 
 
 @pytest.mark.slow
-def test_a_kill_at_every_operation_of_the_command(tmp_path: Path, tiny_llava: Path) -> None:
+def test_a_kill_at_every_third_operation_of_the_command(tmp_path: Path, tiny_llava: Path) -> None:
     assert run(tmp_path, str(tiny_llava / "checkpoint"), program="kill_command.py") > 50
 
 
