@@ -139,14 +139,14 @@ def test_sites_and_a_composed_method_need_no_recipe(options: Any) -> None:
     ("text", "line"),
     [
         ("ratios = [0.5", "is not TOML: "),
-        ("ratio = 0.5", "unknown entry 'ratio'; known: model, ratios, "),
+        ("ratio = 0.5", "unknown entry 'ratio'; known: model, revision, ratios, "),
         ("ratios = [0.5, 1.5]", "ratios: ratio 1.5 is outside (0, 1]; a ratio is the share"),
         ("ratios = 0.5", "ratios: expected a list"),
         ("seed = [1]", "seed: expected one value"),
         ("seed = 1.5", "seed: '1.5' is not a valid integer range"),
         ("seed = {a = 1}", "seed: expected a word or a number, got {'a': 1}"),
         ('method = "fastv+dart"', "method: method fastv+dart: fastv and dart both act in the"),
-        ('method = "magic"', "method: unknown method 'magic'; known: cdpruner, "),
+        ('method = "magic"', "method: unknown method 'magic'; known: anchors, cdpruner, "),
         ('precision = "int3"', "precision: 'int3' is not one of "),
         ('image_size = "640"', "image_size: '640' is not a size; write width x height"),
         ('sites = "decoder@3"', "sites: expected a list"),
@@ -252,7 +252,7 @@ def test_list_says_what_composes() -> None:
 def test_a_recipe_knows_every_flag_that_shapes_a_bundle() -> None:
     names = {param.name for param in build_command.build.params if isinstance(param, click.Option)}
     fields = set(BuildOptions.__dataclass_fields__) - {"placement"}
-    assert names - {"recipe", "output", "check", "force", "model", "sites"} == fields
+    assert names - {"recipe", "output", "check", "force", "model", "revision", "sites"} == fields
 
 
 def test_inspect_says_what_was_placed_by_hand() -> None:

@@ -136,17 +136,17 @@ def test_last_row_attention_shares_keys_between_grouped_heads() -> None:
 @pytest.mark.parametrize("name", methods_in("vision"))
 @pytest.mark.parametrize("prefix", [0, 1])
 def test_vision_reducers_keep_the_cls_token_and_count(name: str, prefix: int) -> None:
-    # A method that merges pairs halves the tokens at most.
-    shape = ReducerShape(tokens_in=12, tokens_out=7, prefix=prefix, scale=0.5, seed=3)
+    # A method that merges pairs halves the tokens at most; one that spreads places wants a square.
+    shape = ReducerShape(tokens_in=16, tokens_out=9, prefix=prefix, scale=0.5, seed=3)
     reducer = VisionReducer(shape, load_method(name).selector(SITE, shape))
     torch.manual_seed(1)
-    hidden, query = torch.randn(2, 12 + prefix, 8), torch.randn(2, 2, 12 + prefix, 4)
-    feeds = {"hidden": hidden, "query": query, "key": torch.randn(2, 2, 12 + prefix, 4)}
-    feeds["sizes"] = torch.ones(2, 12 + prefix)
+    hidden, query = torch.randn(2, 16 + prefix, 8), torch.randn(2, 2, 16 + prefix, 4)
+    feeds = {"hidden": hidden, "query": query, "key": torch.randn(2, 2, 16 + prefix, 4)}
+    feeds["sizes"] = torch.ones(2, 16 + prefix)
     out, places, *_ = reducer(**{name: feeds[name] for name in reducer.inputs})
-    assert out.shape == (2, 7 + prefix, 8)
+    assert out.shape == (2, 9 + prefix, 8)
     assert torch.equal(out[:, :prefix], hidden[:, :prefix])
-    assert_raster(places, 12, 7)
+    assert_raster(places, 16, 9)
 
 
 def assert_raster(places: torch.Tensor, count: int, keep: int) -> None:

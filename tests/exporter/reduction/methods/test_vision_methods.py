@@ -140,9 +140,9 @@ def test_anchors_are_spread_evenly(side: int, share: float) -> None:
     assert 0 <= places[0] <= places[-1] < side * side
     rows = np.bincount(np.array(places) // side, minlength=side)
     assert rows.max() - rows.min() <= 1
-    if keep >= side * side / 2:
-        gaps = [b - a for a, b in itertools.pairwise(places) if a // side == b // side]
-        assert max(gaps, default=1) <= 2
+    for row in range(side):
+        gaps = np.diff([place for place in places if place // side == row])
+        assert gaps.max(initial=1) - gaps.min(initial=side) <= 1
 
 
 def test_half_of_a_grid_is_a_checkerboard() -> None:
