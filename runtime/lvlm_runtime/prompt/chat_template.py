@@ -1,7 +1,7 @@
 """Chat templates: where a checkpoint keeps its own, and the sandbox that it runs in.
 
-A template comes with the checkpoint and is foreign code: it runs in jinja2's immutable sandbox,
-with the options and helpers of transformers 5.23 (``utils/chat_template_utils.py``) and no others.
+A template comes with the checkpoint and is foreign code: it runs in a sandbox with limits, with the
+options and helpers of transformers 5.23 (``utils/chat_template_utils.py``) and no others.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
 import jinja2.utils
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from lvlm_profiles import readers
 from lvlm_profiles.readers import UnreadableError
 from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.prompt.sandbox import LimitedEnvironment
 
 # Where a chat template may stand, in the order of transformers; all but the last are its own files.
 TEMPLATE_FILES = ("chat_template.json", "chat_template.jinja")
@@ -84,19 +84,19 @@ def compile_template(source: str) -> jinja2.Template:
     """Compile a chat template in the sandbox.
 
     Raises:
-        LvlmError: The template is not valid jinja2.
+        LvlmError: The template is not valid jinja2, or too much to compile.
     """
-    environment = ImmutableSandboxedEnvironment(
+    environment = LimitedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
     )
-    environment.filters["tojson"] = _tojson
+    environment.add_filter("tojson", _tojson)
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = _strftime_now
     environment.globals["dict"] = _TemplateDict()
     environment.globals["namespace"] = _TemplateNamespace
     try:
         return environment.from_string(source)
-    except jinja2.TemplateError as error:
+    except Exception as error:  # deep nesting raises errors of Python's own compiler
         raise LvlmError(
             f"the checkpoint's chat template is not valid: {one_line(error)}; check "
             "chat_template.jinja"
