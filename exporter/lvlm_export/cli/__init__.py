@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from lvlm_export import __version__
+from lvlm_export.cli.console import say
 from lvlm_export.signals import Stops
 from lvlm_profiles.registry import resolve
 from lvlm_runtime.errors import LvlmError, UsageError
@@ -126,7 +127,7 @@ def finish(line: str | None, status: int) -> NoReturn:
             line, _ = explain(lost)
     if line is not None:
         with suppress(OSError):
-            click.echo(line, err=True)
+            say(line, err=True)
     flush(sys.stderr)
     sys.exit(status)
 

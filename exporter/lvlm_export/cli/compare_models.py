@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from lvlm_export.cli.console import say
 from lvlm_profiles.cost.request import TokenPath, prefill_works, text_weight_elements, total
 from lvlm_profiles.cost.scaling import (
     ALPHA,
@@ -67,15 +66,15 @@ def show_comparison(words: Sequence[str], question: int, find: Find, as_json: bo
     if as_json:
         echo_json(record(models, question))
         return
-    click.echo(f"question {question} text tokens; error relative to {models[0].entry.name}")
+    say(f"question {question} text tokens; error relative to {models[0].entry.name}")
     show_table(table(models))
     best = best_tokens(question)
-    click.echo(
+    say(
         f"law     error = A N^-{ALPHA} T^-{BETA} + D (arXiv:2411.03312); at any fixed compute 2N(Q+V)"
         f" it is least at {best:.0f} visual tokens for this question"
     )
     for limit in LIMITS:
-        click.echo(f"limit   {limit}")
+        say(f"limit   {limit}")
 
 
 def parse(word: str) -> tuple[str, int]:

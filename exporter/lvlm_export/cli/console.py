@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lvlm_profiles.terminal import visible, visible_json
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -51,7 +53,7 @@ class BarProgress:
             task = bars.add_task(title, total=steps, step="")
 
             def advance(step: str) -> None:
-                bars.update(task, advance=1, step=step)
+                bars.update(task, advance=1, step=visible(step))
 
             yield advance
             bars.update(task, step="")
@@ -68,17 +70,25 @@ class LineProgress:
         def advance(step: str) -> None:
             nonlocal done
             done += 1
-            click.echo(f"{title}: {done} of {steps}, {step}", err=True)
+            say(f"{title}: {done} of {steps}, {step}", err=True)
 
         yield advance
+
+
+def say(text: str = "", *, err: bool = False, nl: bool = True) -> None:
+    """Print a text to stdout or stderr; control characters of names and answers are written out.
+
+    Everything that the command line prints goes through here, through tables or through JSON.
+    """
+    click.echo(visible(text), err=err, nl=nl)
 
 
 def show_table(table: Table) -> None:
     """Print a rich table to stdout, at full width where that is no terminal."""
     from rich.console import Console
 
-    # What stands in square brackets is text, such as lvlm-export[cpu], and no markup.
     width = None if sys.stdout.isatty() else FILE_WIDTH
+    # A name in brackets or between colons is a name, neither a style nor a picture.
     Console(width=width, highlight=False, markup=False, emoji=False).print(table)
 
 
@@ -87,7 +97,14 @@ def new_table(*columns: str, right: tuple[str, ...] = ()) -> Table:
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    class VisibleTable(Table):
+        """Its cells are texts of others."""
+
+        def add_row(self, *cells: Any, **options: Any) -> None:
+            shown = (visible(cell) if isinstance(cell, str) else cell for cell in cells)
+            super().add_row(*shown, **options)
+
+    table = VisibleTable(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left")
     return table
@@ -97,7 +114,7 @@ def echo_json(value: Any) -> None:
     """Print one JSON document to stdout."""
     import json
 
-    click.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    click.echo(visible_json(json.dumps(value, indent=1, ensure_ascii=False)))
 
 
 def quiet_libraries() -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import click
-
-from lvlm_export.cli.console import new_table, show_table, size
+from lvlm_export.cli.console import new_table, say, show_table, size
 
 if TYPE_CHECKING:
     from lvlm_profiles.report import Report
@@ -16,13 +14,13 @@ if TYPE_CHECKING:
 def show_report(report: Report) -> None:
     """Print a report."""
     for label, text in headline(report).items():
-        click.echo(f"{label:<10}{text}")
+        say(f"{label:<10}{text}")
     table = new_table(*COLUMNS, right=COLUMNS)
     for budget in report.budgets:
         table.add_row(*row(report, budget))
     show_table(table)
     for line in (*notes(report), *(f"warning: {each.message}" for each in report.warnings)):
-        click.echo(line)
+        say(line)
 
 
 COLUMNS = (

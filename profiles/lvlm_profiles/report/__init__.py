@@ -18,6 +18,7 @@ from lvlm_profiles.files import write_whole
 from lvlm_profiles.records import read, read_json
 from lvlm_profiles.report.figures import BudgetFigures, Sweep
 from lvlm_profiles.report.subject import Machine, Model, Protocol, Request, Startup
+from lvlm_profiles.terminal import visible_json
 
 SCHEMA = 1
 KIND = "lvlm-export profile"
@@ -58,7 +59,8 @@ class Report:
 
 def to_json(report: Report) -> str:
     """The report as text, small numbers rounded to a tenth of a microsecond."""
-    return json.dumps(_rounded(dataclasses.asdict(report)), indent=1, ensure_ascii=False) + "\n"
+    text = json.dumps(_rounded(dataclasses.asdict(report)), indent=1, ensure_ascii=False)
+    return visible_json(text) + "\n"
 
 
 def from_json(content: Any, where: str | Path, remedy: str = REMEDY) -> Report:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from lvlm_profiles.report import Report
 from lvlm_profiles.report.figures import BudgetFigures
+from lvlm_profiles.terminal import visible
 
 DASH = "-"
 
@@ -34,7 +35,7 @@ def to_markdown(report: Report) -> str:
         "## Provenance",
         _provenance(report),
     ]
-    return "\n\n".join(blocks) + "\n"
+    return visible("\n\n".join(blocks)) + "\n"
 
 
 _BUDGET_HEAD = (

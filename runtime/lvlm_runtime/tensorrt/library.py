@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from lvlm_profiles.terminal import visible
 from lvlm_runtime.errors import LvlmError, UsageError
 from lvlm_runtime.graphs.operators import PARSERS, Version
 from lvlm_runtime.tensorrt.kernel_cache import KernelCache
@@ -138,7 +139,7 @@ def _make_logger(module: Any) -> Any:
                 self.errors.append(message)
             if os.environ.get("LVLM_EXPORT_DEBUG"):
                 # Standard output is for answers and JSON.
-                print(f"[{severity}] {message}", file=sys.stderr)
+                print(visible(f"[{severity}] {message}"), file=sys.stderr)
 
     return Logger()
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lvlm_export.cli.console import say
 from lvlm_export.cli.options import (
     DEMO,
     BuildTarget,
@@ -144,7 +145,7 @@ def build(
         from lvlm_runtime.tensorrt.library import open_library
 
         open_library("rtx")
-    click.echo("loading PyTorch and reading the checkpoint", err=True)
+    say("loading PyTorch and reading the checkpoint", err=True)
     from lvlm_export.bundle.build import build as run_build
     from lvlm_export.checkpoint.checkpoint import Checkpoint
     from lvlm_export.plan.plan import BuildOptions
@@ -194,27 +195,27 @@ def report(result: BuildResult, target: Path, is_demo: bool) -> None:
 
     manifest = result.manifest
     if result.reused:
-        click.echo(f"Already built, nothing to do: {target}")
+        say(f"Already built, nothing to do: {target}")
     else:
         show_table(budget_table(manifest))
         reducers = budget_bytes(manifest, *manifest.budgets)
-        click.echo(
+        say(
             f"weights {size(weight_bytes(manifest))}, stored once for all ratios;"
             f" graphs {size(graph_bytes(manifest))}; reducers of all ratios {size(reducers)}"
         )
-        click.echo(f"bundle  {target} ({size(total_bytes(manifest))})")
+        say(f"bundle  {target} ({size(total_bytes(manifest))})")
         if manifest.precision == "bfloat16":
-            click.echo(
+            say(
                 "parity  of the same graphs in float32: ONNX Runtime has no bfloat16 on a CPU, so"
                 " its rounding is unchecked until TensorRT runs it"
             )
     if GOLDEN in manifest.files:
         compared = read_golden(Bundle(target, manifest)).processor
         if compared != EQUAL:
-            click.echo(f"warning {compared}", err=True)
+            say(f"warning {compared}", err=True)
     for sentence in read_generation(Bundle(target, manifest)).sentences():
-        click.echo(f"rules   {sentence}")
-    click.echo(f"next    {next_command(target, is_demo)}")
+        say(f"rules   {sentence}")
+    say(f"next    {next_command(target, is_demo)}")
 
 
 def budget_table(manifest: Manifest) -> Any:

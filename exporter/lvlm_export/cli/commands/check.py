@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lvlm_export.cli.console import say
 from lvlm_export.cli.options import bundle_argument, json_option
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def check(bundle: Path, target: str, as_json: bool) -> None:
     elif violations:
         show(violations)
     else:
-        click.echo(f"PASS  {title} takes all {len(graphs)} graphs")
+        say(f"PASS  {title} takes all {len(graphs)} graphs")
     if violations:
         refused = len({each.graph for each in violations})
         raise LvlmError(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lvlm_export.cli.console import say
 from lvlm_export.cli.options import (
     DEMO,
     find_checkpoint,
@@ -132,7 +133,7 @@ def show_layers(rows: Sequence[Withdrawal], divergence: float, samples: int, as_
         mark = "first that passes" if row is chosen else ""
         table.add_row(str(row.layer), f"{row.ratio:.4g}", f"{row.divergence:.2g}", mark)
     show_table(table)
-    click.echo(f"--method vtw --ratio {chosen.ratio:.4g}")
+    say(f"--method vtw --ratio {chosen.ratio:.4g}")
 
 
 def show_shares(shares: Sequence[float], samples: int, as_json: bool) -> None:
@@ -143,8 +144,8 @@ def show_shares(shares: Sequence[float], samples: int, as_json: bool) -> None:
     if as_json:
         echo_json({"method": "prumerge", "samples": samples, "ratio": ratio, "shares": shares})
         return
-    click.echo(
+    say(
         f"the rule keeps {ratio:.1%} of a picture's tokens in the mean, from {least:.1%} to"
         f" {most:.1%} over {len(shares)} pictures"
     )
-    click.echo(f"--method prumerge --ratio {ratio:.4g}")
+    say(f"--method prumerge --ratio {ratio:.4g}")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lvlm_export.cli.console import say
 from lvlm_export.cli.options import json_option
 from lvlm_runtime.errors import LvlmError
 
@@ -109,21 +110,21 @@ def show(
             change.verdict,
         )
     for each in reasons:
-        click.echo(f"compared by --force: they differ in {each}")
+        say(f"compared by --force: they differ in {each}")
     for each in other_changes(before, after):
-        click.echo(f"changed: {each}")
+        say(f"changed: {each}")
     for name, report in (("before", before), ("after", after)):
         for caution in report.warnings:
-            click.echo(f"warning {name}: {caution.message}")
+            say(f"warning {name}: {caution.message}")
     show_table(table)
     rows = [each for each in (before.budgets, after.budgets) if each]
     counts = " and ".join(str(len(budgets[0].ttft_ms.samples)) for budgets in rows)
-    click.echo(
+    say(
         f"medians of {counts} rounds; a change counts when its 95 % interval leaves zero out and it"
         " is larger than 2 %"
     )
     if hidden:
-        click.echo(
+        say(
             f"{hidden} stages are within noise or changed by less than 1 % of the whole (--all"
             " shows them)"
         )

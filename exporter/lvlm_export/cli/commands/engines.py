@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lvlm_export.cli.console import say
 from lvlm_export.cli.options import bundle_argument, json_option
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def check_device(bundle: Bundle, limits: Limits, profile: Device) -> None:
     from lvlm_runtime.engines.memory import check_memory
 
     need = check_memory(bundle.directory, bundle.manifest, limits, profile)
-    click.echo(f"{profile.title}: needs {describe(need)}", err=True)
+    say(f"{profile.title}: needs {describe(need)}", err=True)
 
 
 def limits(manifest: Manifest, text: int | None, answer: int | None, images: int) -> Limits:
@@ -197,13 +198,13 @@ def show(result: EngineResult, bundle: Path) -> None:
     show_table(table)
     weights, total = result.totals()
     record = result.record
-    click.echo(
+    say(
         f"weights {size(weights)}, engines {size(total)}, overhead {size(total - weights)};"
         f" peak memory {size(result.peak_memory_bytes)}"
     )
-    click.echo(
+    say(
         f"built by version {record.library_version} for {', '.join(record.compute_capabilities)};"
         f" at most {record.limits.text_tokens} text tokens, {record.limits.answer_tokens} answer tokens"
         f" and {record.limits.images} picture(s)"
     )
-    click.echo(f"engines {directory_of(bundle, record.target)}")
+    say(f"engines {directory_of(bundle, record.target)}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lvlm_export.cli.console import say
 from lvlm_export.cli.options import bundle_argument, json_option, request_options
 
 if TYPE_CHECKING:
@@ -101,9 +102,9 @@ def show(manifest: Manifest, bundle: Path, text_tokens: int, answer_tokens: int)
         "built by": ", ".join(f"{name} {version}" for name, version in manifest.versions.items()),
     }
     for label, text in lines.items():
-        click.echo(f"{label:<10}{text}")
+        say(f"{label:<10}{text}")
     show_table(budget_table(manifest, text_tokens, answer_tokens))
-    click.echo(
+    say(
         f"KV cache: one image, {text_tokens} text tokens (--text-tokens) and {answer_tokens} of"
         " answer (--answer-tokens)"
     )

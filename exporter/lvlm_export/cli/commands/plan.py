@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lvlm_export.cli.console import say
 from lvlm_export.cli.options import (
     DEMO,
     Milliseconds,
@@ -145,8 +146,8 @@ def advise(
     if advice.best is None:
         raise LvlmError(why_none(advice))
     if not as_json:
-        click.echo(f"best    {recommendation_line(advice)}")
-        click.echo(f"next    {command}")
+        say(f"best    {recommendation_line(advice)}")
+        say(f"next    {command}")
 
 
 def make_choices(profile: Device, options: dict[str, Any]) -> Choices:
@@ -184,7 +185,7 @@ def find_subject(
 
     quiet_libraries()
     directory = find_checkpoint(model, revision).directory
-    click.echo("loading PyTorch and reading the checkpoint's configuration", err=True)
+    say("loading PyTorch and reading the checkpoint's configuration", err=True)
     return subject_of_checkpoint(model, directory, image_size)
 
 
@@ -211,10 +212,10 @@ def show(advice: Advice) -> None:
     from lvlm_export.cli.plan_table import basis_lines, plan_notes, plan_table
 
     for line in basis_lines(advice.basis):
-        click.echo(line)
+        say(line)
     show_table(plan_table(advice))
     for line in plan_notes(advice.basis.choices):
-        click.echo(line)
+        say(line)
 
 
 def check_known(basis: PlanBasis) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lvlm_export.cli.console import say
 from lvlm_export.cli.options import bundle_argument, device_options, json_option, ratios_option
 from lvlm_runtime.errors import UsageError
 from lvlm_runtime.profile.options import ANSWER_TOKENS, ITERATIONS, PROMPT, ProfileOptions
@@ -126,26 +127,26 @@ def profile(
     )
     if output is not None:
         make_directory(output)
-    report = profile_bundle(bundle, options, say)
+    report = profile_bundle(bundle, options, announce)
     if output is not None:
         write_reports(report, output)
     kept = keep(report)
     if as_json:
         from lvlm_profiles.report import to_json
 
-        click.echo(to_json(report), nl=False)
+        say(to_json(report), nl=False)
         return
     from lvlm_export.cli.profile_table import show_report
 
     show_report(report)
     if output is not None:
-        click.echo(f"report    {output / 'report.html'}, report.md and report.json")
-    click.echo(f"kept      {kept}")
+        say(f"report    {output / 'report.html'}, report.md and report.json")
+    say(f"kept      {kept}")
 
 
-def say(line: str) -> None:
+def announce(line: str) -> None:
     """What is being done, on stderr; between requests, so that nothing drawn is measured."""
-    click.echo(f"{line} …", err=True)
+    say(f"{line} …", err=True)
 
 
 def make_directory(output: Path) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lvlm_export.cli.console import say
 from lvlm_export.cli.options import (
     Milliseconds,
     bundle_argument,
@@ -131,14 +132,14 @@ def run(
             content["ttft"] = {"target_ms": target_ms, "expected_ms": choice.expected_ms}
         echo_json(content)
         return
-    click.echo()
+    say()
     executed = session.chain.backend
     line = f"{answer_line(answer, images)}; {executed.name} on {executed.device}"
-    click.echo(line, err=True)
+    say(line, err=True)
     for sentence in said:
-        click.echo(sentence, err=True)
+        say(sentence, err=True)
     if choice is not None and target_ms is not None:
-        click.echo(ttft_line(choice, target_ms, answer), err=True)
+        say(ttft_line(choice, target_ms, answer), err=True)
 
 
 def choose_profiled_ratio(
@@ -180,7 +181,7 @@ class AnswerStream:
         piece = piece if self._begun else piece.lstrip()
         if piece:
             self._begun = True
-            click.echo(piece, nl=False)
+            say(piece, nl=False)
             sys.stdout.flush()
 
 

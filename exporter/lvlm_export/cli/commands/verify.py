@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lvlm_export.cli.console import say
 from lvlm_export.cli.options import (
     bundle_argument,
     device_options,
@@ -99,7 +100,7 @@ def verify(
     from lvlm_runtime.session import Session
 
     opened = Bundle.open(bundle)
-    click.echo("loading PyTorch and reading the checkpoint", err=True)
+    say("loading PyTorch and reading the checkpoint", err=True)
     from lvlm_export.check.parity import synthetic_samples
     from lvlm_export.check.parity import verify as run_verify
     from lvlm_export.check.processor import check_processor
@@ -111,7 +112,7 @@ def verify(
     session = Session.load(opened, backend, device, threads)
     # Pictures of one's own may be letterboxed to the bundle's layout, which transformers does not do.
     drawn = synthetic_samples(opened.manifest.layouts, 1)
-    click.echo(check_processor(checkpoint, plan, session.encoder, drawn), err=True)
+    say(check_processor(checkpoint, plan, session.encoder, drawn), err=True)
     steps = len(plan.budgets) * len(wanted)
     with open_progress().stage("comparing with PyTorch", steps) as advance:
         report = run_verify(session, checkpoint, plan, wanted, max_new_tokens, advance)
@@ -146,8 +147,8 @@ def verify_golden(
         for each in found:
             at = each.first_difference
             verdict = f"{len(each.got)} tokens equal" if at is None else f"FAIL at token {at}"
-            click.echo(f"ratio {each.ratio:g}: {verdict}")
-        click.echo(f"{'PASS' if passed else 'FAIL'}  golden answers, {where}")
+            say(f"ratio {each.ratio:g}: {verdict}")
+        say(f"{'PASS' if passed else 'FAIL'}  golden answers, {where}")
     click.get_current_context().exit(0 if passed else 1)
 
 
@@ -242,7 +243,7 @@ def show(report: ParityReport) -> None:
             verdict = "pass" if tie.passed else "FAIL"
             ties.add_row(*cells, f"{tie.gap:.1e}", f"{tie.limit:g}", verdict)
         show_table(ties)
-    click.echo(verdict_line(report))
+    say(verdict_line(report))
 
 
 def outcome(answer: AnswerParity) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lvlm_export.cli.console import say
 from lvlm_export.cli.options import bundle_argument, device_options, ratio_option
 from lvlm_runtime.errors import LvlmError, UsageError
 
@@ -73,9 +74,9 @@ def visualize(
         else:
             with whole_file(path) as stream:
                 save_sheet(draw_sheet(picture, sites, heading), stream)
-        click.echo(f"wrote {path}")
+        say(f"wrote {path}")
     for panel in sites:
-        click.echo(f"{panel.title}: {panel.caption}")
+        say(f"{panel.title}: {panel.caption}")
 
 
 def run_picture(

@@ -8,6 +8,7 @@ from lvlm_profiles.report import Report
 from lvlm_profiles.report.html import bars
 from lvlm_profiles.report.html.curves import speedup_curve, sweep_curve, trade_off_curve
 from lvlm_profiles.report.html.facts import headline_tiles, report_facts, stage_rows
+from lvlm_profiles.terminal import visible
 
 TEMPLATES = Path(__file__).with_name("templates")
 
@@ -23,7 +24,7 @@ def to_html(report: Report) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2").render(
+    page = environment.get_template("report.html.j2").render(
         report=report,
         reference=report.budget(report.reference),
         tiles=headline_tiles(report),
@@ -38,3 +39,4 @@ def to_html(report: Report) -> str:
         sweeps=[sweep_curve(each) for each in report.sweeps],
         geometry={"label": bars.LABEL, "bar": bars.BAR},
     )
+    return visible(page)
