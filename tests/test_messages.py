@@ -6,7 +6,7 @@ import ast
 import re
 from pathlib import Path
 
-from house import modules, place
+from house import PACKAGES, modules, place, python_files
 
 # First words of a message that are written with a capital wherever they stand.
 NAMES = {"CUDA", "JetPack", "LLaVA", "NVML", "ONNX", "TensorRT"}
@@ -75,3 +75,23 @@ def test_a_message_of_another_form_is_found(tmp_path: Path) -> None:
     )
     lines = badly_formed_messages(path, {"LvlmError", "UsageError"})
     assert [line.split(":")[1] for line in lines] == ["1", "2", "3"]
+
+
+def test_commands_print_through_the_console_alone() -> None:
+    """``say``, ``show_table`` and ``echo_json`` write out what would command a terminal."""
+    console = PACKAGES["lvlm_export"] / "cli" / "console.py"
+    found = [
+        f"{place(path)}:{node.lineno}"
+        for path in python_files(console.parent)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and path != console and prints(node.func)
+    ]
+    assert found == []
+    assert prints(ast.parse("click.echo", mode="eval").body)
+    assert prints(ast.parse("print", mode="eval").body)
+
+
+def prints(function: ast.expr) -> bool:
+    """Whether a call writes to the terminal by itself."""
+    name = getattr(function, "attr", None) or getattr(function, "id", None)
+    return name in ("echo", "secho", "print")

@@ -15,6 +15,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageCms
 
+from lvlm_runtime.image.picture import TURNED
+
 Writer = Callable[[], bytes]
 PNG_HEAD = 33  # signature and IHDR
 LONG = 2 << 20  # above Pillow's MAX_TEXT_CHUNK
@@ -188,3 +190,10 @@ METADATA: dict[str, tuple[Writer, int]] = {
         8,
     ),
 }
+
+
+def pixels_of(name: str) -> Image.Image:
+    """The pixels of a trait of ``METADATA``, upright: those of the same file without the trait."""
+    _, orientation = METADATA[name]
+    with Image.open(io.BytesIO(saved(picture(), "JPEG" if "jpeg" in name else "PNG"))) as plain:
+        return plain.convert("RGB") if orientation == 1 else plain.transpose(TURNED[orientation])

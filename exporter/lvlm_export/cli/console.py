@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lvlm_profiles.terminal import visible, visible_json
-
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -41,6 +39,8 @@ class BarProgress:
             TextColumn,
             TimeElapsedColumn,
         )
+
+        from lvlm_profiles.report.terminal import visible
 
         columns = (
             TextColumn("{task.description:<24}"),
@@ -80,6 +80,8 @@ def say(text: str = "", *, err: bool = False, nl: bool = True) -> None:
 
     Everything that the command line prints goes through here, through tables or through JSON.
     """
+    from lvlm_profiles.report.terminal import visible
+
     click.echo(visible(text), err=err, nl=nl)
 
 
@@ -97,6 +99,8 @@ def new_table(*columns: str, right: tuple[str, ...] = ()) -> Table:
     from rich import box
     from rich.table import Table
 
+    from lvlm_profiles.report.terminal import visible
+
     class VisibleTable(Table):
         """Its cells are texts of others."""
 
@@ -113,6 +117,8 @@ def new_table(*columns: str, right: tuple[str, ...] = ()) -> Table:
 def echo_json(value: Any) -> None:
     """Print one JSON document to stdout."""
     import json
+
+    from lvlm_profiles.report.terminal import visible_json
 
     click.echo(visible_json(json.dumps(value, indent=1, ensure_ascii=False)))
 

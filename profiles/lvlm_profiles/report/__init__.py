@@ -18,7 +18,7 @@ from lvlm_profiles.files import write_whole
 from lvlm_profiles.records import read, read_json
 from lvlm_profiles.report.figures import BudgetFigures, Sweep
 from lvlm_profiles.report.subject import Machine, Model, Protocol, Request, Startup
-from lvlm_profiles.terminal import visible_json
+from lvlm_profiles.report.terminal import visible_json
 
 SCHEMA = 1
 KIND = "lvlm-export profile"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from lvlm_profiles.report import Report
 from lvlm_profiles.report.figures import BudgetFigures
-from lvlm_profiles.terminal import visible
+from lvlm_profiles.report.terminal import visible
 
 DASH = "-"
 

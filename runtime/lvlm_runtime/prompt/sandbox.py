@@ -26,9 +26,9 @@ from jinja2.visitor import NodeTransformer
 from markupsafe import Markup
 
 from lvlm_runtime.prompt import work as limits
-from lvlm_runtime.prompt.work import TooMuchWorkError, Work
+from lvlm_runtime.prompt.work import TooMuchWorkError, WorkCount
 
-_WORK: ContextVar[Work] = ContextVar("work of a chat template")
+_WORK: ContextVar[WorkCount] = ContextVar("work of a chat template")
 # Filters that the parsed template is given; no name of a template's own can be like that.
 STEP, MADE, JOINED = " step", " made", " joined"
 BODIES = ("body", "else_")
@@ -40,9 +40,9 @@ MAX_WORDS = 1000
 
 
 @contextmanager
-def counting() -> Iterator[Work]:
+def counting() -> Iterator[WorkCount]:
     """What is compiled or rendered inside is counted from zero."""
-    token = _WORK.set(Work())
+    token = _WORK.set(WorkCount())
     try:
         yield _WORK.get()
     finally:

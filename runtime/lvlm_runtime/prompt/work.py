@@ -1,7 +1,7 @@
 """How much a chat template may do: a count of work, sizes of values, and the operations that amplify.
 
 A template is foreign code. Without limits, a line of it loops for days or makes a text of a terabyte.
-Every loop, call, filter, operator and output spends from a ``Work``; what makes a large value of
+Every loop, call, filter, operator and output spends from a ``WorkCount``; what makes a large value of
 small ones (``'x' * n``, ``center``, ``replace``, ``join``, ``%1000d`` ...) is weighed before it runs.
 """
 
@@ -41,7 +41,7 @@ class TooMuchWorkError(jinja2.TemplateError):
     """A template does more than any real one."""
 
 
-class Work:
+class WorkCount:
     """What one rendering has done so far."""
 
     def __init__(self) -> None:
@@ -125,7 +125,7 @@ def replaced_size(text: str, old: str, new: str) -> int:
     return len(text) + count * max(0, len(new) - len(old))
 
 
-def operate(work: Work, operator: str, left: Any, right: Any) -> None:
+def operate(work: WorkCount, operator: str, left: Any, right: Any) -> None:
     """Weigh an operator of two values before it runs."""
     work.spend(1)
     if isinstance(left, int) and isinstance(right, int):
@@ -148,37 +148,37 @@ def operate(work: Work, operator: str, left: Any, right: Any) -> None:
 
 Arguments = tuple[Any, ...]
 # What a method of a text, of bytes or of a number is about to make, by name; gives the arguments.
-Guard = Callable[[Work, Any, Arguments], Arguments]
+Guard = Callable[[WorkCount, Any, Arguments], Arguments]
 
 
-def _pad(work: Work, owner: Any, args: Arguments) -> Arguments:
+def _pad(work: WorkCount, owner: Any, args: Arguments) -> Arguments:
     work.make(work.size(owner) + check_width(args[0] if args else 0))
     return args
 
 
-def _replace(work: Work, owner: Any, args: Arguments) -> Arguments:
+def _replace(work: WorkCount, owner: Any, args: Arguments) -> Arguments:
     if len(args) > 1 and all(isinstance(each, type(owner)) for each in args[:2]):
         work.make(replaced_size(owner, args[0], args[1]))
     return args
 
 
-def _join(work: Work, owner: Any, args: Arguments) -> Arguments:
+def _join(work: WorkCount, owner: Any, args: Arguments) -> Arguments:
     items = listed(work, args[0] if args else ())
     work.make(work.size(items) + len(items) * len(owner))
     return (items, *args[1:])
 
 
-def _expand_tabs(work: Work, owner: Any, args: Arguments) -> Arguments:
+def _expand_tabs(work: WorkCount, owner: Any, args: Arguments) -> Arguments:
     work.make(work.size(owner) * max(8, number(args[0] if args else 8)))
     return args
 
 
-def _translate(work: Work, owner: Any, args: Arguments) -> Arguments:
+def _translate(work: WorkCount, owner: Any, args: Arguments) -> Arguments:
     work.make(work.size(owner) * max(1, work.size(args[0] if args else "")))
     return args
 
 
-def _to_bytes(work: Work, _: Any, args: Arguments) -> Arguments:
+def _to_bytes(work: WorkCount, _: Any, args: Arguments) -> Arguments:
     check_width(args[0] if args else 1)
     return args
 
@@ -195,7 +195,7 @@ METHODS: dict[str, Guard] = {
 NAMED = {"expandtabs", "replace", "to_bytes"}
 
 
-def listed(work: Work, values: Any) -> list[Any]:
+def listed(work: WorkCount, values: Any) -> list[Any]:
     """What can be gone through, counted on the way."""
     items = []
     for value in values if isinstance(values, Iterable) else ():
@@ -205,7 +205,7 @@ def listed(work: Work, values: Any) -> list[Any]:
 
 
 # What a filter is about to make, from its arguments by name: ``value`` is what is filtered.
-FILTERS: dict[str, Callable[[Work, dict[str, Any]], None]] = {
+FILTERS: dict[str, Callable[[WorkCount, dict[str, Any]], None]] = {
     "center": lambda work, a: work.make(work.size(a["value"]) + check_width(a["width"])),
     "indent": lambda work, a: work.make(
         work.size(a["s"])

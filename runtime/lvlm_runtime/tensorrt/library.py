@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from lvlm_profiles.terminal import visible
+from lvlm_profiles.report.terminal import visible
 from lvlm_runtime.errors import LvlmError, UsageError
 from lvlm_runtime.graphs.operators import PARSERS, Version
 from lvlm_runtime.tensorrt.kernel_cache import KernelCache

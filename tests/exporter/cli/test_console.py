@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import json
 from pathlib import Path
@@ -10,18 +9,16 @@ from pathlib import Path
 import pytest
 
 from command_line import error_line, typed
-from house import PACKAGES, place, python_files
 from lvlm_export.cli.commands.run import AnswerStream
 from lvlm_export.cli.console import LineProgress, echo_json, new_table, say, show_table
 from lvlm_profiles.report import to_json
 from lvlm_profiles.report.html.page import to_html
 from lvlm_profiles.report.markdown import to_markdown
-from lvlm_profiles.terminal import visible
+from lvlm_profiles.report.terminal import visible
 from reports import full_report
 
 HOSTILE = "\x1b[2J\x9b31m\u202e[/red] :smile: \x07"
 SHOWN = r"\x1b[2J\x9b31m\u202e[/red] :smile: \x07"
-PRINTS = {"echo", "secho", "print"}
 
 
 def test_text_tables_and_progress_show_what_would_command_a_terminal(
@@ -65,15 +62,3 @@ def test_reports_show_what_would_command_a_terminal() -> None:
         assert visible(text) == text
     assert json.loads(to_json(report))["model"]["name"] == f"{HOSTILE}<script>"
     assert f"{SHOWN}&lt;script&gt;" in to_html(report)
-
-
-def test_nothing_prints_by_another_way() -> None:
-    """``say``, ``show_table`` and ``echo_json`` of the console are the only ones."""
-    found = [
-        f"{place(path)}:{node.lineno}"
-        for path in python_files(PACKAGES["lvlm_export"] / "cli")
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Call)
-        and (getattr(node.func, "attr", None) or getattr(node.func, "id", None)) in PRINTS
-    ]
-    assert {each.rpartition(":")[0].rpartition("/")[2] for each in found} == {"console.py"}

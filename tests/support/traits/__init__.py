@@ -29,7 +29,16 @@ from safetensors.torch import load_file, save_file
 
 import tiny
 
-FILES = ("weights", "damaged", "quantised", "configs", "prompts", "processors", "answers")
+FILES = (
+    "weights",
+    "damaged",
+    "quantised",
+    "configs",
+    "prompts",
+    "processors",
+    "answers",
+    "pictures",
+)
 BASES: dict[str, Callable[[Path], Path]] = {
     "llava": lambda directory: tiny.llava(directory, seed=3),
     "mistral": lambda directory: tiny.llava(directory, text="mistral"),

@@ -8,7 +8,7 @@ from lvlm_profiles.report import Report
 from lvlm_profiles.report.html import bars
 from lvlm_profiles.report.html.curves import speedup_curve, sweep_curve, trade_off_curve
 from lvlm_profiles.report.html.facts import headline_tiles, report_facts, stage_rows
-from lvlm_profiles.terminal import visible
+from lvlm_profiles.report.terminal import visible
 
 TEMPLATES = Path(__file__).with_name("templates")
 

@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from lvlm_profiles.terminal import visible, visible_json
+from lvlm_profiles.report.terminal import visible, visible_json
 
 HOSTILE = "\x1b[2J\x1b]0;title\x07\x9b31m\r\b\x00\x7f\u202egpj.exe\u2066\u2028"
 
