@@ -36,6 +36,8 @@ WHOLE = {
     "video_token_index": (0, _MANY),
     "video_token_id": (0, _MANY),
 }
+# Of these null is no value; of the others transformers knows what it stands for, or refuses it.
+NEVER_NULL = ("image_size", "patch_size")
 # Numbers that are divided by, or that a root is taken of.
 POSITIVE = ("rope_theta", "factor", "rms_norm_eps", "layer_norm_eps")
 
@@ -52,7 +54,7 @@ def check_numbers(path: Path, config: Mapping[str, Any]) -> None:
     """
     for name, value in _entries(config, ""):
         key, wanted = name.rpartition(".")[2], None
-        if key in WHOLE and value is not None:
+        if key in WHOLE and (value is not None or key in NEVER_NULL):
             low, high = WHOLE[key]
             whole = isinstance(value, int) and not isinstance(value, bool)
             if not whole or not low <= value <= high:

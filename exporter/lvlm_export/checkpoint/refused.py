@@ -69,7 +69,7 @@ def refuse_quantised(directory: Path, config: Mapping[str, Any]) -> None:
 def _declarations(config: Mapping[str, Any], place: str) -> Iterator[str]:
     """Dotted names of the keys that say so, at any depth that a configuration has."""
     for key, value in config.items():
-        if key in QUANTISER_KEYS and value:
+        if key in QUANTISER_KEYS and value not in (None, False):
             yield place + key
         elif isinstance(value, dict):
             yield from _declarations(value, f"{place}{key}.")

@@ -34,6 +34,7 @@ FILES = (
     "damaged",
     "quantised",
     "configs",
+    "image_settings",
     "prompts",
     "processors",
     "answers",

@@ -124,6 +124,29 @@ rope_factor_of_nothing = rotary(
     factor=0,
 )
 rope_without_its_factor = rotary(refused(r"config\.json is refused by transformers: "), type="yarn")
+rope_of_half_heads = rotary(same_frequencies, rope_type="default", partial_rotary_factor=0.5)
+rope_linear_of_half_heads = rotary(
+    refused(r"partial_rotary_factor 0\.5 of text_config does not go with rope_type 'linear'"),
+    rope_type="linear",
+    factor=2.0,
+    partial_rotary_factor=0.5,
+)
+rope_by_layer_type = changed(
+    same_frequencies,
+    text_config__rope_parameters={
+        "full_attention": {"rope_type": "default", "rope_theta": 1e4},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    },
+)
+rope_as_text = changed(refused(r"config\.json"), text_config__rope_parameters="yarn")
+rope_of_null = changed(same_frequencies, text_config__rope_parameters=None)
+rope_without_theta = changed(
+    same_frequencies, text_config__rope_parameters={"rope_type": "default"}
+)
+rope_with_theta_beside = changed(
+    same_frequencies, text_config__rope_parameters=None, text_config__rope_theta=500000.0
+)
+
 # A prompt with a picture is longer than these original contexts, one without is shorter.
 rope_linear_built = rotary(built, slow=True, type="linear", factor=4.0)
 rope_dynamic_built = rotary(built, slow=True, type="dynamic", factor=4.0)
@@ -198,6 +221,10 @@ patch_larger_than_the_picture = changed(
     refused(r"image_size 48 and patch_size 64; the heads must divide the size and a patch fit"),
     vision_config__patch_size=64,
 )
+tower_without_a_size = changed(
+    refused(r"vision_config\.image_size in .* is None, a whole number"),
+    vision_config__image_size=None,
+)
 odd_heads = changed(refused(r"heads of 3; .* the third be even"), text_config__head_dim=3)
 key_value_heads_that_do_not_divide = changed(
     refused(
@@ -229,24 +256,6 @@ activation_of_another_model = changed(same_weights, text_config__hidden_act="gel
 activation_that_nobody_knows = changed(
     refused(r"transformers makes no model of .*swoosh"), text_config__hidden_act="swoosh"
 )
-
-
-@trait(refused(r"the image processor gives pictures of 40 x 40 and the vision tower takes 48 x 48"))
-def crop_smaller_than_the_tower(directory: Path) -> None:
-    """A processor of another resolution."""
-    edit_json(directory / "preprocessor_config.json", crop_size={"height": 40, "width": 40})
-
-
-@trait(refused(r"the image processor gives pictures whose size follows theirs"))
-def no_crop(directory: Path) -> None:
-    """Shortest edge and no crop: wide pictures stay wide."""
-    edit_json(directory / "preprocessor_config.json", do_center_crop=False)
-
-
-@trait(refused(r"gives pictures of 40 x 48 and the vision tower takes 48 x 48"), base="siglip")
-def pictures_that_are_no_squares(directory: Path) -> None:
-    """A resize to another size than the tower's."""
-    edit_json(directory / "preprocessor_config.json", size={"height": 40, "width": 48})
 
 
 @trait(

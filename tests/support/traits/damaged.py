@@ -216,3 +216,12 @@ def authors_onevision_layout(directory: Path) -> None:
     """The original OneVision."""
     config = {"model_type": "llava_qwen", "mm_vision_tower": "google/siglip-so400m-patch14-384"}
     (directory / "config.json").write_text(json.dumps(config))
+
+
+@trait(
+    refused(r"has the layout of LLaVA's authors \(model_type 'llava', mm_vision_tower 'openai/clip")
+)
+def authors_first_layout(directory: Path) -> None:
+    """The original LLaVA before its type had a name of its own."""
+    config = {"model_type": "llava", "mm_vision_tower": "openai/clip-vit-large-patch14"}
+    (directory / "config.json").write_text(json.dumps(config))

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from traits import Trait, edit_json, edit_weights, trait, write_json
-from traits.outcomes import refused
+from traits.outcomes import refused, same_weights
 
 LAYER = "language_model.model.layers.0.mlp.up_proj"
 
@@ -90,3 +90,15 @@ def weights_as_whole_numbers(directory: Path) -> None:
     edit_weights(
         directory, lambda weights: weights.update({f"{LAYER}.weight": torch.zeros(96, 48).long()})
     )
+
+
+@trait(same_weights)
+def quantised_by_nobody(directory: Path) -> None:
+    """The key of a quantiser with nothing in it."""
+    edit_json(directory / "config.json", quantization_config=None)
+
+
+@trait(refused(r"holds quantised weights \(text_config\.quantization_config of config\.json\)"))
+def quantised_in_a_way_that_nobody_knows(directory: Path) -> None:
+    """The key of a quantiser with an empty object, which transformers does not read either."""
+    edit_json(directory / "config.json", text_config__quantization_config={})

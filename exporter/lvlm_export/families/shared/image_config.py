@@ -6,6 +6,7 @@ and ``BaseImageProcessor._standardize_kwargs``; files of transformers 4.x have t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -115,7 +116,7 @@ def preprocess_spec(
         center_crop=_height_width(options["crop_size"]) if options["do_center_crop"] else None,
         rescale_factor=_factor(options["rescale_factor"]) if options["do_rescale"] else None,
         mean=mean if normalise else None,
-        std=_per_channel("image_std", options["image_std"]) if normalise else None,
+        std=_spread(options["image_std"]) if normalise else None,
         grid_pinpoints=pinpoints,
         feature_side=feature_side,
     )
@@ -176,10 +177,11 @@ def _pinpoints(options: Mapping[str, Any], size: Mapping[str, Any]) -> tuple[tup
             f"checkpoint has do_center_crop {options['do_center_crop']!r} and size "
             f"{options['size']!r}: correct {_FILES}"
         )
-    canvases = tuple(_height_width(pair) for pair in options["image_grid_pinpoints"] or ())
+    pairs = options["image_grid_pinpoints"]
+    canvases = tuple(map(_height_width, pairs if isinstance(pairs, list | tuple) else ()))
     if not canvases:
         raise LvlmError(
-            "image_grid_pinpoints is empty, at least one [height, width] is needed; correct "
+            f"image_grid_pinpoints is {pairs!r}, at least one [height, width] is needed; correct "
             f"{_FILES}"
         )
     return canvases
@@ -210,6 +212,17 @@ def _per_channel(key: str, value: Any) -> tuple[float, float, float]:
     return float(values[0]), float(values[1]), float(values[2])
 
 
+def _spread(value: Any) -> tuple[float, float, float]:
+    """What values are divided by."""
+    spread = _per_channel("image_std", value)
+    if 0 in spread:
+        raise LvlmError(
+            f"image_std of this checkpoint's image processor is {value!r}, and values are divided by"
+            f" it; correct {_FILES}"
+        )
+    return spread
+
+
 def _factor(value: Any) -> float:
     """What values are multiplied by."""
     if not _is_number(value):
@@ -221,7 +234,8 @@ def _factor(value: Any) -> float:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value)
 
 
 def _resample(value: Any) -> int:

@@ -153,10 +153,17 @@ def check_rope(text: Any) -> None:
     A graph holds one set of frequencies. Of "dynamic" that is enough: inside max_position_embeddings
     it is the default.
     """
-    kind = text.rope_parameters.get("rope_type", "default")
+    parameters = text.rope_parameters or {}
+    kind, part = parameters.get("rope_type"), parameters.get("partial_rotary_factor", 1.0)
     if kind not in ROPE_TYPES:
         raise LvlmError(
             f"rope_type {kind!r} of text_config is not supported; known: {', '.join(ROPE_TYPES)}"
+        )
+    if part != 1.0 and kind != "default":
+        # These text models turn whole heads; the default of transformers does not look at the part.
+        raise LvlmError(
+            f"partial_rotary_factor {part!r} of text_config does not go with rope_type {kind!r};"
+            " take it out of config.json"
         )
 
 

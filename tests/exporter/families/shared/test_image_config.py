@@ -151,7 +151,7 @@ def test_tile_geometry_of_onevision_is_read() -> None:
         ),
         (
             {"image_processor_type": "LlavaOnevisionImageProcessor", "image_grid_pinpoints": []},
-            "image_grid_pinpoints is empty",
+            r"image_grid_pinpoints is \[\]",
         ),
         (
             {"image_processor_type": "CLIPImageProcessor", "image_std": [1, 1]},
