@@ -172,7 +172,11 @@ class Checkpoint:
 
     @property
     def stop_ids(self) -> tuple[int, ...]:
-        """Ids that end an answer, from generation_config.json or else the text configuration."""
+        """Ids that end an answer, from generation_config.json or else the text configuration.
+
+        Raises:
+            LvlmError: There are none, or they are no ids.
+        """
         ids = generation_config(self.directory).eos_token_id
         for config in (self.config, self.config.text_config):
             ids = getattr(config, "eos_token_id", None) if ids is None else ids
@@ -180,7 +184,13 @@ class Checkpoint:
             raise LvlmError(
                 f"{self.directory} names no eos_token_id; add it to generation_config.json"
             )
-        return tuple(ids) if isinstance(ids, list) else (int(ids),)
+        several = ids if isinstance(ids, list) and ids else [ids]
+        if not all(type(number) is int and number >= 0 for number in several):
+            raise LvlmError(
+                f"eos_token_id of {self.directory} is {ids!r}, a token's id or a list of them is"
+                " needed; correct generation_config.json"
+            )
+        return tuple(several)
 
     def shape(self, image_size: tuple[int, int] | None) -> ModelShape:
         """What the JSON files say about the model; ``image_size`` as ``Family.shape`` takes it.

@@ -30,6 +30,7 @@ def preflight(checkpoint: Checkpoint, image_size: tuple[int, int] | None = None)
     _check_picture(shape)
     _check_image_token(checkpoint, shape)
     read_rules(checkpoint.directory, shape.text.vocab_size)
+    _ = checkpoint.stop_ids
 
 
 def _check_picture(shape: ModelShape) -> None:

@@ -27,6 +27,7 @@ FILES = [
     ("onevision", "config.json"),
     ("onevision", "preprocessor_config.json"),
     ("llava", "tokenizer_config.json"),
+    ("llava", "generation_config.json"),
     ("shards", INDEX),
 ]
 # Longest line that a terminal still shows as one thought; paths take some of it.

@@ -85,3 +85,16 @@ def rule_of_another_vocabulary(directory: Path) -> None:
 def rule_of_another_type(directory: Path) -> None:
     """A number in quotes."""
     edit_json(directory / GENERATION, no_repeat_ngram_size="2")
+
+
+@trait(refused(r"names no eos_token_id; add it to generation_config\.json"))
+def answers_without_end(directory: Path) -> None:
+    """No file says which token ends an answer; the base's text_config does, so it goes as well."""
+    edit_json(directory / GENERATION, eos_token_id=None)
+    edit_json(directory / "config.json", text_config__eos_token_id=None)
+
+
+@trait(refused(r"eos_token_id of .* is 1\.5, a token's id or a list of them is needed"))
+def end_that_is_no_id(directory: Path) -> None:
+    """A number that no token has; it was cut to 1 before."""
+    edit_json(directory / GENERATION, eos_token_id=1.5)

@@ -12,7 +12,7 @@ from lvlm_export.checkpoint.processing import prompt_files
 from lvlm_runtime.prompt.encoder import PromptEncoder
 from traits import edit_json, edit_weights, read_json, trait, write_json
 from traits.damaged import POINTER
-from traits.outcomes import refused, same_ids, same_pixels
+from traits.outcomes import built, refused, same_ids, same_pixels
 from traits.weights import HEAD, TABLE
 
 IMAGE = {
@@ -129,3 +129,9 @@ def text_model_template(directory: Path) -> None:
         "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
     edit_json(directory / "tokenizer_config.json", chat_template=source)
+
+
+@trait(built, slow=True)
+def ngram_rule(directory: Path) -> None:
+    """generation_config.json with a rule about answers; the gate compares like with like."""
+    edit_json(directory / "generation_config.json", no_repeat_ngram_size=2)
