@@ -81,8 +81,7 @@ def specs(bundle: Bundle) -> Any:
     from lvlm_runtime.engines.limits import default_limits
     from lvlm_runtime.engines.plan import plan_engines
 
-    manifest = bundle.manifest
-    return plan_engines(bundle.directory, manifest, default_limits(manifest))
+    return plan_engines(bundle, default_limits(bundle.manifest))
 
 
 def measured(bundle: Path, graph: str) -> dict[str, Any]:
@@ -108,7 +107,7 @@ def build_one(directory: Path, graph: str) -> dict[str, Any]:
     spec = next(each for each in specs(bundle) if each.graph == graph)
     library = open_library("rtx")
     start, used = time.perf_counter(), time.process_time()
-    engine = build_engine(library, spec, directory, RTX_COMPUTE_CAPABILITIES)
+    engine = build_engine(library, spec, bundle, RTX_COMPUTE_CAPABILITIES)
     return {
         "graph": graph,
         "profiles": len(spec.profiles),

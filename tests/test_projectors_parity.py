@@ -14,6 +14,7 @@ from helpers import build_tiny
 from lvlm_export.check.parity import synthetic_samples, verify
 from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.plan.plan import BuildOptions, make_plan
+from lvlm_runtime.bundle.bundle import Bundle
 from lvlm_runtime.chain.text_query import TextQuery
 from lvlm_runtime.errors import UsageError
 from lvlm_runtime.graphs.gate import check_bundle
@@ -55,7 +56,7 @@ def test_the_chain_equals_pytorch(
     assert "projector" in stages
     assert ("query" in stages) == (kind == "quecc")
     for parser in ("trt-10.16", "rtx"):
-        violations = check_bundle(result.directory, manifest, parser)
+        violations = check_bundle(Bundle.open(result.directory), parser)
         assert [each for each in violations if each.graph == "projector.onnx"] == []
     assert "vision.0 → projector → " in typed("inspect", result.directory).stdout
     if kind == "quecc":

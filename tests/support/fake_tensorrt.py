@@ -220,7 +220,7 @@ def write_engines(bundle: Bundle, limits: Limits, target: str = "rtx") -> Engine
     directory = directory_of(bundle.directory, target)
     directory.mkdir(parents=True)
     engines = {}
-    for spec in plan_engines(bundle.directory, bundle.manifest, limits):
+    for spec in plan_engines(bundle, limits):
         path = directory / f"{Path(spec.graph).stem}.engine"
         content = {
             "graph": str(bundle.path(spec.graph)),

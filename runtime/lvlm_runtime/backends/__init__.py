@@ -7,13 +7,13 @@ only. Values stay where the backend keeps them (host or device) from one graph t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lvlm_profiles.registry import resolve
+from lvlm_runtime.bundle.bundle import Bundle
 
 BACKENDS: dict[str, str] = {
     "onnxruntime": "lvlm_runtime.backends.onnxruntime:open_backend",
@@ -71,8 +71,12 @@ class Backend(Protocol):
     name: str
     device: str
 
-    def load(self, path: Path) -> Runner:
-        """Load a graph; weights are mapped or read from the bundle."""
+    def load(self, bundle: Bundle, graph: str) -> Runner:
+        """Load a graph of a bundle, as ``bundle.graph`` holds it.
+
+        Weights are mapped or read from the bundle's weight file, which the backend opens by its
+        name; ``bundle.check_place`` says whether it is the one that was checked.
+        """
         ...
 
     def put(self, array: NDArray[Any]) -> Value:

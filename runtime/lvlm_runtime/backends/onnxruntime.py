@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lvlm_runtime.bundle.bundle import Bundle
 from lvlm_runtime.errors import LvlmError, UsageError
-from lvlm_runtime.graphs.reader import read_model
+from lvlm_runtime.graphs.reader import parse_model
 
 try:
     import onnxruntime as ort
@@ -32,6 +33,7 @@ Value = Any  # an ort.OrtValue, or a View of one
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 _ERROR_ONLY = 3
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 # How ONNX Runtime says that a graph is of a newer opset than it knows.
 _NEWEST_OPSET = re.compile(r"support for domain ai\.onnx is till opset (\d+)")
 
@@ -150,7 +152,8 @@ class OrtBackend:
         self.device = device
         self._threads = threads
 
-    def load(self, path: Path) -> OrtRunner:
+    def load(self, bundle: Bundle, graph: str) -> OrtRunner:
+        path = bundle.path(graph)
         options = ort.SessionOptions()
         options.log_severity_level = _ERROR_ONLY
         if self._threads is not None:
@@ -159,22 +162,26 @@ class OrtBackend:
         options.add_session_config_entry("session.use_env_allocators", "1")
         # The chain has one session per subgraph; spinning threads of one would slow the next.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        # The graph comes from memory, as it was checked; this says where its weights are.
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(bundle.directory.absolute()))
         providers = [_CUDA, _CPU] if self.device == "cuda" else [_CPU]
         try:
-            session = ort.InferenceSession(str(path), options, providers=providers)
+            session = ort.InferenceSession(bundle.graph(graph), options, providers=providers)
         except Exception as error:  # as in OrtRunner
-            if any(info.element_type == "bfloat16" for info in read_model(path).graph.inputs):
+            model = parse_model(bundle.graph(graph), path)
+            if any(info.element_type == "bfloat16" for info in model.graph.inputs):
                 raise LvlmError(
                     f"{path} is bfloat16, for which ONNX Runtime has no kernels here; run it with"
                     " --backend tensorrt, or build the bundle with --precision fp16"
                 ) from error
             if known := _NEWEST_OPSET.search(str(error)):
                 raise LvlmError(
-                    f"{path} speaks opset {read_model(path).opsets['']} and ONNX Runtime"
+                    f"{path} speaks opset {model.opsets['']} and ONNX Runtime"
                     f" {ort.__version__} takes {known[1]} at most; pip install -U onnxruntime on"
                     " Python 3.11 or newer, or build the bundle with --dialect decomposed"
                 ) from error
             raise LvlmError(f"{path} does not load in ONNX Runtime: {_one_line(error)}") from error
+        bundle.check_place()
         return OrtRunner(session, self.device, path.stem)
 
     def put(self, array: NDArray[Any]) -> Value:

@@ -16,7 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvlm_runtime.backends.clock import Clock
-from lvlm_runtime.bundle.bundle import read_manifest
+from lvlm_runtime.bundle.bundle import Bundle
+from lvlm_runtime.bundle.files import HeldFile
+from lvlm_runtime.bundle.manifest import FileRef
+from lvlm_runtime.bundle.stamp import Stamp
 from lvlm_runtime.engines.record import (
     EngineRecord,
     check_record,
@@ -72,15 +75,15 @@ class TensorRtBackend:
         self._scratch = Scratch(cuda)
         self._opened: _Engines | None = None
 
-    def load(self, path: Path) -> EngineRunner:
-        """The engine of a graph file of a bundle.
+    def load(self, bundle: Bundle, graph: str) -> EngineRunner:
+        """The engine of a graph of a bundle.
 
         Raises:
             LvlmError: No engines, engines of another bundle, library or GPU, or a damaged file;
                 says how to build them again.
         """
         if self._opened is None:
-            self._opened = _open_engines(path.parent, self._target, self._cuda)
+            self._opened = _open_engines(bundle, self._target, self._cuda)
         opened = self._opened
         device = EngineContext(
             opened.library,
@@ -90,9 +93,9 @@ class TensorRtBackend:
             self._scratch,
             opened.kernels,
         )
-        engine, capacity = opened.engine(path.name)
-        self.runners[path.name] = EngineRunner(device, engine, path.stem, capacity)
-        return self.runners[path.name]
+        engine, capacity = opened.engine(graph)
+        self.runners[graph] = EngineRunner(device, engine, Path(graph).stem, capacity)
+        return self.runners[graph]
 
     def put(self, array: NDArray[Any]) -> DeviceArray:
         target = new_array(self.arena, array.shape, array.dtype)
@@ -130,22 +133,24 @@ class _Engines:
         self._bundle = bundle
         self._record = record
         self._runtime = library.module.Runtime(library.logger)
+        self._stamp = Stamp(directory_of(bundle, library.target))
 
     def engine(self, graph: str) -> tuple[Any, int | None]:
         """The loaded engine of a graph, and the rows of its caches."""
         entry = self._record.engines[graph]
         path = directory_of(self._bundle, self.library.target) / entry.file
         self.library.logger.errors.clear()
+        ref = FileRef(entry.size_bytes, entry.sha256)
         try:
-            with (
-                path.open("rb") as stream,
-                mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
-            ):
-                size = len(mapped)
-                engine = self._runtime.deserialize_cuda_engine(mapped) if size else None
-        except (OSError, ValueError) as error:
+            held = HeldFile(path)
+        except OSError as error:
             raise LvlmError(f"{path} cannot be read ({error}); {self._again}") from None
-        if engine is None or size != entry.size_bytes:
+        # The stamp spares hashing gigabytes at every start; engines are loaded from the same file.
+        if held.status().st_size != ref.size_bytes or not self._stamp.vouches(path.name, held, ref):
+            raise LvlmError(f"{path} is damaged: its SHA-256 is not the record's; {self._again}")
+        with mmap.mmap(held.descriptor, 0, access=mmap.ACCESS_READ) as mapped:
+            engine = self._runtime.deserialize_cuda_engine(mapped)
+        if engine is None:
             said = self.library.complaint()
             old = "driver version is insufficient" in said
             hint = "update the NVIDIA driver" if old else self._again
@@ -157,7 +162,8 @@ class _Engines:
         return f"build it again: lvlm-export engines {self._bundle} --target {self.library.target}"
 
 
-def _open_engines(bundle: Path, target: str | None, cuda: CudaDriver) -> _Engines:
+def _open_engines(opened: Bundle, target: str | None, cuda: CudaDriver) -> _Engines:
+    bundle = opened.directory
     targets = engine_targets(bundle) if target is None else (target,)
     if not targets:
         raise LvlmError(NO_ENGINES.format(bundle=bundle))
@@ -170,7 +176,7 @@ def _open_engines(bundle: Path, target: str | None, cuda: CudaDriver) -> _Engine
             continue
         record = check_record(
             bundle,
-            read_manifest(bundle),
+            opened.manifest,
             read_record(bundle, each),
             each,
             library.version,

@@ -1,13 +1,12 @@
-"""Opening a bundle: read the manifest, check every byte once, hand out files and tables."""
+"""Opening a bundle: read the manifest, check every byte once, hand out what was checked."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +14,79 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvlm_profiles import records
-from lvlm_profiles.files import write_whole
-from lvlm_profiles.readers import load_json, what_is
 from lvlm_runtime.bundle.element_types import numpy_dtype
-from lvlm_runtime.bundle.manifest import SCHEMA, Budget, FileRef, Manifest, to_json
+from lvlm_runtime.bundle.files import (
+    MANIFEST,
+    REBUILD,
+    STAMP,
+    WEIGHTS,
+    HeldFile,
+    changed,
+    damaged,
+    file_sha256,
+    hold,
+    is_intact,
+    read_listed,
+    refuse_unlisted,
+)
+from lvlm_runtime.bundle.manifest import (
+    SCHEMA,
+    Budget,
+    FileRef,
+    Manifest,
+    TensorRef,
+    to_json,
+)
+from lvlm_runtime.bundle.stamp import Stamp
 from lvlm_runtime.errors import LvlmError, UsageError
 
-MANIFEST = "manifest.json"
-WEIGHTS = "weights.bin"
+__all__ = ["MANIFEST", "STAMP", "TOKENIZER", "WEIGHTS", "Bundle", "TokenTable", "file_sha256"]
+
 TOKENIZER = "tokenizer"
-# Sizes and times of the files when they were last found intact; beside them, if writable.
-STAMP = ".verified.json"
+GRAPH = ".onnx"
 # Entry of the manifest that holds the SHA-256 of the others.
 DIGEST = "sha256"
-REBUILD = "copy the bundle again or build it again"
+
+
+class TokenTable:
+    """The token table ``[vocab, C]`` in the weight file, read row by row.
+
+    Read and not mapped: where somebody cuts the file off, a map ends the process.
+
+    Args:
+        weights: The open weight file.
+        ref: Where the table lies in it.
+    """
+
+    def __init__(self, weights: HeldFile, ref: TensorRef) -> None:
+        self.shape = ref.shape
+        self.dtype = numpy_dtype(ref.dtype)
+        self._weights = weights
+        self._offset = ref.offset
+        self._row = ref.size_bytes // ref.shape[0]
+
+    def rows(self, token_ids: Sequence[int]) -> NDArray[Any]:
+        """Rows of some tokens, ``[n, C]``.
+
+        Raises:
+            LvlmError: The file was cut off since the bundle was opened.
+            IndexError: A token that the table has no row for.
+        """
+        found = np.empty((len(token_ids), *self.shape[1:]), self.dtype)
+        for row, token in zip(found, token_ids, strict=True):
+            if not 0 <= token < self.shape[0]:
+                raise IndexError(f"token {token} is not in a table of {self.shape[0]}")
+            data = self._weights.read(self._row, self._offset + token * self._row)
+            row[...] = np.frombuffer(data, np.uint8).view(self.dtype)
+        return found
 
 
 @dataclass(frozen=True)
 class Bundle:
     """A bundle directory that was found intact.
+
+    Graphs are in memory as they were checked, and the weight file is open: a build that replaces
+    the bundle does not change one that is open.
 
     Attributes:
         directory: Where it lies.
@@ -42,30 +95,101 @@ class Bundle:
 
     directory: Path
     manifest: Manifest
+    _graphs: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
+    _weights: list[HeldFile] = field(default_factory=list, repr=False, compare=False)
+    _state: list[int] = field(default_factory=list, repr=False, compare=False)
 
     @classmethod
-    def open(cls, directory: str | os.PathLike[str]) -> Bundle:
+    def open(cls, directory: str | os.PathLike[str], *, full: bool = False) -> Bundle:
         """Read and check a bundle.
 
-        Every file is compared with its SHA-256 in the manifest. Files that have kept size and
-        modification time since they were last found intact are not hashed again.
+        Every file is compared with its SHA-256 in the manifest. A weight file of which the stamp
+        says that it is intact is not hashed again.
+
+        Args:
+            directory: The bundle.
+            full: Hash the weight file whatever the stamp says.
 
         Raises:
-            LvlmError: Not a bundle, a missing file, a changed byte.
+            LvlmError: Not a bundle, a missing file, a changed byte, a file that is not listed.
         """
         path = Path(directory)
-        manifest = read_manifest(path)
-        check_files(path, manifest.files)
-        return cls(path, manifest)
+        bundle = cls(path, read_manifest(path))
+        files = bundle.manifest.files
+        refuse_unlisted(path, files)
+        for name, ref in files.items():
+            if name.endswith(GRAPH):
+                bundle.graph(name)
+            else:
+                held = bundle.weights if name == WEIGHTS else hold(path, name, ref)
+                _check(held, name, ref, Stamp(path, not full))
+        return bundle
 
     def path(self, name: str) -> Path:
-        """A file of the bundle."""
+        """A file of the bundle; for messages, and for what reads it by name."""
         return self.directory / name
 
-    def embedding_table(self) -> NDArray[Any]:
-        """The token table ``[vocab, C]``, memory-mapped."""
-        ref = self.manifest.text.embed_tokens
-        return np.memmap(self.path(WEIGHTS), numpy_dtype(ref.dtype), "r", ref.offset, ref.shape)
+    def read(self, name: str) -> bytes:
+        """A file that the manifest lists, checked while it is read; errors as of ``read_listed``."""
+        return read_listed(self.directory, self.manifest.files, name)
+
+    def graph(self, name: str) -> bytes:
+        """A graph's file as it was when the bundle was opened."""
+        if name not in self._graphs:
+            self._graphs[name] = self.read(name)
+        return self._graphs[name]
+
+    def tokenizer_files(self) -> dict[str, bytes]:
+        """What the manifest lists of the tokenizer's folder: name in it -> content."""
+        start = f"{TOKENIZER}/"
+        listed = [name for name in self.manifest.files if name.startswith(start)]
+        return {name.removeprefix(start): self.read(name) for name in listed}
+
+    @property
+    def weights(self) -> HeldFile:
+        """The open weight file."""
+        if not self._weights:
+            self._weights.append(hold(self.directory, WEIGHTS, self.manifest.files[WEIGHTS]))
+            self._state[:] = self._weights[0].state()
+        return self._weights[0]
+
+    def check_unchanged(self) -> None:
+        """Refuse to go on when the weight file was written to since the bundle was opened.
+
+        Backends map it, and a map ends the process where the file was cut off. Asked before every
+        graph call it leaves a moment in which that can still happen, and no wrong answer after it.
+
+        Raises:
+            LvlmError: Its bytes are others.
+        """
+        held, now = self.weights, self.weights.state()
+        if now == self._state:
+            return
+        ref = self.manifest.files[WEIGHTS]
+        # Its name or its rights may have changed, or it was removed and lives on here.
+        if held.status().st_size != ref.size_bytes or not is_intact(held, ref):
+            raise changed(held.path)
+        self._state[:] = now
+
+    def check_place(self) -> None:
+        """Refuse when the weight file's name leads to another file than the one that was checked.
+
+        Backends open it by its name.
+
+        Raises:
+            LvlmError: The bundle was replaced since it was opened.
+        """
+        ours = self.weights.status()
+        try:
+            same = os.path.samestat(os.stat(self.path(WEIGHTS)), ours)  # noqa: PTH116
+        except OSError:
+            same = False
+        if not same:
+            raise changed(self.path(WEIGHTS))
+
+    def embedding_table(self) -> TokenTable:
+        """The token table ``[vocab, C]``."""
+        return TokenTable(self.weights, self.manifest.text.embed_tokens)
 
     def budget(self, ratio: float | None) -> Budget:
         """The budget of a ratio; the bundle's first for None.
@@ -90,17 +214,9 @@ def read_manifest(directory: Path) -> Manifest:
     """Parse manifest.json; LvlmError says what is wrong with it."""
     path = directory / MANIFEST
     if not directory.is_dir():
-        if directory.exists():
-            raise LvlmError(
-                f"{directory} is {what_is(directory)}; give a bundle, the directory that"
-                " `lvlm-export build` writes"
-            )
         raise LvlmError(f"no bundle at {directory}: no such directory")
     if not path.exists():
-        raise LvlmError(
-            f"{directory} is not a bundle: it is {what_is(directory)} and has no {MANIFEST}; build one"
-            " with `lvlm-export build`"
-        )
+        raise LvlmError(f"{directory} is not a bundle: it has no {MANIFEST}")
     content = records.read_json(path, REBUILD)
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
@@ -124,45 +240,11 @@ def _digest(content: dict[str, Any]) -> str:
 
 def check_files(directory: Path, files: dict[str, FileRef]) -> None:
     """Compare files with the manifest; LvlmError names the first that differs."""
-    stamp = _read_stamp(directory)
-    found: dict[str, list[Any]] = {}
     for name, ref in files.items():
-        path = directory / name
-        try:
-            status = path.stat()
-        except OSError:
-            raise LvlmError(f"{directory} lacks {name}; {REBUILD}") from None
-        if status.st_size != ref.size_bytes:
-            raise LvlmError(
-                f"{path} has {status.st_size} bytes instead of {ref.size_bytes}; {REBUILD}"
-            )
-        found[name] = [status.st_size, status.st_mtime_ns, status.st_ino, ref.sha256]
-        if stamp.get(name) != found[name] and file_sha256(path) != ref.sha256:
-            raise LvlmError(f"{path} is damaged: its SHA-256 is not the manifest's; {REBUILD}")
-    if stamp != found:
-        _write_stamp(directory, found)
+        _check(hold(directory, name, ref), name, ref, Stamp(directory))
 
 
-def file_sha256(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:
-    """SHA-256 of a file, read in pieces; ``on_bytes`` is called with each piece's length."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while piece := stream.read(1 << 22):
-            digest.update(piece)
-            if on_bytes is not None:
-                on_bytes(len(piece))
-    return digest.hexdigest()
-
-
-def _read_stamp(directory: Path) -> dict[str, Any]:
-    try:
-        content = load_json(directory / STAMP)
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def _write_stamp(directory: Path, found: dict[str, list[Any]]) -> None:
-    # A read-only medium keeps no stamp and hashes at every opening: slower, never wrong.
-    with contextlib.suppress(OSError):
-        write_whole(directory / STAMP, json.dumps(found))
+def _check(held: HeldFile, name: str, ref: FileRef, stamp: Stamp) -> None:
+    """LvlmError for a damaged file; only the weights are large enough for the stamp to matter."""
+    if not (stamp.vouches(name, held, ref) if name == WEIGHTS else is_intact(held, ref)):
+        raise damaged(held.path)

@@ -53,6 +53,7 @@ class Chain:
         @wraps(step)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
             with self.turns.within():
+                self.bundle.check_unchanged()
                 return step(*args, **kwargs)
 
         return guarded

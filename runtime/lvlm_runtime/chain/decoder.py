@@ -114,7 +114,7 @@ class Decoder:
     def step(self, state: DecodeState, token: int, recorder: Recorder) -> Logits:
         """Feed one token; logits ``[vocab]`` of the next."""
         with recorder.step("embedding", "decode", 1):
-            hidden = self.backend.put(self.graphs.embeddings[token][None, None])
+            hidden = self.backend.put(self.graphs.embeddings.rows([token])[None])
         positions = self.backend.put(np.array([[state.position]], np.int64))
         for stage, group in zip(self.manifest.decoder, state.groups, strict=True):
             hidden, _ = self._run_stage(stage, group, hidden, positions, recorder, "decode")
@@ -124,7 +124,7 @@ class Decoder:
     def last_row(self, token_ids: Sequence[int]) -> Row:
         """The last row ``[1, 1, C]`` at the end of the decoder, of text alone; keeps no caches."""
         count, silent = len(token_ids), Recorder()
-        hidden = self.backend.put(self.graphs.embeddings[list(token_ids)][None])
+        hidden = self.backend.put(self.graphs.embeddings.rows(token_ids)[None])
         positions = self.backend.put(np.arange(count, dtype=np.int64)[None])
         for stage in self.manifest.decoder:
             group = self.allocate(stage, count)
@@ -151,7 +151,7 @@ class Decoder:
         per_image = 0 if part is None else part.tokens_in
         placed = place_tokens(lengths, np.arange(len(text), dtype=np.int64), len(text), per_image)
         with recorder.step("embedding", "prefill", len(text)):
-            rows = self.backend.put(self.graphs.embeddings[text][None])
+            rows = self.backend.put(self.graphs.embeddings.rows(text.tolist())[None])
         # Text alone is in order as it is.
         return _Prompt(lengths, rows, visual, placed, hidden=rows if visual is None else None)
 

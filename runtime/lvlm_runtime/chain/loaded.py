@@ -6,9 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from lvlm_runtime.backends import Backend, Runner
-from lvlm_runtime.bundle.bundle import Bundle
+from lvlm_runtime.bundle.bundle import WEIGHTS, Bundle
 from lvlm_runtime.bundle.element_types import numpy_dtype
 from lvlm_runtime.bundle.route import shared_graphs
+from lvlm_runtime.graphs.external import check_external
 
 
 class LoadedGraphs:
@@ -38,9 +39,15 @@ class LoadedGraphs:
             self.runner(graph)
 
     def runner(self, graph: str) -> Runner:
-        """The loaded graph of a file."""
+        """The loaded graph of a file.
+
+        Raises:
+            LvlmError: The backend does not take it, or the bundle was replaced meanwhile.
+        """
         if graph not in self._runners:
-            self._runners[graph] = self.backend.load(self.bundle.path(graph))
+            size = self.manifest.files[WEIGHTS].size_bytes
+            check_external(self.bundle.graph(graph), WEIGHTS, size, self.bundle.path(graph))
+            self._runners[graph] = self.backend.load(self.bundle, graph)
         return self._runners[graph]
 
     @contextmanager

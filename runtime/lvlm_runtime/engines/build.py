@@ -98,7 +98,7 @@ def build_engines(
             f"{library.title} has no float32 matrix product for Turing ({TURING}); build the bundle"
             " with --precision fp16"
         )
-    specs = plan_engines(bundle.directory, bundle.manifest, settings.limits)
+    specs = plan_engines(bundle, settings.limits)
     cuda_version, device = _machine()
     record = EngineRecord(
         SCHEMA,
@@ -184,7 +184,7 @@ def _build(
     return build_engine(
         library,
         spec,
-        bundle.directory,
+        bundle,
         settings.compute_capabilities if settings.target == "rtx" else (),
         settings.workspace_bytes,
         directory_of(bundle.directory, settings.target) / TIMING_CACHE,

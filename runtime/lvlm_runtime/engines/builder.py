@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from lvlm_profiles.files import write_whole
+from lvlm_runtime.bundle.bundle import WEIGHTS, Bundle
 from lvlm_runtime.engines.plan import EngineSpec
 from lvlm_runtime.engines.turing import TURING, multiply_in_half
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.graphs.gate import check_graph
-from lvlm_runtime.graphs.reader import fix_input_sizes
+from lvlm_runtime.graphs.external import check_external
+from lvlm_runtime.graphs.gate import check_model, find_parser
+from lvlm_runtime.graphs.reader import fix_input_sizes, parse_model
 from lvlm_runtime.tensorrt.library import Library
 
 # Told a phase of the builder and the share of its steps that is done, in [0, 1].
@@ -22,7 +24,7 @@ OnPhase = Callable[[str, float], None]
 def build_engine(
     library: Library,
     spec: EngineSpec,
-    directory: Path,
+    bundle: Bundle,
     compute_capabilities: tuple[str, ...] = (),
     workspace_bytes: int | None = None,
     timing_cache: Path | None = None,
@@ -33,7 +35,7 @@ def build_engine(
     Args:
         library: The TensorRT to build with.
         spec: Graph, static sizes and profiles.
-        directory: The bundle; the graph's weights are read from its weight file.
+        bundle: The bundle; the graph's weights are read from its weight file.
         compute_capabilities: ``sm75`` …, for TensorRT-RTX; TensorRT builds for the GPU at hand.
             With ``sm75`` among them reducers multiply in half precision, see ``turing``.
         workspace_bytes: Most scratch memory that a layer may use; None for the library's own.
@@ -47,8 +49,10 @@ def build_engine(
         LvlmError: The operator gate or the library refuses the graph; names graph and node.
         KeyboardInterrupt: Ctrl-C, also while the builder works.
     """
-    path = directory / spec.graph
-    for violation in check_graph(path, library.parser)[:1]:
+    data, path = bundle.graph(spec.graph), bundle.path(spec.graph)
+    check_external(data, WEIGHTS, bundle.manifest.files[WEIGHTS].size_bytes, path)
+    model = parse_model(data, path)
+    for violation in check_model(model, path.name, find_parser(library.parser))[:1]:
         raise LvlmError(f"{library.title} does not take {violation}")
     trt = library.module
     library.logger.errors.clear()
@@ -56,7 +60,9 @@ def build_engine(
     if builder is None:
         raise LvlmError(f"{library.title} does not start: {library.complaint()}")
     network = builder.create_network(library.network_flags())
-    _parse(library, network, spec, path)
+    _parse(library, network, spec, bundle)
+    # The parser has read the weights, from a file that it opened by its name.
+    bundle.check_place()
     if TURING in compute_capabilities:
         multiply_in_half(trt, network)
     config = builder.create_builder_config()
@@ -82,10 +88,11 @@ def build_engine(
     return engine
 
 
-def _parse(library: Library, network: Any, spec: EngineSpec, path: Path) -> None:
+def _parse(library: Library, network: Any, spec: EngineSpec, bundle: Bundle) -> None:
     parser = library.module.OnnxParser(network, library.logger)
     # The path tells where the weight file lies.
-    if parser.parse(fix_input_sizes(path.read_bytes(), spec.fixed), str(path)):
+    path = str(bundle.path(spec.graph))
+    if parser.parse(fix_input_sizes(bundle.graph(spec.graph), spec.fixed), path):
         return
     error = parser.get_error(0) if parser.num_errors else None
     if error is None:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from lvlm_runtime.bundle.bundle import Bundle
 from lvlm_runtime.bundle.manifest import SEQUENCE_MAJOR, Budget, LayoutBudget, Manifest
 from lvlm_runtime.bundle.route import Step, route, shared_graphs
 from lvlm_runtime.engines.limits import (
@@ -25,7 +25,7 @@ from lvlm_runtime.engines.limits import (
     reachable_budgets,
 )
 from lvlm_runtime.graphs.gate import CACHE_INPUTS
-from lvlm_runtime.graphs.reader import Graph, read_model
+from lvlm_runtime.graphs.reader import Graph, parse_model
 
 # Tokens per decode step that the decode profile covers; one is the optimum.
 DECODE_MAX = 16
@@ -73,23 +73,23 @@ class _Draft:
     profiles: dict[str, dict[str, dict[int, SizeRange]]] = field(default_factory=dict)
 
 
-def plan_engines(directory: Path, manifest: Manifest, limits: Limits) -> tuple[EngineSpec, ...]:
+def plan_engines(bundle: Bundle, limits: Limits) -> tuple[EngineSpec, ...]:
     """All engines of a bundle: those that every budget uses first, in the order of the chain.
 
     Args:
-        directory: The bundle, whose graph files are read.
-        manifest: What it holds.
+        bundle: The bundle, whose graphs are read.
         limits: The largest request.
 
     Raises:
         UsageError: ``limits`` do not fit the model.
     """
+    manifest = bundle.manifest
     check_limits(manifest, limits)
     graphs: dict[str, Graph] = {}
 
     def graph(name: str) -> Graph:
         if name not in graphs:
-            graphs[name] = read_model(directory / name).graph
+            graphs[name] = parse_model(bundle.graph(name), bundle.path(name)).graph
         return graphs[name]
 
     drafts = {name: _Draft() for name in shared_graphs(manifest)}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lvlm_runtime.bundle.manifest import Manifest
+from lvlm_runtime.bundle.bundle import Bundle
 from lvlm_runtime.errors import UsageError
 from lvlm_runtime.graphs.operators import (
     ACCEPTED,
@@ -23,7 +23,15 @@ from lvlm_runtime.graphs.operators import (
     Parser,
     Version,
 )
-from lvlm_runtime.graphs.reader import Constant, Graph, Node, OnnxModel, TensorInfo, read_model
+from lvlm_runtime.graphs.reader import (
+    Constant,
+    Graph,
+    Node,
+    OnnxModel,
+    TensorInfo,
+    parse_model,
+    read_model,
+)
 
 # Inputs whose sequence axis the engine builder makes static before the parser sees it.
 CACHE_INPUTS = ("past_key.", "past_value.")
@@ -82,12 +90,14 @@ def find_parser(target: str) -> Parser:
     return PARSERS[target]
 
 
-def check_bundle(directory: Path, manifest: Manifest, target: str) -> list[Violation]:
+def check_bundle(bundle: Bundle, target: str) -> list[Violation]:
     """Every graph of a bundle against a target; an empty list is a pass."""
+    parser = find_parser(target)
     violations = []
-    for name in sorted(manifest.files):
+    for name in sorted(bundle.manifest.files):
         if name.endswith(".onnx"):
-            violations += check_graph(directory / name, target)
+            path = bundle.path(name)
+            violations += check_model(parse_model(bundle.graph(name), path), path.name, parser)
     return violations
 
 

@@ -105,21 +105,32 @@ class OnnxModel:
 
 
 def read_model(path: Path) -> OnnxModel:
-    """Read a graph file.
+    """Read a graph file; errors as of ``parse_model``."""
+    try:
+        data = read_bytes(path, MOST_BYTES)
+    except UnreadableError as error:
+        raise _not_onnx(path, f" ({error})") from None
+    return parse_model(data, path)
+
+
+def parse_model(data: bytes, path: Path) -> OnnxModel:
+    """Read a graph.
+
+    Args:
+        data: The file's bytes.
+        path: Its name, for messages.
 
     Raises:
         LvlmError: It is not an ONNX file.
     """
     opsets, graph = {}, None
     try:
-        for number, value in read_fields(read_bytes(path, MOST_BYTES)):
+        for number, value in read_fields(data):
             if number == MODEL_OPSET:
                 entry = dict(read_fields(value))
                 opsets[_text(entry.get(1, b""))] = int(entry.get(2, 0))
             elif number == MODEL_GRAPH:
                 graph = _graph(value)
-    except UnreadableError as error:
-        raise _not_onnx(path, f" ({error})") from None
     except MALFORMED:
         raise _not_onnx(path) from None
     if graph is None:

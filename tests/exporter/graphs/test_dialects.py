@@ -68,7 +68,7 @@ def check_old_operators(bundle: Path) -> None:
             schema = onnx.defs.get_schema(node.op_type, OPSET)
             assert {attribute.name for attribute in node.attribute} <= set(schema.attributes)
     for target in ("trt-10.3", "trt-10.13", "trt-10.16", "trt-11", "rtx"):
-        assert check_bundle(bundle, Bundle.open(bundle).manifest, target) == []
+        assert check_bundle(Bundle.open(bundle), target) == []
 
 
 @pytest.mark.parametrize("dialect", ["decomposed", pytest.param("opset24", marks=pytest.mark.slow)])
@@ -228,7 +228,7 @@ def test_bfloat16_is_checked_on_the_same_graphs_in_float32(
     assert "bfloat16" in kinds
     assert "float16" not in kinds
     assert str(bundle.embedding_table().dtype) == "bfloat16"
-    assert check_bundle(bundle.directory, bundle.manifest, gate) == []
+    assert check_bundle(bundle, gate) == []
     for graph in bundle.directory.glob("*.onnx"):
         onnx.checker.check_model(str(graph), full_check=True)
     line = typed("run", tmp_path / "bundle", "Hello?").stderr.splitlines()[-1]

@@ -21,10 +21,10 @@ def specs_of(tmp_path: Path, method: str, target: str) -> dict[str, EngineSpec]:
     """Engines of a tiny bundle at ratio 0.5, after every gate of the target."""
     checkpoint = tiny.llava(tmp_path / "checkpoint")
     built = build_tiny(checkpoint, tmp_path / "bundle", 0.5, method=method, target=target)
-    manifest = Bundle.open(built.directory).manifest
+    bundle = Bundle.open(built.directory)
     for gate in GATES[target]:
-        assert check_bundle(built.directory, manifest, gate) == []
-    return {spec.graph: spec for spec in plan_engines(built.directory, manifest, LIMITS)}
+        assert check_bundle(bundle, gate) == []
+    return {spec.graph: spec for spec in plan_engines(bundle, LIMITS)}
 
 
 def best(specs: dict[str, EngineSpec], graph: str, name: str) -> dict[str, tuple[int, ...]]:

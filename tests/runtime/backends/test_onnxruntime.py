@@ -9,6 +9,7 @@ import pytest
 
 from lvlm_runtime.backends import onnxruntime as backend
 from lvlm_runtime.backends import open_backend
+from lvlm_runtime.bundle.bundle import Bundle
 from lvlm_runtime.errors import LvlmError
 
 # A ModelProto of IR version 10 and opset 99 with an empty graph named "g".
@@ -16,14 +17,14 @@ OPSET_99 = b"\x08\x0a" + b"\x42\x02\x10\x63" + b"\x3a\x03\x12\x01g"
 
 
 def test_a_graph_of_a_newer_opset_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
-    path = tmp_path / "new.onnx"
-    path.write_bytes(OPSET_99)
+    bundle = Bundle(tmp_path, None)  # type: ignore[arg-type]
+    bundle._graphs["new.onnx"] = OPSET_99
     message = (
         rf"new\.onnx speaks opset 99 and ONNX Runtime {onnxruntime.__version__} takes \d+ at most;"
         r" pip install -U onnxruntime .* --dialect decomposed$"
     )
     with pytest.raises(LvlmError, match=message):
-        open_backend("onnxruntime", "cpu", 1).load(path)
+        open_backend("onnxruntime", "cpu", 1).load(bundle, "new.onnx")
 
 
 def test_a_build_without_cuda_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,9 +37,9 @@ LIMITS = Limits(48, 24, 2)
 
 @pytest.fixture(scope="module")
 def head_major(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The demo bundle beside faked engines; the files are links."""
+    """The demo bundle beside faked engines."""
     folder = tmp_path_factory.mktemp("tensorrt") / "bundle"
-    shutil.copytree(demo_bundle, folder, copy_function=lambda a, b: Path(b).symlink_to(a))
+    shutil.copytree(demo_bundle, folder)
     bundle = Bundle.open(folder)
     write_engines(bundle, LIMITS)
     return bundle
@@ -264,25 +264,26 @@ def test_engines_that_do_not_fit_are_refused(
 ) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(sequence_major.directory, folder)
-    path = folder / sequence_major.manifest.lm_head[0]
+    copy, graph = Bundle.open(folder), sequence_major.manifest.lm_head[0]
     record = read_record(folder, "rtx")
     assert record is not None
     write_record(folder, dataclasses.replace(record, compute_capabilities=("sm120",)))
     with pytest.raises(LvlmError, match=r"built for sm120 and this GPU is sm89; build them: "):
-        TensorRtBackend(CudaDriver(driver)).load(path)
+        TensorRtBackend(CudaDriver(driver)).load(copy, graph)
     write_record(folder, record)
     damaged = directory_of(folder, "rtx") / "lm_head.engine"
     damaged.write_bytes(b"?" * record.engines["lm_head.onnx"].size_bytes)
     with pytest.raises(
-        LvlmError, match=r"does not load .*lm_head\.engine: magic tag does not match"
+        LvlmError,
+        match=r"lm_head\.engine is damaged: its SHA-256 is not the record's; build it again: lvlm-export",
     ):
-        TensorRtBackend(CudaDriver(driver)).load(path)
+        TensorRtBackend(CudaDriver(driver)).load(copy, graph)
     damaged.unlink()
     with pytest.raises(LvlmError, match=r"lm_head\.engine cannot be read .*lvlm-export engines"):
-        TensorRtBackend(CudaDriver(driver)).load(path)
+        TensorRtBackend(CudaDriver(driver)).load(copy, graph)
     shutil.rmtree(folder / "engines")
     with pytest.raises(LvlmError, match=r"has no engines; build them: lvlm-export engines"):
-        TensorRtBackend(CudaDriver(driver)).load(path)
+        TensorRtBackend(CudaDriver(driver)).load(copy, graph)
 
 
 def test_another_device_is_refused() -> None:

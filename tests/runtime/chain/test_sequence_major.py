@@ -71,7 +71,7 @@ def test_a_step_writes_one_row_and_moves_none(bundle: Bundle) -> None:
 
 def test_profiles_start_without_a_past(bundle: Bundle) -> None:
     manifest = bundle.manifest
-    specs = {spec.graph: spec for spec in plan_engines(bundle.directory, manifest, LIMITS)}
+    specs = {spec.graph: spec for spec in plan_engines(bundle, LIMITS)}
     rows = capacities_of(manifest, LIMITS)
     for stage in manifest.decoder:
         spec = specs[stage.graph]
@@ -143,8 +143,10 @@ def test_weights_are_held_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     heads = {"num_attention_heads": 24, "num_key_value_heads": 4}
     monkeypatch.setattr(tiny, "TEXT", {**tiny.TEXT, **wide, **heads})
     checkpoint = tiny.llava(tmp_path / "checkpoint", dtype=torch.float16)
-    built = build_tiny(checkpoint, tmp_path / "bundle", *RATIOS, target="trt").directory
-    specs = plan_engines(built, Bundle.open(built).manifest, Limits(512, 512, 1))
+    built = Bundle.open(
+        build_tiny(checkpoint, tmp_path / "bundle", *RATIOS, target="trt").directory
+    )
+    specs = plan_engines(built, Limits(512, 512, 1))
     spec = max(specs, key=lambda each: each.weights_bytes)
     assert spec.weights_bytes > 300_000_000
     assert len(spec.profiles) == 5

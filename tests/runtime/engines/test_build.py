@@ -19,7 +19,7 @@ from fake_cuda import FakeDriver
 from helpers import build_tiny
 from lvlm_export.cli.commands.engines import compute_capabilities
 from lvlm_runtime.backends.tensorrt import TensorRtBackend
-from lvlm_runtime.bundle.bundle import Bundle, read_manifest
+from lvlm_runtime.bundle.bundle import Bundle
 from lvlm_runtime.engines.build import EngineSettings, build_engines
 from lvlm_runtime.engines.builder import build_engine
 from lvlm_runtime.engines.limits import Limits
@@ -81,7 +81,7 @@ def test_every_graph_becomes_an_engine(bundle: Bundle) -> None:
 
 
 def test_the_gate_passes_what_the_parser_takes(bundle: Bundle) -> None:
-    assert check_bundle(bundle.directory, bundle.manifest, "rtx") == []
+    assert check_bundle(bundle, "rtx") == []
     result = typed("check", bundle.directory, "--target", "rtx")
     assert result.stdout.startswith("PASS  TensorRT-RTX 1.7 takes all ")
     found = json.loads(typed("check", bundle.directory, "--target", "trt-10.3", "--json").stdout)
@@ -189,10 +189,10 @@ def test_turing_takes_every_graph(bundle: Bundle, dialect: str, tmp_path: Path) 
         options = {"target": "rtx", "dialect": dialect}
         bundle = Bundle.open(build_tiny(checkpoint, tmp_path / "bundle", 0.5, **options).directory)
     library = open_library("rtx")
-    specs = plan_engines(bundle.directory, bundle.manifest, SETTINGS.limits)
+    specs = plan_engines(bundle, SETTINGS.limits)
     assert any(spec.graph.startswith("reduce.") for spec in specs)
     for spec in specs:
-        assert build_engine(library, spec, bundle.directory, ("sm75",)) is not None
+        assert build_engine(library, spec, bundle, ("sm75",)) is not None
 
 
 def test_a_float32_bundle_is_not_rounded_for_turing_in_silence(bundle: Bundle) -> None:
@@ -231,7 +231,7 @@ def test_the_real_runtime_reads_the_file_up_to_the_driver(bundle: Bundle) -> Non
         pytest.skip(f"here is a GPU: {cuda_driver.open_driver().name}")
     backend = TensorRtBackend(CudaDriver(FakeDriver()))
     with pytest.raises(LvlmError) as caught:
-        backend.load(bundle.path(bundle.manifest.vision[0].graph))
+        backend.load(bundle, bundle.manifest.vision[0].graph)
     line = str(caught.value)
     assert re.match(r"TensorRT-RTX \S+ does not load \S+/vision\.0\.engine: .*cudaError 35", line)
     assert line.endswith("; update the NVIDIA driver")
@@ -289,9 +289,10 @@ def test_weights_are_held_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(tiny, "TEXT", {**tiny.TEXT, **wide, **heads})
     checkpoint = tiny.llava(tmp_path / "checkpoint", dtype=torch.float16)
     ratios = (0.6, 0.5, 0.33)
-    built = build_tiny(checkpoint, tmp_path / "bundle", *ratios, target="rtx").directory
-    manifest = read_manifest(built)
-    specs = plan_engines(built, manifest, Limits(512, 512, 1))
+    built = Bundle.open(
+        build_tiny(checkpoint, tmp_path / "bundle", *ratios, target="rtx").directory
+    )
+    specs = plan_engines(built, Limits(512, 512, 1))
     spec = max(specs, key=lambda each: each.weights_bytes)
     assert spec.weights_bytes > 100_000_000
     assert len(spec.profiles) == 5

@@ -10,7 +10,7 @@ import pytest
 
 from command_line import typed
 from lvlm_profiles.devices.device import load_device
-from lvlm_runtime.bundle.bundle import read_manifest
+from lvlm_runtime.bundle.bundle import Bundle, read_manifest
 from lvlm_runtime.engines.limits import Limits, capacities_of, check_limits, default_limits
 from lvlm_runtime.engines.memory import check_memory
 from lvlm_runtime.engines.plan import DECODE, DECODE_MAX, EngineSpec, plan_engines
@@ -21,7 +21,7 @@ LIMITS = Limits(text_tokens=100, answer_tokens=40, images=2)
 
 @pytest.fixture(scope="module")
 def specs(demo_bundle: Path) -> dict[str, EngineSpec]:
-    plan = plan_engines(demo_bundle, read_manifest(demo_bundle), LIMITS)
+    plan = plan_engines(Bundle.open(demo_bundle), LIMITS)
     return {spec.graph: spec for spec in plan}
 
 
@@ -104,8 +104,9 @@ def test_requests_that_do_not_fit_are_refused(demo_bundle: Path) -> None:
 
 
 def test_memory_is_counted_before_anything_is_built(demo_bundle: Path) -> None:
-    manifest, nano = read_manifest(demo_bundle), load_device("orin_nano_8gb")
-    need = check_memory(demo_bundle, manifest, LIMITS, nano)
+    bundle, nano = Bundle.open(demo_bundle), load_device("orin_nano_8gb")
+    manifest = bundle.manifest
+    need = check_memory(bundle, LIMITS, nano)
     text, rows = manifest.text, capacities_of(manifest, LIMITS)
     values = sum(
         2
@@ -119,7 +120,7 @@ def test_memory_is_counted_before_anything_is_built(demo_bundle: Path) -> None:
     assert 0 < need.activations < 10**9
     tiny = dataclasses.replace(nano, memory_gb=dataclasses.replace(nano.memory_gb, value=2.05))
     with pytest.raises(LvlmError, match=r"Orin Nano 8 GB has 0\.05 GB"):
-        check_memory(demo_bundle, manifest, LIMITS, tiny)
+        check_memory(bundle, LIMITS, tiny)
 
 
 def test_devices_without_engines_and_unknown_ones(demo_bundle: Path) -> None:

@@ -49,7 +49,7 @@ def check(bundle: Path, target: str, as_json: bool) -> None:
 
     opened = Bundle.open(bundle)
     graphs = [name for name in opened.manifest.files if name.endswith(".onnx")]
-    violations = check_bundle(opened.directory, opened.manifest, target)
+    violations = check_bundle(opened, target)
     title = find_parser(target).title
     if as_json:
         from lvlm_export.cli.console import echo_json

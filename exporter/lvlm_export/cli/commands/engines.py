@@ -128,7 +128,7 @@ def check_device(bundle: Bundle, limits: Limits, profile: Device) -> None:
     from lvlm_profiles.cost.memory import describe
     from lvlm_runtime.engines.memory import check_memory
 
-    need = check_memory(bundle.directory, bundle.manifest, limits, profile)
+    need = check_memory(bundle, limits, profile)
     say(f"{profile.title}: needs {describe(need)}", err=True)
 
 

@@ -22,7 +22,7 @@ def inspect(bundle: Path, text_tokens: int, answer_tokens: int, as_json: bool) -
     """Check every file of a bundle and show its chain, token counts, sizes and memory."""
     from lvlm_runtime.bundle.bundle import Bundle
 
-    manifest = Bundle.open(bundle).manifest
+    manifest = Bundle.open(bundle, full=True).manifest
     if as_json:
         from lvlm_export.cli.console import echo_json
 
