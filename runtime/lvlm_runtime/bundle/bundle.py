@@ -37,6 +37,7 @@ from lvlm_runtime.bundle.manifest import (
     TensorRef,
     to_json,
 )
+from lvlm_runtime.bundle.rules import check_manifest
 from lvlm_runtime.bundle.stamp import Stamp
 from lvlm_runtime.errors import LvlmError, UsageError
 
@@ -111,10 +112,12 @@ class Bundle:
             full: Hash the weight file whatever the stamp says.
 
         Raises:
-            LvlmError: Not a bundle, a missing file, a changed byte, a file that is not listed.
+            LvlmError: Not a bundle, a manifest that contradicts itself, a missing file, a changed byte,
+                a file that is not listed.
         """
         path = Path(directory)
         bundle = cls(path, read_manifest(path))
+        check_manifest(bundle.manifest, bundle.path(MANIFEST))
         files = bundle.manifest.files
         refuse_unlisted(path, files)
         for name, ref in files.items():
