@@ -48,7 +48,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@rm -f $(VENV)/.ready*
 	@$(PIP) uninstall -y onnxruntime onnxruntime-gpu
 	@$(PIP) install "torch==2.13.0"
-	@$(PIP) install -c constraints.txt -e ".[$(ONNXRUNTIME),export,rtx,dev]"
+	@$(PIP) install -c constraints.txt -e ".[$(ONNXRUNTIME),export,rtx,sign,dev]"
 	@touch $@
 
 test: $(STAMP)

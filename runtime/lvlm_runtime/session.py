@@ -110,6 +110,7 @@ class Session:
         backend: str = AUTO,
         device: str = "auto",
         threads: int | None = None,
+        require_signature: str | os.PathLike[str] | None = None,
     ) -> Session:
         """Check and load a bundle.
 
@@ -119,11 +120,13 @@ class Session:
                 bundle has engines and a GPU answers, else ONNX Runtime.
             device: ``auto``, ``cpu`` or ``cuda``.
             threads: CPU threads; None for one per physical core.
+            require_signature: Public key of minisign, its file or its line of base64; a bundle
+                that its owner did not sign is refused before anything of it is read.
 
         Raises:
-            LvlmError: Not a bundle, damaged, or not loadable.
+            LvlmError: Not a bundle, damaged, not signed as it must be, or not loadable.
         """
-        bundle = Bundle.open(directory)
+        bundle = Bundle.open(directory, require_signature=require_signature)
         return cls.load(bundle, backend, device, threads)
 
     @classmethod

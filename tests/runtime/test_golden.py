@@ -59,6 +59,7 @@ def test_what_is_missing_or_too_much_is_one_line(damaged_bundle: Path) -> None:
     files = {name: ref for name, ref in bundle.manifest.files.items() if name != FILE}
     without = dataclasses.replace(bundle.manifest, files=files)
     (damaged_bundle / MANIFEST).write_text(manifest_text(without), encoding="utf-8")
+    (damaged_bundle / FILE).unlink()
     result = typed("verify", damaged_bundle, "--golden")
     assert result.exit_code == 1
     line = result.stderr.splitlines()[-1]

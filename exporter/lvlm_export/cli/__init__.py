@@ -33,6 +33,8 @@ COMMANDS: dict[str, str] = {
     "visualize": "lvlm_export.cli.commands.visualize:visualize",
     "check": "lvlm_export.cli.commands.check:check",
     "engines": "lvlm_export.cli.commands.engines:engines",
+    "sign": "lvlm_export.cli.commands.sign:sign",
+    "verify-signature": "lvlm_export.cli.commands.verify_signature:verify_signature",
     "list": "lvlm_export.cli.commands.list:list_",
 }
 DEBUG = "LVLM_EXPORT_DEBUG"

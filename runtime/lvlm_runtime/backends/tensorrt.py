@@ -125,15 +125,16 @@ class TensorRtBackend:
 class _Engines:
     """The checked engines of a bundle for one library."""
 
-    def __init__(self, bundle: Path, library: Library, record: EngineRecord) -> None:
+    def __init__(self, bundle: Bundle, library: Library, record: EngineRecord) -> None:
         self.library = library
         self.kernels: KernelCache | None = None
-        if library.target == "rtx":
-            self.kernels = KernelCache(directory_of(bundle, "rtx") / CACHE_FILE)
-        self._bundle = bundle
+        # Kernels in a cache are code too, and nothing says whose: under a signature they are compiled.
+        if library.target == "rtx" and bundle.key is None:
+            self.kernels = KernelCache(directory_of(bundle.directory, "rtx") / CACHE_FILE)
+        self._bundle = bundle.directory
         self._record = record
         self._runtime = library.module.Runtime(library.logger)
-        self._stamp = Stamp(directory_of(bundle, library.target))
+        self._stamp = Stamp(directory_of(self._bundle, library.target), bundle.key is None)
 
     def engine(self, graph: str) -> tuple[Any, int | None]:
         """The loaded engine of a graph, and the rows of its caches."""
@@ -177,13 +178,13 @@ def _open_engines(opened: Bundle, target: str | None, cuda: CudaDriver) -> _Engi
         record = check_record(
             bundle,
             opened.manifest,
-            read_record(bundle, each),
+            read_record(bundle, each, opened.key),
             each,
             library.version,
             cuda.compute_capability,
             cuda.version,
         )
-        return _Engines(bundle, library, record)
+        return _Engines(opened, library, record)
     raise errors[0]
 
 

@@ -26,6 +26,7 @@ from lvlm_runtime.bundle.files import (
     file_sha256,
     hold,
     is_intact,
+    read_described,
     read_listed,
     refuse_unlisted,
 )
@@ -38,6 +39,7 @@ from lvlm_runtime.bundle.manifest import (
     to_json,
 )
 from lvlm_runtime.bundle.rules import check_manifest
+from lvlm_runtime.bundle.signature import PublicKey, read_public_key
 from lvlm_runtime.bundle.stamp import Stamp
 from lvlm_runtime.errors import LvlmError, UsageError
 
@@ -92,16 +94,24 @@ class Bundle:
     Attributes:
         directory: Where it lies.
         manifest: What it holds.
+        key: Whose signature the manifest was found to have; None where none was asked for.
     """
 
     directory: Path
     manifest: Manifest
+    key: PublicKey | None = None
     _graphs: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
     _weights: list[HeldFile] = field(default_factory=list, repr=False, compare=False)
     _state: list[int] = field(default_factory=list, repr=False, compare=False)
 
     @classmethod
-    def open(cls, directory: str | os.PathLike[str], *, full: bool = False) -> Bundle:
+    def open(
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        full: bool = False,
+        require_signature: str | os.PathLike[str] | None = None,
+    ) -> Bundle:
         """Read and check a bundle.
 
         Every file is compared with its SHA-256 in the manifest. A weight file of which the stamp
@@ -110,13 +120,16 @@ class Bundle:
         Args:
             directory: The bundle.
             full: Hash the weight file whatever the stamp says.
+            require_signature: Public key of minisign, a file or its line of base64: the manifest's
+                signature is verified before anything of it is read, and the stamp is not believed.
 
         Raises:
             LvlmError: Not a bundle, a manifest that contradicts itself, a missing file, a changed byte,
                 a file that is not listed.
         """
         path = Path(directory)
-        bundle = cls(path, read_manifest(path))
+        key = None if require_signature is None else read_public_key(require_signature)
+        bundle = cls(path, read_manifest(path, key), key)
         check_manifest(bundle.manifest, bundle.path(MANIFEST))
         files = bundle.manifest.files
         refuse_unlisted(path, files)
@@ -125,7 +138,7 @@ class Bundle:
                 bundle.graph(name)
             else:
                 held = bundle.weights if name == WEIGHTS else hold(path, name, ref)
-                _check(held, name, ref, Stamp(path, not full))
+                _check(held, name, ref, Stamp(path, not full and key is None))
         return bundle
 
     def path(self, name: str) -> Path:
@@ -213,14 +226,14 @@ class Bundle:
         )
 
 
-def read_manifest(directory: Path) -> Manifest:
-    """Parse manifest.json; LvlmError says what is wrong with it."""
+def read_manifest(directory: Path, key: PublicKey | None = None) -> Manifest:
+    """Parse manifest.json; LvlmError says what is wrong with it, or with the signature of a key."""
     path = directory / MANIFEST
     if not directory.is_dir():
         raise LvlmError(f"no bundle at {directory}: no such directory")
     if not path.exists():
         raise LvlmError(f"{directory} is not a bundle: it has no {MANIFEST}")
-    content = records.read_json(path, REBUILD)
+    content = read_described(path, key, REBUILD)
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
         raise LvlmError(

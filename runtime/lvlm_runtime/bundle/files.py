@@ -8,21 +8,24 @@ is hashed while it is read, and the weight file, too large for that, stays open.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import stat
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from lvlm_profiles.files import TEMPORARY
 from lvlm_runtime.bundle.manifest import FileRef
+from lvlm_runtime.bundle.signature import SUFFIX, PublicKey, verify_signature
 from lvlm_runtime.errors import LvlmError
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
 STAMP = ".verified.json"
-SIGNATURE = f"{MANIFEST}.minisig"
+SIGNATURE = MANIFEST + SUFFIX
 REBUILD = "copy the bundle again or build it again"
 # What may lie in a bundle beside the files that its manifest lists, and who checks it.
 BESIDE = {
@@ -30,12 +33,15 @@ BESIDE = {
     re.escape(SIGNATURE): "signs the manifest, where somebody signed it",
     re.escape(STAMP): "a cache: which bytes were found intact when",
     r"engines/(rtx|trt)/record\.json": "what the engines are, with their hashes",
+    r"engines/(rtx|trt)/record\.json\.minisig": "signs that, where somebody signed it",
     r"engines/(rtx|trt)/[^/]+\.engine": "hashed against the record when it is loaded",
     r"engines/(rtx|trt)/(timing|kernels)\.cache": "TensorRT's own; it refuses what is not its own",
     rf"engines/(rtx|trt)/{re.escape(STAMP)}": "as above, for the engines",
     # What a process that was killed left of a file that it was writing; nothing reads it.
     rf"(.*/)?\.[^/]+{re.escape(TEMPORARY)}": "nothing",
 }
+# Of a manifest; one of a model with a thousand tensors has half a megabyte.
+MOST_BYTES = 64 << 20
 _PIECE = 1 << 22
 
 
@@ -149,6 +155,31 @@ def read_listed(directory: Path, files: Mapping[str, FileRef], name: str) -> byt
 def damaged(path: Path) -> LvlmError:
     """The error for bytes that are not those of the manifest."""
     return LvlmError(f"{path} is damaged: its SHA-256 is not the manifest's; {REBUILD}")
+
+
+def read_described(path: Path, key: PublicKey | None, remedy: str) -> Any:
+    """The JSON of a file that says what others must be: a manifest, a record of engines.
+
+    Args:
+        path: The file.
+        key: Whose signature it must have; looked at before anything of the file is.
+        remedy: What to do about a damaged one.
+
+    Raises:
+        LvlmError: It is not signed as it must be, or no JSON.
+        FileNotFoundError: It is not there.
+    """
+    held = HeldFile(path)
+    size = held.status().st_size
+    if size > MOST_BYTES:
+        raise LvlmError(f"{path} has {size / 1e6:.0f} MB, more than any; {remedy}")
+    data = held.read(size, 0)
+    if key is not None:
+        verify_signature(data, path, key)
+    try:
+        return json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise LvlmError(f"{path} is damaged: it is no JSON ({error}); {remedy}") from None
 
 
 def refuse_unlisted(directory: Path, files: Mapping[str, FileRef]) -> None:

@@ -14,8 +14,10 @@ from pathlib import Path
 from lvlm_profiles import records
 from lvlm_profiles.files import write_whole
 from lvlm_runtime.bundle.bundle import file_sha256
+from lvlm_runtime.bundle.files import read_described
 from lvlm_runtime.bundle.manifest import Manifest, to_json
 from lvlm_runtime.bundle.route import route
+from lvlm_runtime.bundle.signature import PublicKey
 from lvlm_runtime.engines.limits import Limits, reachable_budgets
 from lvlm_runtime.engines.plan import EngineSpec, Profile
 from lvlm_runtime.errors import LvlmError
@@ -106,16 +108,30 @@ def directory_of(bundle: Path, target: str) -> Path:
     return bundle / DIRECTORY / target
 
 
+def record_path(bundle: Path, target: str) -> Path:
+    """The file of a target's record."""
+    return directory_of(bundle, target) / RECORD
+
+
 def engine_targets(bundle: Path) -> tuple[str, ...]:
     """The libraries that a bundle has engines for."""
-    return tuple(target for target in MODULES if (directory_of(bundle, target) / RECORD).exists())
+    return tuple(target for target in MODULES if record_path(bundle, target).exists())
 
 
-def read_record(bundle: Path, target: str) -> EngineRecord | None:
-    """The record, or None where there is none; LvlmError for a damaged one."""
-    path, remedy = directory_of(bundle, target) / RECORD, rebuild(bundle, target)
+def read_record(bundle: Path, target: str, key: PublicKey | None = None) -> EngineRecord | None:
+    """The record, or None where there is none.
+
+    Args:
+        bundle: The bundle's directory.
+        target: ``rtx`` or ``trt``.
+        key: Whose signature it must have.
+
+    Raises:
+        LvlmError: A damaged one, or one that is not signed as it must be.
+    """
+    path, remedy = record_path(bundle, target), rebuild(bundle, target)
     try:
-        content = records.read_json(path, remedy)
+        content = read_described(path, key, remedy)
     except FileNotFoundError:
         return None
     schema = content.get("schema") if isinstance(content, dict) else None
@@ -124,9 +140,34 @@ def read_record(bundle: Path, target: str) -> EngineRecord | None:
     return records.read(EngineRecord, content, path, remedy)
 
 
+def check_engines(bundle: Path, target: str, key: PublicKey | None = None) -> None:
+    """Hash every engine of a target.
+
+    Args:
+        bundle: The bundle's directory.
+        target: ``rtx`` or ``trt``.
+        key: Whose signature the record must have.
+
+    Raises:
+        LvlmError: There are none, the record is damaged or not signed, or an engine is not its.
+    """
+    record = read_record(bundle, target, key)
+    again = rebuild(bundle, target)
+    if record is None:
+        raise LvlmError(f"{bundle} has no engines for {target}; {again}")
+    for engine in record.engines.values():
+        path = directory_of(bundle, target) / engine.file
+        if Path(engine.file).name != engine.file:
+            raise LvlmError(
+                f"{record_path(bundle, target)} names {engine.file!r}, no file; {again}"
+            )
+        if not path.is_file() or file_sha256(path) != engine.sha256:
+            raise LvlmError(f"{path} is damaged: its SHA-256 is not the record's; {again}")
+
+
 def write_record(bundle: Path, record: EngineRecord) -> None:
     """Written whole, so that an interrupted build leaves a record that is true."""
-    path = directory_of(bundle, record.target) / RECORD
+    path = record_path(bundle, record.target)
     write_whole(path, json.dumps(to_json(record), indent=1))
 
 

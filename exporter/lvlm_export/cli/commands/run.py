@@ -77,6 +77,12 @@ if TYPE_CHECKING:
     " tokens, lengths.",
 )
 @click.option("--seed", type=int, metavar="N", help="Draw the same tokens again.")
+@click.option(
+    "--require-signature",
+    metavar="PUBLIC",
+    help="Refuse a bundle that the owner of this minisign key did not sign: its .pub file, or its"
+    " one line of base64.",
+)
 @click.option("--system", help="System message, where the model's template knows one.")
 @device_options
 @json_option
@@ -87,6 +93,7 @@ def run(
     ratio: float | None,
     target_ms: float | None,
     max_new_tokens: int,
+    require_signature: str | None,
     system: str | None,
     backend: str,
     device: str,
@@ -106,7 +113,7 @@ def run(
     options = SamplingOptions(**sampling)
     from lvlm_runtime.session import Session
 
-    session = Session.open(bundle, backend, device, threads)
+    session = Session.open(bundle, backend, device, threads, require_signature)
     choice = None
     if target_ms is not None:
         choice = choose_profiled_ratio(session, bundle, threads, target_ms, len(images))
