@@ -87,7 +87,9 @@ class PyTorch:
         from lvlm_runtime.prompt.encoder import PromptEncoder
 
         self.bundle = Bundle.open(directory.with_name(f"{directory.name}-bundle"))
-        self.encoder = PromptEncoder.open(self.bundle.path(TOKENIZER))
+        self.encoder = PromptEncoder.read(
+            self.bundle.tokenizer_files(), self.bundle.path(TOKENIZER)
+        )
 
     def ask(self, ratio: float) -> dict[str, Any]:
         if ratio != 1.0:

@@ -19,6 +19,7 @@ from PIL import Image
 from lvlm_profiles import records
 from lvlm_profiles.files import write_whole
 from lvlm_runtime.bundle.bundle import Bundle
+from lvlm_runtime.bundle.files import parse_json
 from lvlm_runtime.bundle.manifest import to_json
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.session import ARGMAX, Session
@@ -96,7 +97,7 @@ def read_golden(bundle: Bundle) -> Golden:
     if FILE not in bundle.manifest.files:
         raise LvlmError(f"{bundle.directory} has no {FILE}; {REBUILD}")
     path, remedy = bundle.path(FILE), f"copy the bundle again, or {REBUILD}"
-    content = records.read_json(path, remedy)
+    content = parse_json(bundle.read(FILE), path, remedy)
     if isinstance(content, dict):
         content.setdefault("processor", NOT_COMPARED)
     return records.read(Golden, content, path, remedy)

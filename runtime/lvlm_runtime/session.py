@@ -138,7 +138,7 @@ class Session:
         threads: int | None = None,
     ) -> Session:
         """As ``open``, for a bundle that is checked already."""
-        encoder = PromptEncoder.open(bundle.path(TOKENIZER))
+        encoder = PromptEncoder.read(bundle.tokenizer_files(), bundle.path(TOKENIZER))
         chosen = choose_backend(bundle.directory, backend, device)
         generation = read_generation(bundle)
         chain = Chain(bundle, open_backend(chosen, device, threads))

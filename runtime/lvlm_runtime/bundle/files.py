@@ -176,6 +176,11 @@ def read_described(path: Path, key: PublicKey | None, remedy: str) -> Any:
     data = held.read(size, 0)
     if key is not None:
         verify_signature(data, path, key)
+    return parse_json(data, path, remedy)
+
+
+def parse_json(data: bytes, path: Path, remedy: str) -> Any:
+    """Plain values from the bytes of a file that was checked; LvlmError where it is no JSON."""
     try:
         return json.loads(data.decode())
     except (ValueError, RecursionError) as error:

@@ -110,7 +110,7 @@ def test_an_interrupt_that_a_library_turns_into_an_error_is_still_one(
 ) -> None:
     from lvlm_runtime.bundle import bundle
 
-    def interrupted(_directory: object) -> None:
+    def interrupted(_directory: object, **_options: object) -> None:
         try:
             signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt:

@@ -103,6 +103,15 @@ def test_a_changed_reducer_does_not_run_in_an_open_session(damaged_bundle: Path)
         opened(damaged_bundle)
 
 
+def test_a_template_that_comes_after_the_check_is_not_read(damaged_bundle: Path) -> None:
+    bundle = Bundle.open(damaged_bundle)
+    (damaged_bundle / "tokenizer" / "chat_template.json").write_text(TEMPLATE, encoding="utf-8")
+    encoder = Session.load(bundle, "onnxruntime", "cpu", 1).encoder
+    text = encoder.tokenizer.decode(encoder.encode(QUESTION, 0))
+    assert "circle" in text
+    assert "ignore" not in text
+
+
 @pytest.mark.parametrize("kind", ["truncated", "changed in place"])
 def test_weights_that_change_under_a_session_are_an_error(damaged_bundle: Path, kind: str) -> None:
     session = opened(damaged_bundle)
