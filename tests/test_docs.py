@@ -17,7 +17,8 @@ from update_readme import render
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = (
-    *("README.md", "CONTRIBUTING.md", "AGENTS.md", "CHANGELOG.md", "RELEASE.md"),
+    *("README.md", "CONTRIBUTING.md", "AGENTS.md", "CHANGELOG.md", "RELEASE.md", "SECURITY.md"),
+    "docs/TRUST.md",
     *("jetson/README.md", "examples/README.md", "exporter/lvlm_export/demo/README.md"),
     *sorted(f"examples/{path.parent.name}/README.md" for path in ROOT.glob("examples/*/README.md")),
 )
@@ -197,3 +198,17 @@ def test_every_option_has_help(command: str) -> None:
     assert found.help
     options = [each for each in found.params if isinstance(each, click.Option)]
     assert [each.name for each in options if not each.help] == []
+
+
+def test_what_may_lie_in_a_bundle_stands_in_the_table() -> None:
+    from lvlm_runtime.bundle.files import BESIDE
+
+    table = text_of("docs/TRUST.md")
+    for pattern in BESIDE:
+        name = pattern.removeprefix("engines/(rtx|trt)/").replace("\\", "").replace("[^/]+", "*")
+        for word in (
+            [name.replace("(timing|kernels)", each) for each in ("timing", "kernels")]
+            if "timing" in name
+            else [".NAME.XXXXXXXX.tmp" if name.endswith(".tmp") else name]
+        ):
+            assert f"`{word}`" in table, word
