@@ -209,6 +209,6 @@ def test_what_may_lie_in_a_bundle_stands_in_the_table() -> None:
         for word in (
             [name.replace("(timing|kernels)", each) for each in ("timing", "kernels")]
             if "timing" in name
-            else [".NAME.XXXXXXXX.tmp" if name.endswith(".tmp") else name]
+            else [".NAME.XXXXXXXX.lvlm-tmp" if name.endswith("lvlm-tmp") else name]
         ):
             assert f"`{word}`" in table, word

@@ -1,26 +1,21 @@
 """What lies where a bundle is to go: nothing, a bundle that may be replaced, or something else.
 
 Only what is recognised is removed. A bundle is recognised by its manifest, and what is part of it by
-the manifest's list and by the names of what this program puts beside: the stamp and the engines.
+the manifest's list and by the runtime's table of what may lie beside (``bundle/files.py``).
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lvlm_profiles.files import IS_TEMPORARY
 from lvlm_profiles.readers import UnreadableError, load_json
-from lvlm_runtime.bundle.bundle import MANIFEST, STAMP, check_files, read_manifest
+from lvlm_runtime.bundle.bundle import MANIFEST, check_files, read_manifest
+from lvlm_runtime.bundle.files import has_place
 from lvlm_runtime.bundle.manifest import Manifest
-from lvlm_runtime.engines.record import DIRECTORY as ENGINES
 from lvlm_runtime.errors import LvlmError
-
-# What `lvlm-export engines` and TensorRT's caches leave in a bundle.
-ENGINE_FILE = re.compile(rf"{ENGINES}/[^/]+/([^/]+\.engine|record\.json|[^/]+\.cache)")
 
 
 def present_key(target: Path) -> str | None:
@@ -66,11 +61,9 @@ def refuse_foreign(directory: Path) -> None:
 def foreign_files(directory: Path) -> Iterator[Path]:
     """Files in a bundle's directory that neither its manifest lists nor this program has put there."""
     content = _manifest_content(directory) or {"files": {}}
-    known = {*content["files"], MANIFEST, STAMP}
     for path in _entries(directory):
         name = path.relative_to(directory).as_posix()
-        is_ours = name in known or ENGINE_FILE.fullmatch(name) or IS_TEMPORARY.fullmatch(path.name)
-        if not is_ours:
+        if name not in content["files"] and not has_place(name):
             yield path
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lvlm_profiles.files import TEMPORARY
+from lvlm_profiles.files import IS_TEMPORARY
 from lvlm_runtime.bundle.manifest import FileRef
 from lvlm_runtime.bundle.signature import SUFFIX, PublicKey, verify_signature
 from lvlm_runtime.errors import LvlmError
@@ -38,7 +38,7 @@ BESIDE = {
     r"engines/(rtx|trt)/(timing|kernels)\.cache": "TensorRT's own; it refuses what is not its own",
     rf"engines/(rtx|trt)/{re.escape(STAMP)}": "as above, for the engines",
     # What a process that was killed left of a file that it was writing; nothing reads it.
-    rf"(.*/)?\.[^/]+{re.escape(TEMPORARY)}": "nothing",
+    rf"(.*/)?{IS_TEMPORARY.pattern}": "nothing",
 }
 # Of a manifest; one of a model with a thousand tensors has half a megabyte.
 MOST_BYTES = 64 << 20
@@ -187,14 +187,18 @@ def parse_json(data: bytes, path: Path, remedy: str) -> Any:
         raise LvlmError(f"{path} is damaged: it is no JSON ({error}); {remedy}") from None
 
 
+def has_place(name: str) -> bool:
+    """A file of this name, relative to a bundle, may lie in it without being listed."""
+    return any(re.fullmatch(pattern, name) for pattern in BESIDE)
+
+
 def refuse_unlisted(directory: Path, files: Mapping[str, FileRef]) -> None:
     """LvlmError that names what lies in a bundle and has no place there."""
-    places = re.compile("|".join(f"(?:{pattern})" for pattern in BESIDE))
     for path in _walk(directory):
         name = path.relative_to(directory).as_posix()
         if name in files:
             continue
-        if not places.fullmatch(name) or not stat.S_ISREG(path.lstat().st_mode):
+        if not has_place(name) or not stat.S_ISREG(path.lstat().st_mode):
             raise LvlmError(
                 f"{directory} holds {name!r}, which its {MANIFEST} does not list; move it out of the"
                 " bundle: nothing there is used that no hash covers"

@@ -21,7 +21,7 @@ from lvlm_runtime.bundle.chain_rules import (
     short,
     tokens_fall,
 )
-from lvlm_runtime.bundle.files import BESIDE, REBUILD, WEIGHTS
+from lvlm_runtime.bundle.files import REBUILD, WEIGHTS, has_place
 from lvlm_runtime.bundle.manifest import (
     HEAD_MAJOR,
     SEQUENCE_MAJOR,
@@ -62,11 +62,10 @@ def check_manifest(manifest: Manifest, path: Path) -> None:
 
 def files_are_inside(manifest: Manifest) -> Iterator[Finding]:
     """Names of files are relative, plain, and none that has another use in a bundle."""
-    taken = re.compile("|".join(f"(?:{pattern})" for pattern in BESIDE))
     for name, ref in manifest.files.items():
         if not PLAIN_NAME.fullmatch(name):
             yield "files", "plain names inside the bundle", short(name)
-        elif taken.fullmatch(name):
+        elif has_place(name):
             yield "files", "names that have no other use", short(name)
         if ref.size_bytes < 0:
             yield f"files.{short(name)}", "a size", str(ref.size_bytes)

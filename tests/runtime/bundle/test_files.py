@@ -66,7 +66,7 @@ def test_what_the_manifest_does_not_list_is_refused_by_name(
 
 def test_what_comes_after_a_build_has_its_place(damaged_bundle: Path) -> None:
     for name in (
-        *(SIGNATURE, STAMP, f".{MANIFEST}.1a2b3c4d.tmp", "tokenizer/.x.1a2b3c4d.tmp"),
+        *(SIGNATURE, STAMP, f".{MANIFEST}.1a2b3c4d.lvlm-tmp", "tokenizer/.x.1a2b3c4d.lvlm-tmp"),
         *("engines/rtx/record.json", "engines/rtx/vision.0.engine", "engines/rtx/kernels.cache"),
         *("engines/trt/timing.cache", f"engines/trt/{STAMP}"),
     ):
