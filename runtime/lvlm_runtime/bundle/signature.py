@@ -201,6 +201,12 @@ def verify_signature(data: bytes, path: Path, key: PublicKey) -> str:
     return trusted
 
 
+def comment_of(path: Path, key: PublicKey) -> str:
+    """The trusted comment of a file's signature as a terminal may show it; errors as above."""
+    trusted = verify_signature(path.read_bytes(), path, key)
+    return "".join(letter if letter.isprintable() else " " for letter in trusted)
+
+
 def _holds(key: PublicKey, signature: bytes, message: bytes) -> bool:
     """Ed25519 over a message."""
     library = _ed25519()

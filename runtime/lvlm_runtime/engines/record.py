@@ -8,6 +8,7 @@ one line with the command that rebuilds, and not a crash in the driver.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from lvlm_runtime.tensorrt.library import MODULES
 
 DIRECTORY = "engines"
 RECORD = "record.json"
+ENGINE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,199}\.engine")
 SCHEMA = 2
 
 
@@ -137,7 +139,14 @@ def read_record(bundle: Path, target: str, key: PublicKey | None = None) -> Engi
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:
         raise LvlmError(f"{path} has schema {schema!r} and this version reads {SCHEMA}; {remedy}")
-    return records.read(EngineRecord, content, path, remedy)
+    record = records.read(EngineRecord, content, path, remedy)
+    if record.target != target:
+        raise records.mismatch(path, "target", target, repr(record.target), remedy)
+    for graph, engine in record.engines.items():
+        if not ENGINE_NAME.fullmatch(engine.file):
+            entry = f"engines.{graph}.file"
+            raise records.mismatch(path, entry, "a plain name, *.engine", repr(engine.file), remedy)
+    return record
 
 
 def check_engines(bundle: Path, target: str, key: PublicKey | None = None) -> None:
@@ -157,10 +166,6 @@ def check_engines(bundle: Path, target: str, key: PublicKey | None = None) -> No
         raise LvlmError(f"{bundle} has no engines for {target}; {again}")
     for engine in record.engines.values():
         path = directory_of(bundle, target) / engine.file
-        if Path(engine.file).name != engine.file:
-            raise LvlmError(
-                f"{record_path(bundle, target)} names {engine.file!r}, no file; {again}"
-            )
         if not path.is_file() or file_sha256(path) != engine.sha256:
             raise LvlmError(f"{path} is damaged: its SHA-256 is not the record's; {again}")
 

@@ -22,12 +22,14 @@ def verify_signature(bundle: Path, key: str) -> None:
 
     The signature comes first: of a bundle that is not from the key's owner nothing is read.
     """
-    from lvlm_runtime.bundle.bundle import Bundle
-    from lvlm_runtime.bundle.signature import has_signature
+    from lvlm_runtime.bundle.bundle import MANIFEST, Bundle
+    from lvlm_runtime.bundle.signature import comment_of, has_signature
     from lvlm_runtime.engines.record import check_engines, engine_targets, record_path
 
     opened = Bundle.open(bundle, require_signature=key)
-    lines = [f"PASS  {bundle} is what the owner of {opened.key} signed, every file"]
+    assert opened.key is not None
+    comment = comment_of(opened.path(MANIFEST), opened.key)
+    lines = [f"PASS  {bundle} is what the owner of {opened.key} signed, every file", comment]
     for target in engine_targets(opened.directory):
         if has_signature(record_path(opened.directory, target)):
             check_engines(opened.directory, target, opened.key)

@@ -9,16 +9,11 @@ import pytest
 
 from command_line import PICTURE, QUESTION, error_line, typed
 from fake_tensorrt import write_engines
+from keys import KEY, LINE
 from lvlm_runtime.bundle.bundle import Bundle
 from lvlm_runtime.engines.limits import Limits
 
 pytest.importorskip("cryptography", reason="signatures need the extra `sign`")
-
-# `minisign -G -W`, made for these tests.
-KEY = """untrusted comment: minisign encrypted secret key
-RWQAAEIyAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAYRL7uD95G3P8mE50EfgjXKRcajuGw978KXoAMR4x4e+joA0IMxEpZ6ml4Ta/Gv2S0zMCKS6+PWPf6JHnO7Er6mW1716NQ6sbAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=
-"""
-PUBLIC = "RWRhEvu4P3kbc6ml4Ta/Gv2S0zMCKS6+PWPf6JHnO7Er6mW1716NQ6sb"
 
 
 @pytest.fixture
@@ -29,14 +24,15 @@ def key(tmp_path: Path) -> Path:
 
 
 def test_a_bundle_is_signed_verified_and_asked(damaged_bundle: Path, key: Path) -> None:
-    unsigned = typed("run", damaged_bundle, QUESTION, "--require-signature", PUBLIC)
+    unsigned = typed("run", damaged_bundle, QUESTION, "--require-signature", LINE)
     assert "manifest.json is not signed" in error_line(unsigned, 1)
     done = typed("sign", damaged_bundle, "--key", key, "--comment", "fleet 7")
     assert done.exit_code == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == f"public key  {PUBLIC}"
-    done = typed("verify-signature", damaged_bundle, "--key", PUBLIC)
+    assert done.stdout.splitlines()[-1] == f"public key  {LINE}"
+    done = typed("verify-signature", damaged_bundle, "--key", LINE)
     assert done.stdout.startswith("PASS  "), done.stderr
-    words = ("--image", PICTURE, "--max-new-tokens", "2", "--require-signature", PUBLIC)
+    assert done.stdout.splitlines()[1] == "fleet 7"
+    words = ("--image", PICTURE, "--max-new-tokens", "2", "--require-signature", LINE)
     assert typed("run", damaged_bundle, QUESTION, *words).exit_code == 0
 
 
@@ -55,12 +51,12 @@ def test_engines_are_signed_with_their_record(demo_bundle: Path, tmp_path: Path,
     bundle = Path(shutil.copytree(demo_bundle, tmp_path / "bundle"))
     typed("sign", bundle, "--key", key)
     record = write_engines(Bundle.open(bundle), Limits(100, 40, 2))
-    done = typed("verify-signature", bundle, "--key", PUBLIC)
+    done = typed("verify-signature", bundle, "--key", LINE)
     assert "engines for rtx are not signed" in done.stdout.splitlines()[-1]
     typed("sign", bundle, "--key", key)
-    done = typed("verify-signature", bundle, "--key", PUBLIC)
+    done = typed("verify-signature", bundle, "--key", LINE)
     assert done.stdout.splitlines()[-1] == "PASS  engines for rtx"
     engine = bundle / "engines" / "rtx" / next(iter(record.engines.values())).file
     engine.write_bytes(b"another")
-    result = typed("verify-signature", bundle, "--key", PUBLIC)
+    result = typed("verify-signature", bundle, "--key", LINE)
     assert "is damaged: its SHA-256 is not the record's" in error_line(result, 1)
