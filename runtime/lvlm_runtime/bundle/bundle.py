@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvlm_profiles import records
+from lvlm_profiles.readers import what_is
 from lvlm_runtime.bundle.element_types import numpy_dtype
 from lvlm_runtime.bundle.files import (
     MANIFEST,
@@ -230,9 +231,17 @@ def read_manifest(directory: Path, key: PublicKey | None = None) -> Manifest:
     """Parse manifest.json; LvlmError says what is wrong with it, or with the signature of a key."""
     path = directory / MANIFEST
     if not directory.is_dir():
+        if directory.exists():
+            raise LvlmError(
+                f"{directory} is {what_is(directory)}; give a bundle, the directory that"
+                " `lvlm-export build` writes"
+            )
         raise LvlmError(f"no bundle at {directory}: no such directory")
     if not path.exists():
-        raise LvlmError(f"{directory} is not a bundle: it has no {MANIFEST}")
+        raise LvlmError(
+            f"{directory} is not a bundle: it is {what_is(directory)} and has no {MANIFEST}; build one"
+            " with `lvlm-export build`"
+        )
     content = read_described(path, key, REBUILD)
     schema = content.get("schema") if isinstance(content, dict) else None
     if schema != SCHEMA:

@@ -8,7 +8,6 @@ is hashed while it is read, and the weight file, too large for that, stays open.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import stat
@@ -17,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from lvlm_profiles import readers
 from lvlm_profiles.files import IS_TEMPORARY
 from lvlm_runtime.bundle.manifest import FileRef
 from lvlm_runtime.bundle.signature import SUFFIX, PublicKey, verify_signature
@@ -182,8 +182,8 @@ def read_described(path: Path, key: PublicKey | None, remedy: str) -> Any:
 def parse_json(data: bytes, path: Path, remedy: str) -> Any:
     """Plain values from the bytes of a file that was checked; LvlmError where it is no JSON."""
     try:
-        return json.loads(data.decode())
-    except (ValueError, RecursionError) as error:
+        return readers.parse_json(readers.decode(data))
+    except readers.UnreadableError as error:
         raise LvlmError(f"{path} is damaged: it is no JSON ({error}); {remedy}") from None
 
 

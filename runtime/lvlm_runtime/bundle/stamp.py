@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lvlm_profiles.files import write_whole
+from lvlm_profiles.readers import UnreadableError, load_json
 from lvlm_runtime.bundle.files import STAMP, HeldFile, is_intact
 from lvlm_runtime.bundle.manifest import FileRef
 
@@ -58,7 +59,7 @@ class Stamp:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = load_json(path)
+    except (OSError, UnreadableError):
         return {}
     return content if isinstance(content, dict) else {}
