@@ -40,7 +40,8 @@ BESIDE = {
     # What a process that was killed left of a file that it was writing; nothing reads it.
     rf"(.*/)?{IS_TEMPORARY.pattern}": "nothing",
 }
-# Of a manifest; one of a model with a thousand tensors has half a megabyte.
+# Of what is read as a whole. Graphs have some kilobytes, a manifest of a thousand tensors half a
+# megabyte, the largest tokenizers some tens.
 MOST_BYTES = 64 << 20
 _PIECE = 1 << 22
 
@@ -146,6 +147,11 @@ def read_listed(directory: Path, files: Mapping[str, FileRef], name: str) -> byt
     if name not in files:
         raise LvlmError(f"{directory} lists no {name} in its {MANIFEST}; {REBUILD}")
     ref = files[name]
+    if ref.size_bytes > MOST_BYTES:
+        raise LvlmError(
+            f"{directory / name} has {ref.size_bytes / 1e6:.0f} MB, and no file of a bundle but"
+            f" {WEIGHTS} has more than {MOST_BYTES / 1e6:.0f}; {REBUILD}"
+        )
     data = b"".join(hold(directory, name, ref).pieces(ref.size_bytes))
     if hashlib.sha256(data).hexdigest() != ref.sha256:
         raise damaged(directory / name)

@@ -11,9 +11,10 @@ import pytest
 
 from command_line import PICTURE, QUESTION
 from lvlm_runtime import Session
-from lvlm_runtime.bundle import stamp
-from lvlm_runtime.bundle.bundle import Bundle
+from lvlm_runtime.bundle import files, stamp
+from lvlm_runtime.bundle.bundle import Bundle, read_manifest
 from lvlm_runtime.bundle.files import MANIFEST, SIGNATURE, STAMP, WEIGHTS
+from lvlm_runtime.bundle.manifest import Manifest
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.graphs.external import check_external
 
@@ -198,6 +199,27 @@ def test_a_young_file_is_not_noted(damaged_bundle: Path) -> None:
     (damaged_bundle / WEIGHTS).touch()
     Bundle.open(damaged_bundle)
     assert not (damaged_bundle / STAMP).exists()
+
+
+def test_what_is_read_as_a_whole_has_a_limit(
+    demo_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "MOST_BYTES", 1_000_000)
+    Bundle.open(demo_bundle)
+    monkeypatch.setattr(files, "MOST_BYTES", 10_000)
+    with pytest.raises(LvlmError, match=r"manifest\.json has 0 MB, more than any"):
+        Bundle.open(demo_bundle)
+    bundle = Bundle(demo_bundle, read_manifest_of(demo_bundle))
+    with pytest.raises(
+        LvlmError, match=r"tokenizer\.json has 0 MB, and no file of a bundle but weig"
+    ):
+        bundle.tokenizer_files()
+
+
+def read_manifest_of(bundle: Path) -> Manifest:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "MOST_BYTES", 1 << 26)
+        return read_manifest(bundle)
 
 
 def field(number: int, content: bytes) -> bytes:
