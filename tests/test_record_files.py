@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lvlm_export.bundle.construction import JOURNAL, directory_of, open_construction
-from lvlm_export.bundle.workspace import Journal
+from lvlm_export.bundle.workspace import Journal, file_ref
 from lvlm_export.study.answers import Answer, AnswerFile
 from lvlm_profiles import records
 from lvlm_profiles.devices.device import Device
 from lvlm_profiles.report import Report
 from lvlm_profiles.shapes.presets import Preset
 from lvlm_runtime.bundle.bundle import MANIFEST, Bundle, manifest_text, read_manifest
-from lvlm_runtime.bundle.manifest import SCHEMA, FileRef, Manifest
+from lvlm_runtime.bundle.manifest import SCHEMA, Manifest
 from lvlm_runtime.engines import record as engine_record
 from lvlm_runtime.engines.record import EngineRecord, read_record, write_record
 from lvlm_runtime.errors import LvlmError
@@ -131,17 +131,27 @@ def test_a_damaged_engine_record_says_how_to_build_the_engines(tmp_path: Path) -
 
 
 def test_damaged_golden_answers_say_to_build_with_the_gate(tmp_path: Path) -> None:
-    bundle = Bundle(tmp_path, manifest(files={GOLDEN: FileRef(0, "")}))
     golden = smallest(Golden)
     write_golden(tmp_path, golden)
+    bundle = listing(tmp_path)
     assert read_golden(bundle) == golden
     remedy = r"; copy the bundle again, or build the bundle again, without --no-verify$"
     damage(tmp_path / GOLDEN, "max_new_tokens")
-    with pytest.raises(LvlmError, match=f"golden.json, max_new_tokens: expected int.*{remedy}"):
+    with pytest.raises(
+        LvlmError, match=r"golden\.json has \d+ bytes instead of \d+; copy the bundle"
+    ):
         read_golden(bundle)
+    # As a build would list it.
+    with pytest.raises(LvlmError, match=f"golden.json, max_new_tokens: expected int.*{remedy}"):
+        read_golden(listing(tmp_path))
     (tmp_path / GOLDEN).write_text("", encoding="utf-8")
     with pytest.raises(LvlmError, match=f"golden.json is damaged: it is no JSON.*{remedy}"):
-        read_golden(bundle)
+        read_golden(listing(tmp_path))
+
+
+def listing(directory: Path) -> Bundle:
+    """A bundle whose manifest lists the golden answers as they are now."""
+    return Bundle(directory, manifest(files={GOLDEN: file_ref(directory / GOLDEN)}))
 
 
 @pytest.mark.parametrize(

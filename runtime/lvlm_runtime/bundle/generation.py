@@ -14,6 +14,7 @@ from typing import Any
 from lvlm_profiles import records
 from lvlm_profiles.files import write_whole
 from lvlm_runtime.bundle.bundle import REBUILD, Bundle
+from lvlm_runtime.bundle.files import parse_json
 from lvlm_runtime.bundle.manifest import to_json
 from lvlm_runtime.prompt.rules import NO_RULES, GenerationRules
 
@@ -74,7 +75,8 @@ def read_generation(bundle: Bundle) -> GenerationRecord:
     if FILE not in bundle.manifest.files:
         return GenerationRecord(NO_RULES, {})
     path = bundle.path(FILE)
-    return records.read(GenerationRecord, records.read_json(path, REBUILD), path, REBUILD)
+    content = parse_json(bundle.read(FILE), path, REBUILD)
+    return records.read(GenerationRecord, content, path, REBUILD)
 
 
 def _list(settings: dict[str, Any]) -> str:
