@@ -44,7 +44,16 @@ from lvlm_runtime.bundle.signature import PublicKey, read_public_key
 from lvlm_runtime.bundle.stamp import Stamp
 from lvlm_runtime.errors import LvlmError, UsageError
 
-__all__ = ["MANIFEST", "STAMP", "TOKENIZER", "WEIGHTS", "Bundle", "TokenTable", "file_sha256"]
+__all__ = [
+    "MANIFEST",
+    "REBUILD",
+    "STAMP",
+    "TOKENIZER",
+    "WEIGHTS",
+    "Bundle",
+    "TokenTable",
+    "file_sha256",
+]
 
 TOKENIZER = "tokenizer"
 GRAPH = ".onnx"

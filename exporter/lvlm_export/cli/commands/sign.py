@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from lvlm_export.cli.console import say
 from lvlm_export.cli.options import bundle_argument
 
 
@@ -41,5 +42,5 @@ def sign(bundle: Path, key: Path, comment: str | None) -> None:
         paths.append(record_path(opened.directory, target))
     for path in paths:
         trusted = comment or f"timestamp:{int(time.time())}\tfile:{path.name}\thashed"
-        click.echo(f"signed  {sign_file(path, secret, trusted)}")
-    click.echo(f"public key  {secret.public}")
+        say(f"signed  {sign_file(path, secret, trusted)}")
+    say(f"public key  {secret.public}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from lvlm_export.cli.console import say
 from lvlm_export.cli.options import bundle_argument
 
 
@@ -38,4 +39,5 @@ def verify_signature(bundle: Path, key: str) -> None:
             lines.append(
                 f"engines for {target} are not signed: `run --require-signature` refuses them"
             )
-    click.echo("\n".join(lines))
+    for line in lines:
+        say(line)
