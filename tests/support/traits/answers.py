@@ -12,7 +12,7 @@ from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.checkpoint.generation import read_rules
 from lvlm_export.checkpoint.preflight import preflight
 from traits import edit_json, trait
-from traits.outcomes import built, refused
+from traits.outcomes import refused
 
 GENERATION = "generation_config.json"
 
@@ -98,9 +98,3 @@ def answers_without_end(directory: Path) -> None:
 def end_that_is_no_id(directory: Path) -> None:
     """A number that no token has; it was cut to 1 before."""
     edit_json(directory / GENERATION, eos_token_id=1.5)
-
-
-@trait(built, slow=True)
-def ngram_rule(directory: Path) -> None:
-    """A rule about answers; the gate compares both sides without it."""
-    edit_json(directory / GENERATION, no_repeat_ngram_size=2)
