@@ -7,6 +7,9 @@
 # make test-py310 the runtime's and profiles' tests on Python 3.10 (JetPack 6), where it is at hand
 # make test-lowest    the same with the lowest versions that pyproject.toml admits
 # make lint       ruff, mypy and shellcheck
+# make fuzz       50,000 attacks on every reader with a random seed (ATTACKS=, MINUTES=), then the binary
+#                 readers under atheris (SECONDS_EACH=)
+# make attacks    the same, and its counts in docs/attacks.md
 # make demo       build the demo bundle, ask it about pictures, check it against PyTorch
 # make demo-table accuracy of the demo model at every ratio and method (half an hour)
 # make demo-quecc QueCC trained at 16, 4 and 1 tokens, beside training-free methods (over an hour)
@@ -19,8 +22,8 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := all
-.PHONY: all help setup test test-slow test-gpu test-py310 test-lowest lint demo demo-table demo-quecc \
-  bench bench-peers bench-engines readme clean
+.PHONY: all help setup test test-slow test-gpu test-py310 test-lowest lint fuzz attacks demo demo-table \
+  demo-quecc bench bench-peers bench-engines readme clean
 
 BASE_PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -73,6 +76,28 @@ lint: $(STAMP)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/shellcheck -x -P SCRIPTDIR .ci/run $$(git ls-files '*.sh')
+
+ATTACKS ?= 50000
+MINUTES ?= 60
+SECONDS_EACH ?= 120
+ATTACK := PYTHONPATH=tests/support $(BIN)/python tools/attack.py build/fuzz
+# atheris has wheels for some versions of Python alone, so it is not among the packages of the tests.
+ATTACK_BINARY := PYTHONPATH=exporter:runtime:profiles:$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])') \
+  .venv-atheris/bin/python tools/attack_binary.py build/fuzz --seconds $(SECONDS_EACH)
+
+.venv-atheris/.ready:
+	@$(BASE_PYTHON) -m venv .venv-atheris
+	@.venv-atheris/bin/pip -qq install "atheris>=3"
+	@touch $@
+
+fuzz: $(STAMP) .venv-atheris/.ready
+	@$(ATTACK) --invocations $(ATTACKS) --minutes $(MINUTES)
+	@$(ATTACK_BINARY)
+
+attacks: $(STAMP) .venv-atheris/.ready
+	@$(ATTACK) --invocations 0
+	@$(ATTACK_BINARY)
+	@$(ATTACK) --invocations $(ATTACKS) --minutes $(MINUTES) --table docs/attacks.md
 
 demo: $(STAMP)
 	@$(BIN)/python -m lvlm_export.demo.show

@@ -105,7 +105,10 @@ def read_golden(bundle: Bundle) -> Golden:
 
 def compare_golden(session: Session, golden: Golden) -> list[Comparison]:
     """Ask a session the golden question at every ratio, and compare the answers."""
-    pictures = [base64.b64decode(each) for each in golden.pictures]
+    try:
+        pictures = [base64.b64decode(each) for each in golden.pictures]
+    except ValueError as error:
+        raise LvlmError(f"a picture in {FILE} is no base64 ({error}); {REBUILD}") from None
     comparisons = []
     for answer in golden.answers:
         got = session.generate(
