@@ -196,7 +196,6 @@ def check_parity(
 ) -> Golden:
     """The gate: LvlmError when the chain and PyTorch differ, else the answers they agree on."""
     from lvlm_export.check.parity import synthetic_samples, verify
-    from lvlm_export.check.parity_report import REFERENCE
 
     requests = synthetic_samples(plan.shape.layouts, samples)
     session = Session.load(bundle, device="cpu")
@@ -206,12 +205,9 @@ def check_parity(
         raise LvlmError(
             f"the exported chain is not the model: {report.failure()}; nothing was published"
         )
-    answers = {
-        row.ratio: row.answered
-        for row in report.answers
-        if row.sample == 0 and row.source == REFERENCE
-    }
-    return make_golden(requests[0].question, requests[0].images, GATE_TOKENS, answers)
+    ratios = [budget.ratio for budget in plan.budgets]
+    first = requests[0]
+    return make_golden(session, first.question, first.images, GATE_TOKENS, ratios)
 
 
 def compare_processor(checkpoint: Checkpoint, plan: Plan, samples: int) -> str:

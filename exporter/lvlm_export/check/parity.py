@@ -26,7 +26,6 @@ from lvlm_export.check.parity_report import REFERENCE, AnswerParity, ParityRepor
 from lvlm_export.check.reference import Reference
 from lvlm_export.check.reference_io import ReferenceRequest, Trace
 from lvlm_export.check.ties import (
-    NEAR,
     Tie,
     differ,
     follow,
@@ -39,6 +38,7 @@ from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.plan.plan import Plan
 from lvlm_export.reduction.budget import BudgetPlan
 from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.golden import NEAR
 from lvlm_runtime.image import preprocess
 from lvlm_runtime.image.anyres import MULTI, TileLayout
 from lvlm_runtime.prompt.encoder import PromptEncoder
@@ -140,7 +140,6 @@ class _Gate:
         ratio = budget.ratio
         run = run_chain(self.session, ratio, sample, self.max_new_tokens, {})
         given: dict[str, Arrays] = {}
-        answered = run.answer
         while (site := self._next_difference(ratio, sample, trace, run, given)) is not None:
             outputs = self._settle(budget, index, layout, site, trace, run)
             if outputs is None:
@@ -156,7 +155,7 @@ class _Gate:
             along = logits_along(self.session, ratio, sample, expected, given)
             ties = token_ties(ratio, index, expected, trace.logits, along, self.near)
         self.ties += ties
-        row = AnswerParity(ratio, index, REFERENCE, expected, run.answer, answered, tuple(ties))
+        row = AnswerParity(ratio, index, REFERENCE, expected, run.answer, tuple(ties))
         self.answers.append(row)
         if official is not None:
             self._compare_official(row, official, trace)
@@ -182,7 +181,6 @@ class _Gate:
                 "transformers.generate",
                 official,
                 row.got,
-                row.answered,
                 ties,
             )
         )

@@ -37,7 +37,6 @@ class AnswerParity:
     Attributes:
         expected: From PyTorch; ``source`` names the function.
         got: From the chain; where a reducer met a near tie, of the chain that PyTorch's choice led.
-        answered: From the chain as it is.
         ties: Where the chain, given ``expected`` so far, has another token as its first.
     """
 
@@ -46,7 +45,6 @@ class AnswerParity:
     source: str
     expected: tuple[int, ...]
     got: tuple[int, ...]
-    answered: tuple[int, ...]
     ties: tuple[Tie, ...] = ()
 
     @property

@@ -3,7 +3,7 @@
 Two scores that differ by less than the arithmetic's error have no right order. Where a reducer of
 the chain chose otherwise than PyTorch, three things must hold, or the build fails: its graph gives
 what the same module gives in PyTorch on the chain's own inputs; where the choices differ, PyTorch's
-scores are as near as ``NEAR`` says; and with PyTorch's choices on the chain's inputs the result is
+scores are as near as ``golden.NEAR`` says; and with PyTorch's choices on the chain's inputs the result is
 PyTorch's. The chain then goes on from that result, so that what comes after is compared as exactly
 as without a tie.
 """
@@ -23,12 +23,6 @@ from lvlm_export.graphs.reducers import Reducer, make_reducer
 from lvlm_export.plan.plan import Plan
 from lvlm_export.reduction.budget import BudgetPlan, SiteCount
 from lvlm_runtime.bundle.manifest import SEQUENCE_MAJOR
-
-# Largest difference of two scores that the arithmetic may exchange, relative to the largest score
-# that is chosen there; of logits, relative to the largest. The widest near tie that twelve methods met
-# on six pictures of the demo model in half precision was 4.4e-4; logits of tiny random models differ
-# by up to 2.5e-3, and PyTorch's own half precision by as much.
-NEAR = {"float32": 1e-5, "float16": 5e-3}
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lvlm_export.plan.plan import BuildOptions
     from lvlm_runtime.bundle.bundle import Bundle
     from lvlm_runtime.bundle.manifest import Manifest
+    from lvlm_runtime.golden import Comparison
 
 DEFAULT_SAMPLES = 2
 
@@ -138,18 +139,28 @@ def verify_golden(
     expected = read_golden(opened)
     session = Session.load(opened, backend, device, threads)
     found = compare_golden(session, expected)
-    passed = all(each.first_difference is None for each in found)
+    passed = all(each.passed for each in found)
     where = f"{session.chain.backend.name} on {session.chain.backend.device}"
     if as_json:
         rows = [comparison_record(each) for each in found]
         echo_json({"passed": passed, "where": where, "answers": rows})
     else:
         for each in found:
-            at = each.first_difference
-            verdict = f"{len(each.got)} tokens equal" if at is None else f"FAIL at token {at}"
-            say(f"ratio {each.ratio:g}: {verdict}")
+            say(f"ratio {each.ratio:g}: {golden_outcome(each)}")
         say(f"{'PASS' if passed else 'FAIL'}  golden answers, {where}")
     click.get_current_context().exit(0 if passed else 1)
+
+
+def golden_outcome(found: Comparison) -> str:
+    """Equal, equal up to a near tie, or the first token that differs."""
+    at = found.first_difference
+    if at is None:
+        return f"{len(found.got)} tokens equal"
+    if found.near_tie is not None:
+        return (
+            f"{at} tokens equal, then a near tie (logits {found.near_tie:.1e} of the largest apart)"
+        )
+    return f"FAIL at token {at}"
 
 
 def open_checkpoint(bundle: Bundle, model: str | None, revision: str | None) -> Checkpoint:
