@@ -23,7 +23,9 @@ SECOND = [name for name in METHODS if role_in_composed(load_method(name)) == "se
 
 CASES = [
     ("visionzip+fastv", "llava", HandPlacement(("features@4", "decoder@3"))),
-    ("visionzip+fastv", "onevision", HandPlacement(vision_share=0.5)),
+    pytest.param(
+        "visionzip+fastv", "onevision", HandPlacement(vision_share=0.5), marks=pytest.mark.slow
+    ),
     pytest.param(
         "illava", "llava", HandPlacement(("vision@0", "decoder@3")), marks=pytest.mark.slow
     ),

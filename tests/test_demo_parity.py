@@ -59,7 +59,7 @@ def test_unreduced_answers_equal_transformers_generate(
     assert different == []
 
 
-@pytest.mark.parametrize("ratio", [0.5, 0.33])
+@pytest.mark.parametrize("ratio", [pytest.param(0.5, marks=pytest.mark.slow), 0.33])
 def test_reduced_answers_equal_the_pytorch_reference(
     session: Session, samples: list[MosaicSample], ratio: float
 ) -> None:

@@ -25,9 +25,12 @@ def test_reducing_in_a_tower_whose_layers_stand_side_by_side_is_refused(tmp_path
 
 
 def cases() -> list[object]:
-    """All of them; the shrunk grid of a large picture is slow and takes the same code as tiles."""
-    marks = {"onevision-shrunk": pytest.mark.slow}
-    return [pytest.param(each, id=each.name, marks=marks.get(each.name, ())) for each in CASES]
+    """All of them; those that take the code of another but for a few lines are slow."""
+    slow = ("onevision-shrunk", "llava-clip-mistral-tied", "llava-clip-three-layers")
+    return [
+        pytest.param(each, id=each.name, marks=pytest.mark.slow if each.name in slow else ())
+        for each in CASES
+    ]
 
 
 @pytest.mark.parametrize("case", cases())

@@ -14,6 +14,11 @@ import tiny
 from helpers import build_tiny
 from lvlm_runtime.session import Session
 
+# Of its 512 tokens none is for a picture; no prompt has the one that ends a text.
+END = 2
+TEMPLATE = """{% for part in messages[0]['content'] %}\
+{{ '</s>' if part['type'] == 'image' else part['text'] }}{% endfor %}"""
+
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
@@ -21,7 +26,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
     config = LlavaConfig(
         vision_config=tiny.vision_config("siglip").to_dict(),
         text_config=stories.config().to_dict(),
-        image_token_index=511,
+        image_token_index=END,
         vision_feature_layer=-1,
         vision_feature_select_strategy="full",
         tie_word_embeddings=True,
@@ -41,7 +46,8 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
         "bos_token": "<s>",
         "eos_token": "</s>",
     }
-    (path / "tokenizer_config.json").write_text(json.dumps({**tokenizer, "image_token": "<unk>"}))
+    (path / "tokenizer_config.json").write_text(json.dumps({**tokenizer, "image_token": "</s>"}))
+    (path / "chat_template.jinja").write_text(TEMPLATE)
     result = build_tiny(path, folder / "bundle", 0.5)
     return Session.open(result.directory, device="cpu")
 

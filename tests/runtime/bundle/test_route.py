@@ -152,7 +152,7 @@ def test_a_step_with_several_files_has_no_single_one(llava: Manifest) -> None:
         _ = head.graph
 
 
-@pytest.mark.parametrize("kind", ["quecc", "tokenpacker"])
+@pytest.mark.parametrize("kind", ["quecc", pytest.param("tokenpacker", marks=pytest.mark.slow)])
 def test_engines_without_one_that_a_request_passes_are_refused_by_name(
     request: pytest.FixtureRequest, tmp_path: Path, kind: str
 ) -> None:

@@ -24,7 +24,7 @@ def test_a_kill_at_every_operation(
 ) -> None:
     copied = shutil.copytree(tiny_llava / "bundle", tmp_path / "bundle")
     bundle = Bundle.open(copied)
-    specs = plan_engines(bundle.directory, bundle.manifest, SETTINGS.limits)[:2]
+    specs = plan_engines(bundle, SETTINGS.limits)[:2]
     library = SimpleNamespace(title="TensorRT-RTX", version="1.7")
     monkeypatch.setattr(build, "open_library", lambda _target: library)
     monkeypatch.setattr(build, "plan_engines", lambda *_: specs)

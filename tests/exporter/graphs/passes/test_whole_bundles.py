@@ -46,7 +46,8 @@ def check(directory: Path, ratios: tuple[float, ...] = (0.5,), **options: Any) -
 
 @pytest.mark.usefixtures("head_size_16")
 @pytest.mark.parametrize(
-    "text", ["llama", "qwen2", pytest.param("mistral", marks=pytest.mark.slow)]
+    "text",
+    ["qwen2", *(pytest.param(text, marks=pytest.mark.slow) for text in ("llama", "mistral"))],
 )
 def test_cpu_graphs_are_fused(tmp_path: Path, text: str) -> None:
     tiny.llava(tmp_path / "checkpoint", text=text)
@@ -64,6 +65,7 @@ def test_head_size_that_does_not_fit_keeps_the_standard_node(tiny_llava: Path) -
     assert operators["Attention"] == tiny.TEXT["num_hidden_layers"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("head_size_16")
 def test_rotary_of_another_form_stays_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
