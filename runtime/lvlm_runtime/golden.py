@@ -35,10 +35,11 @@ FILE = "golden.json"
 NOT_COMPARED = "not compared with transformers' processor"
 REBUILD = "build the bundle again, without --no-verify"
 # Largest difference of two scores that the arithmetic may exchange, by the precision of a bundle:
-# relative to the largest score that is chosen there; of logits, relative to the largest. The widest near
-# tie that twelve methods met on six pictures of the demo model in half precision was 4.4e-4; logits of
-# tiny random models differ by up to 2.5e-3, and PyTorch's own half precision by as much. bfloat16 has
-# three bits less. It was not measured: no kernels for it run on a CPU.
+# relative to the largest score that is chosen there; of logits, relative to the largest. (Behind an
+# exchange hidden states differ by more, since a row is another token's.) The widest near tie that twelve
+# methods met on six pictures of the demo model in half precision was 4.4e-4; logits of tiny random
+# models differ by up to 2.5e-3, and PyTorch's own half precision by as much. bfloat16 has three bits
+# less; it was not measured, since no kernels for it run on a CPU.
 NEAR = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
 
 

@@ -70,10 +70,12 @@ class AnswerFile:
             was_there = path.exists()
             self._special = is_special(path)
             self._stream = _open_special(path) if self._special else self._open()
+            # Another run may have made the file, and ended, since it was looked for.
+            made_here = not was_there and not os.fstat(self._stream.fileno()).st_size
             try:
                 self._begin(run)
             except BaseException:
-                if not was_there:
+                if made_here:
                     path.unlink(missing_ok=True)
                 self._stream.close()
                 raise

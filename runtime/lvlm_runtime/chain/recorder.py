@@ -38,8 +38,8 @@ class Recorder:
         spans: Graph calls, and the preparation of pictures, in order.
         steps: The host's own work: tokenize, embedding, sample, detokenize.
         clock: What times graph calls.
-        on_stage: Called with the name and the result of every graph call of the prefill, outside
-            the timed blocks; verification reads hidden states there.
+        on_stage: Called with the name and the result of every graph call, those of decoding included,
+            outside the timed blocks; verification reads hidden states and logits there.
         on_places: Called with a site's name and the places ``[B, K]`` that its reducer kept;
             not for a site where nothing stays.
     """

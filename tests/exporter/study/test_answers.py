@@ -17,6 +17,7 @@ import pytest
 
 from kills import KILLED, Process
 from lvlm_export.cli.commands.eval import ask
+from lvlm_export.study import answers
 from lvlm_export.study.answers import Answer, AnswerFile
 from lvlm_export.study.evaluation import Question
 from lvlm_runtime.errors import LvlmError
@@ -117,6 +118,23 @@ def test_answers_of_another_run_are_named_and_not_changed(path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_a_file_that_another_run_made_meanwhile_stays(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run made the file and ended between the look for it and the opening."""
+    is_special = answers.is_special
+
+    def meanwhile(of: Path) -> bool:
+        path.write_text(json.dumps({**RUN, "content_key": "other"}) + "\n")
+        return is_special(of)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(answers, "is_special", meanwhile)
+        with pytest.raises(LvlmError, match="holds answers of another bundle"):
+            AnswerFile(path, RUN)
+    assert path.exists()
+
+
 def test_a_line_that_is_no_json_is_named(path: Path) -> None:
     path.write_text(HEADER + "{\n")
     with pytest.raises(LvlmError, match=r"answers\.jsonl:2 is no JSON; delete the line, or name"):
@@ -194,7 +212,8 @@ def test_the_names_of_open_files_are_written_to(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("mine\n")
     code = (
-        "import pathlib; from lvlm_export.study.answers import AnswerFile;"
+        "import pathlib; from lvlm_export.study import answers
+from lvlm_export.study.answers import AnswerFile;"
         f" AnswerFile(pathlib.Path('/dev/stdout'), {RUN})"
     )
     with log.open("a") as stream:
