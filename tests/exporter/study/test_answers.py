@@ -212,8 +212,7 @@ def test_the_names_of_open_files_are_written_to(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("mine\n")
     code = (
-        "import pathlib; from lvlm_export.study import answers
-from lvlm_export.study.answers import AnswerFile;"
+        "import pathlib; from lvlm_export.study.answers import AnswerFile;"
         f" AnswerFile(pathlib.Path('/dev/stdout'), {RUN})"
     )
     with log.open("a") as stream:
