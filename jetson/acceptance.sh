@@ -33,15 +33,17 @@ command -v "$tool" >/dev/null || fail "$tool is not installed; run install.sh"
 tensorrt=$("$python" -I -c 'import tensorrt; print(tensorrt.__version__)' 2>/dev/null) ||
   fail "TensorRT's Python module is missing; run install.sh"
 
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-status=0
+work=$(mktemp -d) part=''
+trap 'rm -rf "$work" ${part:+"$part"}' EXIT
+status=0 progress=1
+# What is piped on is the report alone.
+[[ $output != /dev/stdout ]] || progress=2
 
 # step NAME COMMAND...: run it, keep its output and status, continue.
 step() {
   local name=$1 code=0
   shift
-  echo "$name: $*"
+  echo "$name: $*" >&"$progress"
   "$@" >"$work/$name.out" 2>"$work/$name.err" || code=$?
   echo "$code" >"$work/$name.status"
   if ((code)); then
@@ -59,12 +61,21 @@ step golden "$tool" verify "$bundle" --golden --backend tensorrt --json
 step profile "$tool" profile "$bundle" --backend tensorrt --iterations "$iterations" \
   -o "$work/report"
 
-"$python" -I - "$work" "$output" "R$major.$revision" "$tensorrt" "$device" <<'PYTHON'
+# Whole or not at all; a pipe, a device or a stream of this process is written as it is. The name is
+# asked, not what it resolves to: /dev/stdout in a pipe is a link to a name that does not exist.
+written=$output
+if [[ ! $output =~ ^(/dev/(stdout|stderr|fd/.*)|/proc/.*)$ && (! -e $output || -f $output) ]]; then
+  target=$(readlink -m -- "$output")
+  rights=$(stat -c %a -- "$target" 2>/dev/null) || rights=$(printf '%o' $((0666 & ~0$(umask))))
+  part=$(mktemp "$(dirname -- "$target")/.${target##*/}.XXXXXXXX") || fail "$output cannot be written"
+  written=$part
+fi
+"$python" -I - "$work" "$written" "R$major.$revision" "$tensorrt" "$device" <<'PYTHON'
 import json
 import pathlib
 import sys
 
-work, output, l4t, tensorrt, device = sys.argv[1:]
+work, written, l4t, tensorrt, device = sys.argv[1:]
 steps = {}
 for path in sorted(pathlib.Path(work).glob("*.status")):
     output_text = path.with_suffix(".out").read_text(encoding="utf-8")
@@ -83,11 +94,12 @@ report = {
     "steps": steps,
     "profile": json.loads(profile.read_text(encoding="utf-8")) if profile.exists() else None,
 }
-# Whole or not at all; a pipe or a device is written as it is.
-path = pathlib.Path(output).resolve()
-part = path if path.exists() and not path.is_file() else path.with_name(f".{path.name}.part")
-part.write_text(json.dumps(report, indent=1), encoding="utf-8")
-part.replace(path)
+with open(written, "a", encoding="utf-8") as stream:
+    stream.write(json.dumps(report, indent=1) + "\n")
 PYTHON
-echo "wrote $output"
+if [[ -n $part ]]; then
+  chmod "$rights" "$part"
+  mv -fT "$part" "$target"
+fi
+echo "wrote $output" >&"$progress"
 exit "$status"

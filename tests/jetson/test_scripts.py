@@ -204,8 +204,9 @@ def test_power_names_a_missing_tool(jetson: dict[str, str]) -> None:
     assert call(jetson, "power.sh", "set", "fast").returncode == 2
 
 
-def test_acceptance_reports_every_step(jetson: dict[str, str], tmp_path: Path) -> None:
-    bundle, report = tmp_path / "bundle", tmp_path / "report.json"
+def to_accept(jetson: dict[str, str], tmp_path: Path) -> Path:
+    """A bundle whose every step succeeds on a faked device, but for the operator gate."""
+    bundle = tmp_path / "bundle"
     bundle.mkdir()
     (bundle / "manifest.json").write_text("{}", encoding="utf-8")
     tools = Path(jetson["LVLM_PYTHON"]).parent
@@ -217,6 +218,54 @@ def test_acceptance_reports_every_step(jetson: dict[str, str], tmp_path: Path) -
     """
     tool(tools, "lvlm-export", body)
     tool(tools, "nvpmodel", 'echo "NV Power Mode: 15W"; echo 0')
+    return bundle
+
+
+@pytest.mark.parametrize("kind", ["pipe", "file", "link"])
+def test_acceptance_writes_where_it_is_told(
+    jetson: dict[str, str], tmp_path: Path, kind: str
+) -> None:
+    bundle, place = to_accept(jetson, tmp_path), tmp_path / "place"
+    place.mkdir()
+    report, words = place / "report.json", ("--device", "x", "--compute-capability", "sm87")
+    # Somebody else's file, or a trap, under the name that was once foreseeable.
+    trap = place / ".report.json.part"
+    trap.symlink_to(tmp_path / "victim")
+    report.write_text("old", encoding="utf-8")
+    report.chmod(0o640)
+    output = report
+    if kind == "link":
+        output = tmp_path / "link"
+        output.symlink_to(report)
+    name = "/dev/stdout" if kind == "pipe" else str(output)
+    result = call(jetson, "acceptance.sh", str(bundle), *words, "--output", name)
+    assert result.returncode == 1, result.stderr
+    if kind == "pipe":
+        assert json.loads(result.stdout)["profile"] == {"ratios": []}
+        assert report.read_text(encoding="utf-8") == "old"
+    else:
+        assert json.loads(report.read_text(encoding="utf-8"))["profile"] == {"ratios": []}
+    assert report.stat().st_mode & 0o777 == 0o640
+    assert output.is_symlink() == (kind == "link")
+    assert sorted(place.iterdir()) == [trap, report]
+    assert not (tmp_path / "victim").exists()
+
+
+def test_acceptance_leaves_no_temporary(jetson: dict[str, str], tmp_path: Path) -> None:
+    bundle, place = to_accept(jetson, tmp_path), tmp_path / "place"
+    place.mkdir()
+    python = Path(jetson["LVLM_PYTHON"])
+    body = python.read_text(encoding="utf-8").replace(
+        "exec ", "[[ $* != *R36.4.3* ]] || exit 7\nexec "
+    )
+    python.write_text(body, encoding="utf-8")
+    words = ("--device", "x", "--compute-capability", "sm87", "--output", str(place / "a.json"))
+    assert call(jetson, "acceptance.sh", str(bundle), *words).returncode == 7
+    assert list(place.iterdir()) == []
+
+
+def test_acceptance_reports_every_step(jetson: dict[str, str], tmp_path: Path) -> None:
+    bundle, report = to_accept(jetson, tmp_path), tmp_path / "report.json"
     words = ("--device", "orin_nano_8gb", "--compute-capability", "sm87", "--output", str(report))
     words += ("--iterations", "3")
     result = call(jetson, "acceptance.sh", str(bundle), *words)
