@@ -51,11 +51,21 @@ def test_engines_are_signed_with_their_record(demo_bundle: Path, tmp_path: Path,
     bundle = Path(shutil.copytree(demo_bundle, tmp_path / "bundle"))
     typed("sign", bundle, "--key", key)
     record = write_engines(Bundle.open(bundle), Limits(100, 40, 2))
-    done = typed("verify-signature", bundle, "--key", LINE)
-    assert "engines for rtx are not signed" in done.stdout.splitlines()[-1]
+    unsigned = typed("verify-signature", bundle, "--key", LINE)
+    assert "the engines for rtx in" in error_line(unsigned, 1)
+    assert "are not signed; sign them with `lvlm-export sign`, or give" in error_line(unsigned, 1)
+    done = typed("verify-signature", bundle, "--key", LINE, "--without-engines")
+    assert done.exit_code == 0
+    assert "signed, every file that its manifest lists" in done.stdout.splitlines()[0]
+    assert done.stdout.splitlines()[-1] == "engines for rtx were not verified"
     typed("sign", bundle, "--key", key)
     done = typed("verify-signature", bundle, "--key", LINE)
     assert done.stdout.splitlines()[-1] == "PASS  engines for rtx"
+    signature = bundle / "engines" / "rtx" / "record.json.minisig"
+    signature.rename(tmp_path / signature.name)
+    result = typed("verify-signature", bundle, "--key", LINE)
+    assert "are not signed" in error_line(result, 1), "who removes the signature gains nothing"
+    (tmp_path / signature.name).rename(signature)
     engine = bundle / "engines" / "rtx" / next(iter(record.engines.values())).file
     engine.write_bytes(b"another")
     result = typed("verify-signature", bundle, "--key", LINE)
