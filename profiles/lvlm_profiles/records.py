@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lvlm_profiles.errors import LvlmError, UsageError
-from lvlm_profiles.readers import UnreadableError, load_json
+from lvlm_profiles.readers import UnreadableError, decode, load_json, parse_json
 
 T = TypeVar("T")
 # Longest part of a wrong value that a message shows.
@@ -37,6 +37,24 @@ def read_json(path: Path, remedy: str) -> Any:
         return load_json(path)
     except UnreadableError as error:
         raise LvlmError(f"{path} is damaged: it is no JSON ({error}); {remedy}") from None
+
+
+def parse(data: bytes, where: str | Path, remedy: str, *, constants: bool = False) -> Any:
+    """As ``read_json`` for the bytes of a file that was read already.
+
+    Args:
+        data: The bytes.
+        where: The file, for the message.
+        remedy: What to do about a damaged one.
+        constants: As of ``readers.parse_json``.
+
+    Raises:
+        LvlmError: They are no JSON.
+    """
+    try:
+        return parse_json(decode(data), constants=constants)
+    except UnreadableError as error:
+        raise LvlmError(f"{where} is damaged: it is no JSON ({error}); {remedy}") from None
 
 
 def read(kind: type[T], value: Any, where: str | Path, remedy: str) -> T:

@@ -24,7 +24,6 @@ from lvlm_profiles import records
 from lvlm_profiles.files import write_whole
 from lvlm_runtime.backends import Value
 from lvlm_runtime.bundle.bundle import Bundle
-from lvlm_runtime.bundle.files import parse_json
 from lvlm_runtime.bundle.manifest import to_json
 from lvlm_runtime.chain.recorder import Recorder
 from lvlm_runtime.errors import LvlmError
@@ -171,7 +170,7 @@ def read_golden(bundle: Bundle) -> Golden:
     if FILE not in bundle.manifest.files:
         raise LvlmError(f"{bundle.directory} has no {FILE}; {REBUILD}")
     path, remedy = bundle.path(FILE), f"copy the bundle again, or {REBUILD}"
-    content = parse_json(bundle.read(FILE), path, remedy)
+    content = records.parse(bundle.read(FILE), path, remedy)
     if isinstance(content, dict):
         content.setdefault("processor", NOT_COMPARED)
         answers = content.get("answers")

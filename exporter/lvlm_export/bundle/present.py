@@ -7,13 +7,14 @@ the manifest's list and by the runtime's table of what may lie beside (``bundle/
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lvlm_profiles.readers import UnreadableError, load_json
 from lvlm_runtime.bundle.bundle import MANIFEST, check_files, read_manifest
-from lvlm_runtime.bundle.files import has_place
+from lvlm_runtime.bundle.files import entries, has_place
 from lvlm_runtime.bundle.manifest import Manifest
 from lvlm_runtime.errors import LvlmError
 
@@ -61,9 +62,9 @@ def refuse_foreign(directory: Path) -> None:
 def foreign_files(directory: Path) -> Iterator[Path]:
     """Files in a bundle's directory that neither its manifest lists nor this program has put there."""
     content = _manifest_content(directory) or {"files": {}}
-    for path in _entries(directory):
+    for path, mode in entries(directory):
         name = path.relative_to(directory).as_posix()
-        if name not in content["files"] and not has_place(name):
+        if not stat.S_ISDIR(mode) and name not in content["files"] and not has_place(name):
             yield path
 
 
@@ -80,21 +81,13 @@ def remove_bundle(directory: Path) -> None:
             f"{path} is not part of the bundle that was replaced; move it away and type the same"
             " command again"
         )
-    for root, directories, files in os.walk(directory, topdown=False):
-        for name in files:
-            if Path(root, name) != directory / MANIFEST:
-                Path(root, name).unlink()
-        for name in directories:
-            Path(root, name).rmdir()
+    for path, mode in reversed(list(entries(directory))):
+        if stat.S_ISDIR(mode):
+            path.rmdir()
+        elif path != directory / MANIFEST:
+            path.unlink()
     (directory / MANIFEST).unlink(missing_ok=True)
     directory.rmdir()
-
-
-def _entries(directory: Path) -> Iterator[Path]:
-    """All files and links, and no directory."""
-    for root, directories, files in os.walk(directory):
-        links = [name for name in directories if Path(root, name).is_symlink()]
-        yield from (Path(root, name) for name in sorted((*files, *links)))
 
 
 def _manifest_content(directory: Path) -> dict[str, Any] | None:

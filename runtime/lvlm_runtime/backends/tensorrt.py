@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from lvlm_runtime.backends.clock import Clock
 from lvlm_runtime.bundle.bundle import Bundle
-from lvlm_runtime.bundle.files import HeldFile
+from lvlm_runtime.bundle.files import CheckedFile
 from lvlm_runtime.bundle.manifest import FileRef
 from lvlm_runtime.bundle.stamp import Stamp
 from lvlm_runtime.engines.record import (
@@ -143,7 +143,7 @@ class _Engines:
         self.library.logger.errors.clear()
         ref = FileRef(entry.size_bytes, entry.sha256)
         try:
-            held = HeldFile(path)
+            held = CheckedFile(path)
         except OSError as error:
             raise LvlmError(f"{path} cannot be read ({error}); {self._again}") from None
         # The stamp spares hashing gigabytes at every start; engines are loaded from the same file.

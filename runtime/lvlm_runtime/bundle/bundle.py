@@ -21,12 +21,12 @@ from lvlm_runtime.bundle.files import (
     REBUILD,
     STAMP,
     WEIGHTS,
-    HeldFile,
+    CheckedFile,
     changed,
     damaged,
     file_sha256,
-    hold,
     is_intact,
+    open_checked,
     read_described,
     read_listed,
     refuse_unlisted,
@@ -71,7 +71,7 @@ class TokenTable:
         ref: Where the table lies in it.
     """
 
-    def __init__(self, weights: HeldFile, ref: TensorRef) -> None:
+    def __init__(self, weights: CheckedFile, ref: TensorRef) -> None:
         self.shape = ref.shape
         self.dtype = numpy_dtype(ref.dtype)
         self._weights = weights
@@ -111,7 +111,7 @@ class Bundle:
     manifest: Manifest
     key: PublicKey | None = None
     _graphs: dict[str, bytes] = field(default_factory=dict, repr=False, compare=False)
-    _weights: list[HeldFile] = field(default_factory=list, repr=False, compare=False)
+    _weights: list[CheckedFile] = field(default_factory=list, repr=False, compare=False)
     _state: list[int] = field(default_factory=list, repr=False, compare=False)
 
     @classmethod
@@ -147,7 +147,7 @@ class Bundle:
             if name.endswith(GRAPH):
                 bundle.graph(name)
             else:
-                held = bundle.weights if name == WEIGHTS else hold(path, name, ref)
+                held = bundle.weights if name == WEIGHTS else open_checked(path, name, ref)
                 _check(held, name, ref, Stamp(path, not full and key is None))
         return bundle
 
@@ -172,10 +172,12 @@ class Bundle:
         return {name.removeprefix(start): self.read(name) for name in listed}
 
     @property
-    def weights(self) -> HeldFile:
+    def weights(self) -> CheckedFile:
         """The open weight file."""
         if not self._weights:
-            self._weights.append(hold(self.directory, WEIGHTS, self.manifest.files[WEIGHTS]))
+            self._weights.append(
+                open_checked(self.directory, WEIGHTS, self.manifest.files[WEIGHTS])
+            )
             self._state[:] = self._weights[0].state()
         return self._weights[0]
 
@@ -275,10 +277,10 @@ def _digest(content: dict[str, Any]) -> str:
 def check_files(directory: Path, files: dict[str, FileRef]) -> None:
     """Compare files with the manifest; LvlmError names the first that differs."""
     for name, ref in files.items():
-        _check(hold(directory, name, ref), name, ref, Stamp(directory))
+        _check(open_checked(directory, name, ref), name, ref, Stamp(directory))
 
 
-def _check(held: HeldFile, name: str, ref: FileRef, stamp: Stamp) -> None:
+def _check(held: CheckedFile, name: str, ref: FileRef, stamp: Stamp) -> None:
     """LvlmError for a damaged file; only the weights are large enough for the stamp to matter."""
     if not (stamp.vouches(name, held, ref) if name == WEIGHTS else is_intact(held, ref)):
         raise damaged(held.path)

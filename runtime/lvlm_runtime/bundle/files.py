@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lvlm_profiles import readers
+from lvlm_profiles import records
 from lvlm_profiles.files import IS_TEMPORARY
 from lvlm_runtime.bundle.manifest import FileRef
 from lvlm_runtime.bundle.signature import SUFFIX, PublicKey, verify_signature
@@ -46,7 +46,7 @@ MOST_BYTES = 64 << 20
 _PIECE = 1 << 22
 
 
-class HeldFile:
+class CheckedFile:
     """A file that stays open, so that it is the same whatever happens to its name.
 
     Args:
@@ -105,7 +105,7 @@ def changed(path: Path) -> LvlmError:
     )
 
 
-def hold(directory: Path, name: str, ref: FileRef) -> HeldFile:
+def open_checked(directory: Path, name: str, ref: FileRef) -> CheckedFile:
     """Open a file of a bundle, of the right size.
 
     Raises:
@@ -113,7 +113,7 @@ def hold(directory: Path, name: str, ref: FileRef) -> HeldFile:
     """
     path = directory / name
     try:
-        held = HeldFile(path)
+        held = CheckedFile(path)
         inside = path.resolve().is_relative_to(directory.resolve())
     except FileNotFoundError:
         raise LvlmError(f"{directory} lacks {name}; {REBUILD}") from None
@@ -122,7 +122,9 @@ def hold(directory: Path, name: str, ref: FileRef) -> HeldFile:
         raise LvlmError(f"{path} cannot be read ({reason}); {REBUILD}") from None
     if not inside:
         raise LvlmError(
-            f"{path} is a link that leads out of the bundle; copy the bundle with its files (cp -rL)"
+            f"{path} is a link that leads out of the bundle, as all files of a hub's cache are; copy"
+            f" it with its files, `cp -rL {directory} COPY`, or download it with `huggingface-cli"
+            " download REPOSITORY --local-dir COPY`"
         )
     size = held.status().st_size
     if size != ref.size_bytes:
@@ -130,7 +132,7 @@ def hold(directory: Path, name: str, ref: FileRef) -> HeldFile:
     return held
 
 
-def is_intact(held: HeldFile, ref: FileRef) -> bool:
+def is_intact(held: CheckedFile, ref: FileRef) -> bool:
     """Hash an open file: is it what it must be?"""
     digest = hashlib.sha256()
     for piece in held.pieces(ref.size_bytes):
@@ -152,7 +154,7 @@ def read_listed(directory: Path, files: Mapping[str, FileRef], name: str) -> byt
             f"{directory / name} has {ref.size_bytes / 1e6:.0f} MB, and no file of a bundle but"
             f" {WEIGHTS} has more than {MOST_BYTES / 1e6:.0f}; {REBUILD}"
         )
-    data = b"".join(hold(directory, name, ref).pieces(ref.size_bytes))
+    data = b"".join(open_checked(directory, name, ref).pieces(ref.size_bytes))
     if hashlib.sha256(data).hexdigest() != ref.sha256:
         raise damaged(directory / name)
     return data
@@ -175,22 +177,14 @@ def read_described(path: Path, key: PublicKey | None, remedy: str) -> Any:
         LvlmError: It is not signed as it must be, or no JSON.
         FileNotFoundError: It is not there.
     """
-    held = HeldFile(path)
+    held = CheckedFile(path)
     size = held.status().st_size
     if size > MOST_BYTES:
         raise LvlmError(f"{path} has {size / 1e6:.0f} MB, more than any; {remedy}")
     data = held.read(size, 0)
     if key is not None:
         verify_signature(data, path, key)
-    return parse_json(data, path, remedy)
-
-
-def parse_json(data: bytes, path: Path, remedy: str) -> Any:
-    """Plain values from the bytes of a file that was checked; LvlmError where it is no JSON."""
-    try:
-        return readers.parse_json(readers.decode(data))
-    except readers.UnreadableError as error:
-        raise LvlmError(f"{path} is damaged: it is no JSON ({error}); {remedy}") from None
+    return records.parse(data, path, remedy)
 
 
 def has_place(name: str) -> bool:
@@ -200,24 +194,37 @@ def has_place(name: str) -> bool:
 
 def refuse_unlisted(directory: Path, files: Mapping[str, FileRef]) -> None:
     """LvlmError that names what lies in a bundle and has no place there."""
-    for path in _walk(directory):
+    for path, mode in entries(directory):
         name = path.relative_to(directory).as_posix()
-        if name in files:
+        if name in files or stat.S_ISDIR(mode):
             continue
-        if not has_place(name) or not stat.S_ISREG(path.lstat().st_mode):
+        if not has_place(name) or not stat.S_ISREG(mode):
             raise LvlmError(
                 f"{directory} holds {name!r}, which its {MANIFEST} does not list; move it out of the"
                 " bundle: nothing there is used that no hash covers"
             )
 
 
-def _walk(directory: Path) -> Iterator[Path]:
-    """Everything that is no directory; a link to one is not followed."""
-    for path in sorted(directory.iterdir()):
-        if path.is_dir() and not path.is_symlink():
-            yield from _walk(path)
-        else:
-            yield path
+def entries(directory: Path) -> Iterator[tuple[Path, int]]:
+    """Everything below a directory with its mode, a folder before what is in it, however deep.
+
+    A link is not followed. What goes away meanwhile, as another process's temporary file does when
+    it gets its name, is left out.
+    """
+    waiting = [directory]
+    while waiting:
+        try:
+            found = sorted(waiting.pop().iterdir())
+        except FileNotFoundError:
+            continue
+        for path in found:
+            try:
+                mode = path.lstat().st_mode
+            except FileNotFoundError:
+                continue
+            yield path, mode
+            if stat.S_ISDIR(mode):
+                waiting.append(path)
 
 
 def file_sha256(path: Path, on_bytes: Callable[[int], None] | None = None) -> str:

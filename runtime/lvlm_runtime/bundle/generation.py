@@ -14,7 +14,6 @@ from typing import Any
 from lvlm_profiles import records
 from lvlm_profiles.files import write_whole
 from lvlm_runtime.bundle.bundle import REBUILD, Bundle
-from lvlm_runtime.bundle.files import parse_json
 from lvlm_runtime.bundle.manifest import to_json
 from lvlm_runtime.prompt.rules import NO_RULES, GenerationRules
 
@@ -75,7 +74,7 @@ def read_generation(bundle: Bundle) -> GenerationRecord:
     if FILE not in bundle.manifest.files:
         return GenerationRecord(NO_RULES, {})
     path = bundle.path(FILE)
-    content = parse_json(bundle.read(FILE), path, REBUILD)
+    content = records.parse(bundle.read(FILE), path, REBUILD)
     return records.read(GenerationRecord, content, path, REBUILD)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from lvlm_profiles.files import write_whole
 from lvlm_profiles.readers import UnreadableError, load_json
-from lvlm_runtime.bundle.files import STAMP, HeldFile, is_intact
+from lvlm_runtime.bundle.files import STAMP, CheckedFile, is_intact
 from lvlm_runtime.bundle.manifest import FileRef
 
 # Times of files move in steps, of 2 s on some file systems: what is younger may change within one.
@@ -36,7 +36,7 @@ class Stamp:
         self._noted = _read(self._path)
         self._believed = believed
 
-    def vouches(self, name: str, held: HeldFile, ref: FileRef) -> bool:
+    def vouches(self, name: str, held: CheckedFile, ref: FileRef) -> bool:
         """Is a file what it must be? Hashes it unless it is known to be."""
         before = held.state()
         entry = [*before, ref.sha256]

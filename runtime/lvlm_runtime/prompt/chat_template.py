@@ -18,7 +18,7 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.utils
 
-from lvlm_profiles import readers
+from lvlm_profiles import readers, records
 from lvlm_profiles.readers import UnreadableError
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.prompt.sandbox import LimitedEnvironment
@@ -47,7 +47,7 @@ def find_template(
     old, own = TEMPLATE_FILES
     template = processor.get("chat_template")
     if template is None and old in files:
-        template = parse_json(files[old], f"{where}/{old}").get("chat_template")
+        template = parse_object(files[old], f"{where}/{old}").get("chat_template")
     if template is None and own in files:
         try:
             template = readers.decode(files[own])
@@ -103,7 +103,7 @@ def compile_template(source: str) -> jinja2.Template:
         ) from error
 
 
-def parse_json(content: bytes, where: str | Path) -> dict[str, Any]:
+def parse_object(content: bytes, where: str | Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Args:
@@ -113,10 +113,7 @@ def parse_json(content: bytes, where: str | Path) -> dict[str, Any]:
     Raises:
         LvlmError: It is anything but a JSON object.
     """
-    try:
-        parsed = readers.parse_json(readers.decode(content), constants=True)
-    except UnreadableError as error:
-        raise LvlmError(f"{where} is not JSON: {error}; export it again") from None
+    parsed = records.parse(content, where, "export it again", constants=True)
     if not isinstance(parsed, dict):
         raise LvlmError(f"{where} holds no JSON object; export it again")
     return parsed

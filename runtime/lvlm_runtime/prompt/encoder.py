@@ -20,7 +20,7 @@ from lvlm_runtime.prompt.chat_template import (
     compile_template,
     find_template,
     one_line,
-    parse_json,
+    parse_object,
 )
 from lvlm_runtime.prompt.messages import (
     ContentForms,
@@ -86,7 +86,7 @@ class PromptEncoder:
                     f"no such file: {where}/{name}; give the directory of a bundle or checkpoint"
                 )
         config, processor = (
-            parse_json(files.get(name, b"{}"), f"{where}/{name}")
+            parse_object(files.get(name, b"{}"), f"{where}/{name}")
             for name in ("tokenizer_config.json", "processor_config.json")
         )
         special = _special_tokens(config)

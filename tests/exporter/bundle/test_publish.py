@@ -108,6 +108,17 @@ def test_a_foreign_file_in_the_old_bundle_is_named_and_kept(tmp_path: Path, name
     assert world.is_tidy()
 
 
+def test_a_bundle_with_folders_beyond_all_measure_is_replaced(tmp_path: Path) -> None:
+    world = World(tmp_path / "root", "force")
+    path = world.target
+    for _ in range(1200):
+        path /= "d"
+        path.mkdir()
+    force(world)
+    assert world.is_new()
+    assert world.is_tidy()
+
+
 def test_a_foreign_file_that_comes_during_the_swap_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,56 @@ def test_what_comes_after_a_build_has_its_place(damaged_bundle: Path) -> None:
     Bundle.open(damaged_bundle)
 
 
+def test_a_file_that_gets_its_name_meanwhile_is_passed_over(
+    damaged_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process opens the bundle, too, and writes the stamp."""
+    temporary = damaged_bundle / f".{STAMP}.1a2b3c4d.lvlm-tmp"
+    temporary.write_bytes(b"{}")
+    real = Path.lstat
+
+    def late(path: Path) -> os.stat_result:
+        if path == temporary and temporary.exists():
+            temporary.rename(damaged_bundle / STAMP)
+        return real(path)
+
+    monkeypatch.setattr(Path, "lstat", late)
+    Bundle.open(damaged_bundle)
+    assert not temporary.exists()
+
+
+def test_a_folder_that_goes_away_meanwhile_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "name").touch()
+    found = []
+    for path, _ in files.entries(tmp_path):
+        found.append(path.name)
+        if path.name == "folder":
+            path.rmdir()
+    assert found == ["folder", "name"]
+
+
+@pytest.mark.parametrize("inside", [None, "x"])
+def test_a_bundle_with_folders_beyond_all_measure(damaged_bundle: Path, inside: str | None) -> None:
+    """As deep as a path can be and deeper than Python recurses."""
+    deepest = damaged_bundle.joinpath(*["d"] * 1200)
+    made = damaged_bundle
+    for _ in range(1200):
+        made /= "d"
+        made.mkdir()
+    if inside is None:
+        Bundle.open(damaged_bundle)
+    else:
+        (deepest / inside).touch()
+        with pytest.raises(LvlmError, match=r"holds '(d/){1200}x', which its manifest\.json"):
+            Bundle.open(damaged_bundle)
+        (deepest / inside).unlink()
+    # pytest's own removal recurses.
+    while made != damaged_bundle:
+        made.rmdir()
+        made = made.parent
+
+
 def test_a_link_or_a_pipe_has_no_place(damaged_bundle: Path, tmp_path: Path) -> None:
     (damaged_bundle / SIGNATURE).symlink_to(tmp_path / "elsewhere")
     with pytest.raises(LvlmError, match=r"holds 'manifest\.json\.minisig'"):
@@ -85,7 +135,10 @@ def test_a_link_or_a_pipe_has_no_place(damaged_bundle: Path, tmp_path: Path) -> 
     listed = damaged_bundle / "tokenizer" / "tokenizer.json"
     listed.rename(tmp_path / "tokenizer.json")
     listed.symlink_to(tmp_path / "tokenizer.json")
-    with pytest.raises(LvlmError, match=r"is a link that leads out of the bundle; .*cp -rL"):
+    with pytest.raises(
+        LvlmError,
+        match=r"is a link that leads out of the bundle, .*`cp -rL \S+ COPY`, .* --local-dir COPY`",
+    ):
         Bundle.open(damaged_bundle)
     listed.unlink()
     os.mkfifo(listed)

@@ -10,7 +10,7 @@ import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.prompt.chat_template import compile_template, find_template, parse_json
+from lvlm_runtime.prompt.chat_template import compile_template, find_template, parse_object
 
 MESSAGES = [{"role": "user", "content": [{"type": "text", "text": "<é> & 'two'"}]}]
 
@@ -96,9 +96,9 @@ def test_a_template_that_is_no_text_is_named() -> None:
 
 
 def test_a_file_that_is_not_json_is_named() -> None:
-    with pytest.raises(LvlmError, match=r"a\.json is not JSON: "):
-        parse_json(b"{", "a.json")
-    with pytest.raises(LvlmError, match=r"a\.json is not JSON: "):
-        parse_json(b"[" * 100_000, "a.json")
+    with pytest.raises(LvlmError, match=r"a\.json is damaged: it is no JSON \("):
+        parse_object(b"{", "a.json")
+    with pytest.raises(LvlmError, match=r"a\.json is damaged: it is no JSON \("):
+        parse_object(b"[" * 100_000, "a.json")
     with pytest.raises(LvlmError, match=r"a\.json holds no JSON object"):
-        parse_json(b"[]", "a.json")
+        parse_object(b"[]", "a.json")
