@@ -41,6 +41,7 @@ from lvlm_export.families import Family, ModelShape, load_family
 from lvlm_profiles.readers import UnreadableError, read_bytes
 from lvlm_runtime.bundle.bundle import file_sha256
 from lvlm_runtime.errors import LvlmError, UsageError
+from lvlm_runtime.prompt.rules import check_token
 
 if TYPE_CHECKING:
     from torch import nn
@@ -175,7 +176,7 @@ class Checkpoint:
         """Ids that end an answer, from generation_config.json or else the text configuration.
 
         Raises:
-            LvlmError: There are none, or they are no ids.
+            LvlmError: There are none, or they are no ids of this model's tokens.
         """
         ids = generation_config(self.directory).eos_token_id
         for config in (self.config, self.config.text_config):
@@ -189,6 +190,14 @@ class Checkpoint:
             raise LvlmError(
                 f"eos_token_id of {self.directory} is {ids!r}, a token's id or a list of them is"
                 " needed; correct generation_config.json"
+            )
+        for number in several:
+            check_token(
+                "eos_token_id",
+                number,
+                self.config.text_config.vocab_size,
+                self.directory,
+                "correct generation_config.json",
             )
         return tuple(several)
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from lvlm_export.checkpoint.files import one_reason, read_json
 from lvlm_profiles import records
+from lvlm_profiles.readers import UnreadableError, check_values
 from lvlm_runtime.bundle.generation import END, GenerationRecord
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.prompt.rules import NO_RULES, GenerationRules
+from lvlm_runtime.prompt.rules import NO_RULES, GenerationRules, checked_rules
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig
@@ -76,17 +77,13 @@ def read_rules(directory: Path, vocab_size: int) -> GenerationRecord:
         vocab_size: Tokens of its language model.
 
     Raises:
-        LvlmError: A rule of another type than transformers takes, or of a token that there is not.
+        LvlmError: A rule of another type than transformers takes, or out of its range, or of a token
+            that there is not; a number that is infinite or none.
     """
     config = generation_config(directory)
-    rules = _rules(config, directory / FILE)
-    for name in rules.in_force:
-        for token in _tokens(name, getattr(rules, name)):
-            if not 0 <= token < vocab_size:
-                raise LvlmError(
-                    f"{directory / FILE}: {name} names token {token}, and the model has"
-                    f" {vocab_size}; correct it"
-                )
+    rules = checked_rules(
+        _rules(config, directory / FILE), vocab_size, directory / FILE, "correct it"
+    )
     without_effect = dict(_LEFT_OUT)
     if config.do_sample:
         without_effect.update(_DRAWING)
@@ -95,6 +92,10 @@ def read_rules(directory: Path, vocab_size: int) -> GenerationRecord:
         value = getattr(config, name, None)
         if value is not None and value not in neutral:
             left_out[name] = value.to_dict() if hasattr(value, "to_dict") else value
+    try:
+        check_values(left_out)
+    except UnreadableError as error:
+        raise LvlmError(f"{directory / FILE} cannot be taken along: {error}; correct it") from None
     return GenerationRecord(rules, left_out)
 
 
@@ -113,13 +114,3 @@ def _rules(config: GenerationConfig, path: Path) -> GenerationRules:
 
 def _is_id(value: object) -> bool:
     return isinstance(value, int)
-
-
-def _tokens(name: str, value: Any) -> list[int]:
-    """The ids that a rule names."""
-    if name == "sequence_bias":
-        return [token for ids, _bias in value for token in ids]
-    if name == "bad_words_ids":
-        return [token for ids in value for token in ids]
-    names_tokens = name.endswith(("_tokens", "_token_id")) and name != "min_new_tokens"
-    return list(value) if names_tokens else []

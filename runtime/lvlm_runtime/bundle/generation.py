@@ -7,7 +7,7 @@ open: they have no rules.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from lvlm_profiles import records
 from lvlm_profiles.files import write_whole
 from lvlm_runtime.bundle.bundle import REBUILD, Bundle
 from lvlm_runtime.bundle.manifest import to_json
-from lvlm_runtime.prompt.rules import NO_RULES, GenerationRules
+from lvlm_runtime.prompt.rules import NO_RULES, GenerationRules, checked_rules
 
 FILE = "generation.json"
 # transformers' ``generate`` would never stop where the file does not say where answers end.
@@ -75,7 +75,22 @@ def read_generation(bundle: Bundle) -> GenerationRecord:
         return GenerationRecord(NO_RULES, {})
     path = bundle.path(FILE)
     content = records.parse(bundle.read(FILE), path, REBUILD)
-    return records.read(GenerationRecord, content, path, REBUILD)
+    return generation_record(content, bundle.manifest.text.vocab_size, path)
+
+
+def generation_record(content: Any, vocab_size: int, where: Path) -> GenerationRecord:
+    """That of the file's content.
+
+    Args:
+        content: What JSON gave.
+        vocab_size: Tokens of the language model.
+        where: The file, for messages.
+
+    Raises:
+        LvlmError: It is not what a build writes, or a rule of it cannot be applied.
+    """
+    record = records.read(GenerationRecord, content, where, REBUILD)
+    return replace(record, rules=checked_rules(record.rules, vocab_size, where, REBUILD))
 
 
 def _list(settings: dict[str, Any]) -> str:

@@ -185,6 +185,13 @@ def tensors_are_inside(manifest: Manifest) -> Iterator[Finding]:
     if embed.shape != (manifest.text.vocab_size, manifest.text.hidden_size):
         wanted = f"[{manifest.text.vocab_size}, {manifest.text.hidden_size}]"
         yield "text.embed_tokens.shape", wanted, short(list(embed.shape))
+    for index, token in enumerate(manifest.text.stop_ids):
+        if token >= manifest.text.vocab_size:
+            yield (
+                f"text.stop_ids[{index}]",
+                f"a token below {manifest.text.vocab_size}",
+                str(token),
+            )
 
 
 RULES: tuple[Rule, ...] = (

@@ -8,13 +8,19 @@ answer may be. Order and mathematics are those of transformers 5.23, ``_get_logi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lvlm_profiles.records import mismatch
+from lvlm_runtime.errors import LvlmError
+
 Scores = NDArray[np.float32]
 Ids = NDArray[np.int64]
+# Smallest and largest factor that float32, in which scores are counted, holds in full precision.
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,72 @@ class GenerationRules:
 NO_RULES = GenerationRules()
 
 
+def checked_rules(
+    rules: GenerationRules, vocab_size: int, where: str | Path, remedy: str
+) -> GenerationRules:
+    """Rules that can be applied to every score, as transformers takes them.
+
+    Args:
+        rules: As a file has them, of the right types.
+        vocab_size: Tokens of the language model.
+        where: The file, for messages.
+        remedy: What to do about a wrong one.
+
+    Returns:
+        The rules; a count below 0 is 0, which is off, as transformers has it.
+
+    Raises:
+        LvlmError: A penalty that is not above 0, a factor or bias that float32 does not hold, an
+            empty sequence, or a token that the model does not have.
+    """
+    for name, token in _tokens(rules):
+        check_token(name, token, vocab_size, where, remedy)
+    sequences = {
+        "sequence_bias": [ids for ids, _ in rules.sequence_bias],
+        "bad_words_ids": list(rules.bad_words_ids),
+    }
+    for name, several in sequences.items():
+        if () in several:
+            entry = f"{name}[{several.index(())}]"
+            raise mismatch(where, entry, "ids of tokens", "an empty list", remedy)
+    penalty = rules.repetition_penalty
+    if not _SMALLEST <= penalty <= _LARGEST:
+        raise mismatch(where, "repetition_penalty", "a number above 0", repr(penalty), remedy)
+    finite = {f"sequence_bias[{i}]": bias for i, (_, bias) in enumerate(rules.sequence_bias)}
+    if rules.exponential_decay_length_penalty is not None:
+        name = "exponential_decay_length_penalty"
+        finite[name] = rules.exponential_decay_length_penalty[1]
+    for entry, value in finite.items():
+        if not abs(value) <= _LARGEST:
+            raise mismatch(where, entry, "a finite number", repr(value), remedy)
+    counts = ("no_repeat_ngram_size", "min_length", "min_new_tokens")
+    return replace(rules, **{name: max(getattr(rules, name), 0) for name in counts})
+
+
+def check_token(name: str, token: int, vocab_size: int, where: str | Path, remedy: str) -> None:
+    """LvlmError where a setting names a token that the model does not have.
+
+    Arguments as of ``checked_rules``; ``name`` is the setting's.
+    """
+    if not 0 <= token < vocab_size:
+        raise LvlmError(
+            f"{where}: {name} names token {token}, and the model has {vocab_size}; {remedy}"
+        )
+
+
+def _tokens(rules: GenerationRules) -> list[tuple[str, int]]:
+    """Every id that a rule names, behind the rule's name."""
+    several = [
+        *(("sequence_bias", ids) for ids, _ in rules.sequence_bias),
+        *(("bad_words_ids", ids) for ids in rules.bad_words_ids),
+        *(
+            (name, getattr(rules, name))
+            for name in ("forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens")
+        ),
+    ]
+    return [(name, token) for name, ids in several for token in ids]
+
+
 @dataclass(frozen=True)
 class AnswerLimits:
     """What rules need to know of a request.
@@ -89,8 +161,9 @@ def apply_rules(
     if rules == NO_RULES:
         return scores
     ids = np.asarray(history, dtype=np.int64)
-    for rule in _IN_ORDER:
-        scores = rule(rules, scores, ids, limits)
+    with np.errstate(over="ignore", invalid="ignore"):  # the sampler refuses what comes of it
+        for rule in _IN_ORDER:
+            scores = rule(rules, scores, ids, limits)
     return scores
 
 
@@ -150,9 +223,13 @@ def _decay(rules: GenerationRules, scores: Scores, ids: Ids, limits: AnswerLimit
     if beyond <= 0:
         return scores
     stops = list(limits.stop_ids)
-    penalty = np.abs(scores[stops]) * np.float32(factor**beyond - 1)
+    # Where a long answer goes on behind its end the power grows beyond every number: the end is then
+    # as probable as float32 can say. Python's own power would raise an error.
+    power = np.float32(np.float64(factor) ** beyond - 1)
+    penalty = np.abs(scores[stops]) * np.clip(power, -_LARGEST, _LARGEST)
     scores = scores.copy()
-    scores[stops] += np.where(np.isfinite(scores[stops]), penalty, np.float32(0))
+    ended = np.clip(scores[stops] + penalty, -_LARGEST, _LARGEST)
+    scores[stops] = np.where(np.isfinite(scores[stops]), ended, scores[stops])
     return scores
 
 

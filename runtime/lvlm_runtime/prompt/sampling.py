@@ -127,7 +127,14 @@ class Sampler:
                 "probably too low; build with a higher precision"
             )
         scores = apply_rules(self.rules, scores, history, self.limits)
-        if scores.max() == -np.inf:
+        peak = float(scores.max())
+        if math.isnan(peak) or peak == math.inf:
+            raise LvlmError(
+                f"the rules in force ({', '.join(self.rules.in_force)}) make a score of {peak}, a finite"
+                " number is needed: their factors are too large or too small; give --no-model-rules,"
+                " or another repetition penalty"
+            )
+        if peak == -math.inf:
             raise LvlmError(
                 "the rules of the checkpoint's generation_config.json"
                 f" ({', '.join(self.rules.in_force)}) leave no token to go on with; give"

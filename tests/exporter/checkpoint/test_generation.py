@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,17 @@ def test_long_lists_are_counted(tmp_path: Path) -> None:
         ({"sequence_bias": [[[300], 1.0]]}, r"sequence_bias names token 300"),
         ({"forced_eos_token_id": [261]}, r"forced_eos_token_id names token 261"),
         ({"max_new_tokens": -1}, r"is refused by transformers: .*max_new_tokens"),
+        ({"repetition_penalty": 0.0}, r"repetition_penalty: expected a number above 0, got 0\.0"),
+        ({"repetition_penalty": -1.0}, r"repetition_penalty: expected a number above 0, got -1"),
+        ({"repetition_penalty": float("nan")}, r"expected a number above 0, got nan; correct it"),
+        ({"bad_words_ids": [[1], []]}, r"bad_words_ids\[1\]: expected ids of tokens, got an empty"),
+        ({"sequence_bias": [[[], 1.0]]}, r"sequence_bias\[0\]: expected ids of tokens, got an em"),
+        ({"sequence_bias": [[[1], 1e39]]}, r"sequence_bias\[0\]: expected a finite number, got 1e"),
+        (
+            {"exponential_decay_length_penalty": [1, float("inf")]},
+            r"exponential_decay_length_penalty: expected a finite number, got inf; correct it",
+        ),
+        ({"guidance_scale": float("inf")}, r"cannot be taken along: it holds a number that is inf"),
     ],
 )
 def test_a_rule_that_cannot_be_is_refused(
@@ -123,6 +135,22 @@ def test_a_rule_that_cannot_be_is_refused(
     with pytest.raises(LvlmError, match=message) as raised:
         record_of(tmp_path, **content)
     assert "\n" not in str(raised.value)
+
+
+def test_a_count_below_zero_is_off(tmp_path: Path) -> None:
+    """As in transformers, which makes no processor of it; nothing is said to be applied."""
+    counts = {"no_repeat_ngram_size": -1, "min_length": -1}
+    assert record_of(tmp_path, **counts).rules == NO_RULES
+    assert record_of(tmp_path, min_new_tokens=-2).rules == NO_RULES
+
+
+def test_an_end_that_the_model_cannot_say_is_refused(tiny_llava: Path, tmp_path: Path) -> None:
+    shutil.copy(tiny_llava / "checkpoint" / "config.json", tmp_path)
+    record_of(tmp_path, eos_token_id=[5, 10_000_000])
+    with pytest.raises(
+        LvlmError, match=r"eos_token_id names token 10000000, and the model has \d+"
+    ):
+        _ = Checkpoint.open(tmp_path).stop_ids
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

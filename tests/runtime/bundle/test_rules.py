@@ -112,6 +112,10 @@ DAMAGES: dict[str, tuple[Callable[[Content], None], str]] = {
     "no graph": (put("weights.bin", "assemble"), r"every graph that a chain .* got no 'weights"),
     "a count": (put(0, "text", "kv_heads"), r"text\.kv_heads: expected 1 to \d+, got 0"),
     "a large count": (put(1 << 40, "vision_tokens"), r"vision_tokens: expected 1 to \d+, got"),
+    "no such stop": (
+        put([1 << 20], "text", "stop_ids"),
+        r"text\.stop_ids\[0\]: expected a token below \d+, got 1048576",
+    ),
     "a stop": (put([-1], "text", "stop_ids"), r"text\.stop_ids\[0\]: expected 0 to \d+, got -1"),
     "pixels": (put(0, "preprocess", "height"), r"preprocess\.height: expected 1 to \d+, got 0"),
     "no size": (put(None, "preprocess", "height"), r"preprocess: expected a size to resize to"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
+from lvlm_runtime.bundle.generation import generation_record
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.prompt.rules import NO_RULES, AnswerLimits, GenerationRules, apply_rules
+from lvlm_runtime.prompt.rules import (
+    NO_RULES,
+    AnswerLimits,
+    GenerationRules,
+    apply_rules,
+    checked_rules,
+)
 from lvlm_runtime.prompt.sampling import Sampler, SamplingOptions
 
 VOCAB, STOPS = 24, (3, 7)
@@ -164,3 +174,82 @@ def test_only_rules_that_are_on_are_in_force() -> None:
     assert NO_RULES.in_force == ()
     rules = GenerationRules(min_new_tokens=1, suppress_tokens=(5,))
     assert rules.in_force == ("min_new_tokens", "suppress_tokens")
+
+
+def test_an_end_that_is_put_off_for_ever_stays_a_number() -> None:
+    """Behind 1,751 tokens a power of 1.5 is beyond float64, and Python's own raises an error."""
+    rules = GenerationRules(exponential_decay_length_penalty=(0, 1.5))
+    scores = np.array([2, -1, 0, -np.inf], np.float32)
+    sampler = Sampler(SamplingOptions(1.0, seed=1), rules, AnswerLimits(1, None, (1, 2, 3)))
+    for length in (100, 300, 5000):
+        assert sampler.sample(scores, [0] * length) == 1
+        assert sampler.scores(scores, [0] * length)[2:].tolist() == [0, -np.inf]
+
+
+def test_rules_that_leave_no_number_are_refused() -> None:
+    sampler = Sampler(SamplingOptions(), GenerationRules(repetition_penalty=1e-37))
+    with pytest.raises(
+        LvlmError, match=r"\(repetition_penalty\) make a score of inf, a finite num"
+    ):
+        sampler.sample(np.full(3, 99, np.float32), [1])
+    several = (((0,), 3e38), ((0,), 3e38), ((1,), -3e38), ((1,), -3e38), ((1,), 3e38))
+    sampler = Sampler(SamplingOptions(), GenerationRules(sequence_bias=several))
+    with pytest.raises(LvlmError, match=r"\(sequence_bias\) make a score of "):
+        sampler.sample(np.zeros(3, np.float32), [1])
+
+
+numbers = st.integers(-(1 << 65), 1 << 65) | st.integers(-3, VOCAB + 3)
+reals = st.floats(allow_nan=False, allow_infinity=False) | st.floats(0.5, 2) | numbers
+lists = st.lists(numbers | ids, max_size=3)
+anything = st.none() | st.booleans() | numbers | reals | st.text(max_size=3) | st.lists(lists)
+content = st.fixed_dictionaries(
+    {
+        "sequence_bias": st.lists(st.tuples(lists, reals).map(list), max_size=3),
+        "repetition_penalty": reals,
+        "no_repeat_ngram_size": numbers,
+        "bad_words_ids": st.lists(lists, max_size=3),
+        "min_length": numbers,
+        "min_new_tokens": numbers,
+        "forced_eos_token_id": lists,
+        "exponential_decay_length_penalty": st.none() | st.tuples(numbers, reals).map(list),
+        "suppress_tokens": lists,
+        "begin_suppress_tokens": lists,
+    }
+)
+# One rule that may be anything at all, the others off; or all of them of their types.
+plain = {**json.loads(json.dumps(dataclasses.asdict(NO_RULES)))}
+one_of_them = st.one_of(
+    *(
+        st.tuples(st.just(name), anything | content.map(lambda all_, n=name: all_[n]))
+        for name in plain
+    )
+).map(lambda pair: {**plain, pair[0]: pair[1]})
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    rules=one_of_them | content,
+    history=st.lists(ids, max_size=MAX_NEW - 1),
+    seed=st.integers(0, 2**32 - 1),
+    temperature=st.sampled_from([0.0, 1.0]),
+)
+def test_any_rules_give_a_token_or_one_line(
+    rules: dict[str, Any], history: list[int], seed: int, temperature: float
+) -> None:
+    file = {"rules": rules, "left_out": {}}
+    scores = np.random.default_rng(seed).normal(0, 4, VOCAB).astype(np.float32)
+    lines, found, token = "", np.zeros(1, np.float32), 0
+    try:
+        read = generation_record(file, VOCAB, Path("generation.json")).rules
+        sampler = Sampler(
+            SamplingOptions(temperature, seed=1), read, AnswerLimits(len(PROMPT), MAX_NEW, STOPS)
+        )
+        found = sampler.scores(scores, PROMPT + history)
+        token = sampler.sample(scores, PROMPT + history)
+        assert checked_rules(read, VOCAB, "", "") == read
+    except LvlmError as error:
+        lines = str(error)
+    assert "\n" not in lines
+    assert not np.isnan(found).any()
+    assert found.max() < np.inf
+    assert 0 <= token < VOCAB
