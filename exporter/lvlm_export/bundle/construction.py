@@ -8,7 +8,8 @@ one that was killed:
 - ``journal.json`` says what is finished and, by being there, that the directory is a build's;
 - ``bundle/`` holds the files of the bundle and is what becomes it;
 - ``float32/`` with ``float32.json`` holds the stand-in of ``Construction.twin``;
-- ``replaced/`` is the old bundle between two renames, where the file system cannot exchange.
+- ``replaced/`` is the old bundle between two renames, where the file system cannot exchange;
+  ``replaced.XXXXXXXX/`` as well, where NFS keeps files of an older one that a program has open.
 
 The bundle is whole, on the disk and noted as such before anything at the target changes. Then one
 step puts it there: a rename where there was nothing, an exchange where an older bundle is replaced.
@@ -21,6 +22,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +46,7 @@ from lvlm_profiles.files import (
     write_whole,
 )
 from lvlm_runtime.bundle.bundle import MANIFEST, file_sha256, manifest_text, read_manifest
+from lvlm_runtime.bundle.files import entries
 from lvlm_runtime.bundle.manifest import Manifest
 from lvlm_runtime.errors import LvlmError
 
@@ -84,8 +87,7 @@ class Construction:
 
     def twin(self, key: str) -> Workspace:
         """A second workspace, for a stand-in that is not published."""
-        journal = self.directory / f"{TWIN}.json"
-        workspace = Workspace(self.directory / TWIN, journal, key)
+        workspace = Workspace(self.directory / TWIN, self._journal(TWIN), key)
         workspace.resume(self.remedy)
         return workspace
 
@@ -100,19 +102,27 @@ class Construction:
         write_whole(workspace.path(MANIFEST), text)
         for path in foreign_files(workspace.directory):
             raise LvlmError(f"{path} is not part of the bundle; move it away and build again")
-        for path in (*workspace.directory.rglob("*"), workspace.directory):
+        for path, _ in entries(workspace.directory):
             sync_to_disk(path)
+        sync_to_disk(workspace.directory)
         workspace.manifest = hashlib.sha256(text.encode()).hexdigest()
         workspace.note()
         self._put(workspace.directory)
         self.clear()
 
     def clear(self) -> None:
-        """Remove all that a build needed, the journal last."""
-        if self._noted("manifest") is not None:
-            self._remove_bundles()
-        for name, journal in ((TWIN, f"{TWIN}.json"), (BUNDLE, JOURNAL)):
-            Workspace(self.directory / name, self.directory / journal, "").discard()
+        """Remove all that a build needed, the journal last: it stays with what is in use and left."""
+        gone = self._noted("manifest") is None or self._remove_bundles()
+        gone = Workspace(self.directory / TWIN, self._journal(TWIN), "").discard() and gone
+        if gone:
+            Workspace(self.directory / BUNDLE, self.directory / JOURNAL, "").discard()
+
+    @property
+    def is_left(self) -> bool:
+        """Only what a program has open of a replaced bundle lies here; the next build removes it."""
+        places = [path for path in (self.directory / BUNDLE, *self._set_aside()) if path.exists()]
+        whole = any((path / MANIFEST).exists() for path in places)
+        return self._noted("manifest") is not None and bool(places) and not whole
 
     def _put(self, built: Path) -> None:
         """Let the target be what was built."""
@@ -123,7 +133,8 @@ class Construction:
             else:
                 refuse_foreign(target)
                 if not exchange(built, target):
-                    remove_bundle(replaced)
+                    if not remove_bundle(replaced):  # in use and left: another name is free
+                        replaced = replaced.with_name(f"{REPLACED}.{os.urandom(4).hex()}")
                     target.rename(replaced)
                     self._sync()
                     built.rename(target)
@@ -138,14 +149,22 @@ class Construction:
 
     def bring_back(self) -> None:
         """A bundle that was set aside, by a build that was killed before the new one came."""
-        replaced = self.directory / REPLACED
-        if replaced.exists() and not os.path.lexists(self.target):
-            replaced.rename(self.target)
-            self._sync()
+        for replaced in self._set_aside():
+            if (replaced / MANIFEST).exists() and not os.path.lexists(self.target):
+                replaced.rename(self.target)
+                self._sync()
 
-    def _remove_bundles(self) -> None:
-        for name in (BUNDLE, REPLACED):
-            remove_bundle(self.directory / name)
+    def _set_aside(self) -> list[Path]:
+        name = re.compile(rf"{REPLACED}(\.[0-9a-f]{{8}})?")
+        return [path for path in sorted(self.directory.iterdir()) if name.fullmatch(path.name)]
+
+    def _remove_bundles(self) -> bool:
+        """Whether nothing of them is left."""
+        gone = [remove_bundle(path) for path in (self.directory / BUNDLE, *self._set_aside())]
+        return all(gone)
+
+    def _journal(self, name: str) -> Path:
+        return self.directory / f"{name}.json"
 
     def whole_manifest(self, key: str) -> Manifest | None:
         """The manifest of a bundle of this key that only waits to be published."""

@@ -6,6 +6,7 @@ the manifest's list and by the runtime's table of what may lie beside (``bundle/
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -17,6 +18,9 @@ from lvlm_runtime.bundle.bundle import MANIFEST, check_files, read_manifest
 from lvlm_runtime.bundle.files import entries, has_place
 from lvlm_runtime.bundle.manifest import Manifest
 from lvlm_runtime.errors import LvlmError
+
+# What a file that a program has open, or the folder that it lies in, answers on NFS.
+IN_USE = (errno.EBUSY, errno.ENOTEMPTY, errno.EEXIST)
 
 
 def present_key(target: Path) -> str | None:
@@ -68,26 +72,76 @@ def foreign_files(directory: Path) -> Iterator[Path]:
             yield path
 
 
-def remove_bundle(directory: Path) -> None:
+def remove_bundle(directory: Path) -> bool:
     """Remove a bundle whose place another has taken; the manifest last, so that it can be resumed.
+
+    Returns:
+        Whether nothing is left, as of ``remove_all``.
 
     Raises:
         LvlmError: It holds a file that is not part of it; nothing was removed.
     """
     if not directory.is_dir() or directory.is_symlink():
-        return
+        return True
     for path in foreign_files(directory):
         raise LvlmError(
             f"{path} is not part of the bundle that was replaced; move it away and type the same"
             " command again"
         )
+    manifest = directory / MANIFEST
     for path, mode in reversed(list(entries(directory))):
+        if path != manifest:
+            _remove(path, mode)
+    if not _needs_manifest(directory):
+        _remove(manifest, stat.S_IFREG)
+    _remove(directory, stat.S_IFDIR)
+    return not directory.exists()
+
+
+def remove_all(directory: Path) -> bool:
+    """Remove a directory of a build and all in it.
+
+    Of a file that another program has open NFS keeps a ``.nfsXXXX`` in its folder until that program
+    lets go of it; neither can be removed before, and that is no failure of a build.
+
+    Returns:
+        Whether nothing is left.
+
+    Raises:
+        OSError: It is a link or a file, or may not be removed.
+    """
+    if not os.path.lexists(directory):
+        return True
+    if directory.is_symlink() or not directory.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(directory))
+    for path, mode in reversed(list(entries(directory))):
+        _remove(path, mode)
+    _remove(directory, stat.S_IFDIR)
+    return not directory.exists()
+
+
+def _remove(path: Path, mode: int) -> None:
+    """Remove a file or an empty folder; one that is in use stays."""
+    try:
         if stat.S_ISDIR(mode):
             path.rmdir()
-        elif path != directory / MANIFEST:
+        else:
             path.unlink()
-    (directory / MANIFEST).unlink(missing_ok=True)
-    directory.rmdir()
+    except FileNotFoundError:
+        pass  # a program let go of it just now
+    except OSError as error:
+        if error.errno not in IN_USE:
+            raise
+
+
+def _needs_manifest(directory: Path) -> bool:
+    """Something is left that only the manifest tells from a file of somebody else's."""
+    return any(
+        not stat.S_ISDIR(mode)
+        and path != directory / MANIFEST
+        and not has_place(path.relative_to(directory).as_posix())
+        for path, mode in entries(directory)
+    )
 
 
 def _manifest_content(directory: Path) -> dict[str, Any] | None:

@@ -77,6 +77,13 @@ def real_target(output: Path) -> Path:
     return target
 
 
+def left_behind(output: Path) -> Path | None:
+    """The build's directory where a program has files of the replaced bundle open, and NFS keeps them."""
+    target = real_target(output)
+    directory = directory_of(target)
+    return directory if directory.is_dir() and Construction(target, directory).is_left else None
+
+
 def _reusable(target: Path, output: Path, key: str, force: bool) -> Manifest | None:
     """The manifest of a whole bundle of this key; None where one is to be built.
 

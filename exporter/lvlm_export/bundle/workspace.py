@@ -7,11 +7,11 @@ journal; one with another key starts over.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from lvlm_export.bundle.present import remove_all
 from lvlm_profiles import records
 from lvlm_profiles.files import remove_abandoned, sync_to_disk, write_whole
 from lvlm_runtime.bundle.bundle import WEIGHTS, file_sha256
@@ -103,15 +103,15 @@ class Workspace:
             return
         # The journal first: while files go, it must not say that they are finished.
         self.note()
-        if self.directory.exists():
-            shutil.rmtree(self.directory)
-        self.directory.mkdir()
+        remove_all(self.directory)
+        self.directory.mkdir(exist_ok=True)
 
-    def discard(self) -> None:
-        """Remove files and journal."""
-        if self.directory.exists():
-            shutil.rmtree(self.directory)
-        self.journal.unlink(missing_ok=True)
+    def discard(self) -> bool:
+        """Remove files and, where nothing of them is in use and left, journal; was it so?"""
+        gone = remove_all(self.directory)
+        if gone:
+            self.journal.unlink(missing_ok=True)
+        return gone
 
     def _noted(self, remedy: str) -> Journal | None:
         """What an earlier run of this build noted, if what it is about is still there."""

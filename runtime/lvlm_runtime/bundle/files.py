@@ -39,6 +39,8 @@ BESIDE = {
     rf"engines/(rtx|trt)/{re.escape(STAMP)}": "as above, for the engines",
     # What a process that was killed left of a file that it was writing; nothing reads it.
     rf"(.*/)?{IS_TEMPORARY.pattern}": "nothing",
+    # What NFS keeps of a file that was removed while a program has it open; nothing reads it by name.
+    r"(.*/)?\.nfs[0-9a-f]+": "nothing",
 }
 # Of what is read as a whole. Graphs have some kilobytes, a manifest of a thousand tensors half a
 # megabyte, the largest tokenizers some tens.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import publishing
 from lvlm_export.bundle import exchange as exchange_module
 from lvlm_export.bundle.construction import JOURNAL, LOCK, directory_of, open_construction
 from lvlm_export.bundle.exchange import exchange
+from lvlm_export.bundle.publish import left_behind
 from lvlm_runtime.errors import LvlmError, UsageError
 from publishing import NEW, OLD, OTHER, World, build, is_whole, write_bundle
 
@@ -116,6 +118,43 @@ def test_a_bundle_with_folders_beyond_all_measure_is_replaced(tmp_path: Path) ->
         path.mkdir()
     force(world)
     assert world.is_new()
+    assert world.is_tidy()
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_replaced_bundle_that_is_in_use_on_nfs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchanges: bool
+) -> None:
+    """NFS renames what is removed while it is open, and refuses to remove that and its folder."""
+    from lvlm_export.bundle import construction
+
+    world = World(tmp_path / "root", "force")
+    real = Path.unlink
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if path.name.startswith(".nfs"):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+        if path.name in ("weights.bin", "tokenizer.json"):
+            path.rename(path.with_name(f".nfs{os.urandom(12).hex()}"))
+        else:
+            real(path, missing_ok)
+
+    if not exchanges:
+        monkeypatch.setattr(construction, "exchange", lambda _one, _other: False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unlink)
+        # Of every bundle that is replaced files are open.
+        for key in (NEW, OTHER, OLD, NEW, NEW):
+            force(world, key)
+            assert world.is_new(key)
+            assert left_behind(world.output) == directory_of(world.target)
+        left = [path for path in directory_of(world.target).rglob("*") if path.is_file()]
+        assert {path.name[:4] for path in left} == {".nfs", "jour", "lock"}
+    force(world)
+    assert world.is_new()
+    assert left_behind(world.output) is None
+    for path in world.target.rglob(".nfs*"):
+        path.unlink()
     assert world.is_tidy()
 
 

@@ -45,6 +45,26 @@ def test_build_tables_show_tokens_at_each_stage(demo_bundle: Path) -> None:
     assert next_command(Path("my dir"), False).startswith("lvlm-export run 'my dir' --image")
 
 
+def test_build_says_what_is_left_of_a_replaced_bundle(
+    damaged_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from lvlm_export.bundle.build import BuildResult
+    from lvlm_export.bundle.construction import JOURNAL, directory_of
+    from lvlm_export.cli.commands.build import report
+
+    result = BuildResult(damaged_bundle, read_manifest(damaged_bundle), True)
+    left = directory_of(damaged_bundle) / "bundle" / ".nfs00000000000a1b2c00000001"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    report(result, damaged_bundle, False)
+    assert "note" not in capsys.readouterr().err, "it may be anything's"
+    directory = directory_of(damaged_bundle)
+    (directory / JOURNAL).write_text('{"manifest": "0123"}', encoding="utf-8")
+    report(result, damaged_bundle, False)
+    note = f"note    {directory} holds files of a replaced bundle that a program has open; the next"
+    assert note in capsys.readouterr().err
+
+
 def test_a_bundle_of_other_options_needs_force(demo_bundle: Path) -> None:
     line = error_line(typed("build", "--ratio", "0.25", "-o", demo_bundle), 1)
     assert "--force" in line

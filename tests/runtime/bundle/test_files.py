@@ -70,6 +70,7 @@ def test_what_comes_after_a_build_has_its_place(damaged_bundle: Path) -> None:
         *(SIGNATURE, STAMP, f".{MANIFEST}.1a2b3c4d.lvlm-tmp", "tokenizer/.x.1a2b3c4d.lvlm-tmp"),
         *("engines/rtx/record.json", "engines/rtx/vision.0.engine", "engines/rtx/kernels.cache"),
         *("engines/trt/timing.cache", f"engines/trt/{STAMP}"),
+        *(".nfs00000000000a1b2c00000001", "tokenizer/.nfs00000000000a1b2d00000002"),
     ):
         path = damaged_bundle / name
         path.parent.mkdir(parents=True, exist_ok=True)

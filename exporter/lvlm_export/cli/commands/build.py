@@ -185,6 +185,7 @@ def bundle_name(found: Located) -> str:
 
 def report(result: BuildResult, target: Path, is_demo: bool) -> None:
     """What was built and what to type next."""
+    from lvlm_export.bundle.publish import left_behind
     from lvlm_export.check.processor import EQUAL
     from lvlm_export.cli.console import show_table, size
     from lvlm_export.cli.summary import budget_bytes, graph_bytes, total_bytes, weight_bytes
@@ -215,6 +216,13 @@ def report(result: BuildResult, target: Path, is_demo: bool) -> None:
             say(f"warning {compared}", err=True)
     for sentence in read_generation(Bundle(target, manifest)).sentences():
         say(f"rules   {sentence}")
+    left = left_behind(target)
+    if left is not None:
+        say(
+            f"note    {left} holds files of a replaced bundle that a program has open; the next"
+            " build removes it",
+            err=True,
+        )
     say(f"next    {next_command(target, is_demo)}")
 
 
