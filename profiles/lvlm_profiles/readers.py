@@ -131,19 +131,25 @@ def what_is(path: str | os.PathLike[str]) -> str:
 
 
 def load_json(
-    path: str | os.PathLike[str], most: int = MOST_BYTES, *, constants: bool = False
+    path: str | os.PathLike[str],
+    most: int = MOST_BYTES,
+    *,
+    constants: bool = False,
+    repeated: bool = False,
 ) -> Any:
     """What ``parse_json`` makes of a file; errors as of ``read_text`` and ``parse_json``."""
-    return parse_json(read_text(path, most), constants=constants)
+    return parse_json(read_text(path, most), constants=constants, repeated=repeated)
 
 
-def parse_json(text: str, *, constants: bool = False) -> Any:
+def parse_json(text: str, *, constants: bool = False, repeated: bool = False) -> Any:
     """Plain values from JSON.
 
     Args:
         text: The JSON.
         constants: NaN, Infinity and -Infinity may stand in it, which are no JSON but which Python
             writes; configurations of checkpoints hold them where nobody counts with them.
+        repeated: An entry of a table may stand twice, of which the last counts, as transformers reads
+            the files of checkpoints.
 
     Raises:
         UnreadableError: It is no JSON, names an entry of a table twice, or holds what
@@ -156,7 +162,7 @@ def parse_json(text: str, *, constants: bool = False) -> Any:
         lvlm_profiles.readers.UnreadableError: 'ratio' stands twice in one table
     """
     try:
-        value = json.loads(text, object_pairs_hook=_table)
+        value = json.loads(text, object_pairs_hook=None if repeated else _table)
     except UnreadableError:
         raise
     except RecursionError:

@@ -39,7 +39,9 @@ def read_json(path: Path, remedy: str) -> Any:
         raise LvlmError(f"{path} is damaged: it is no JSON ({error}); {remedy}") from None
 
 
-def parse(data: bytes, where: str | Path, remedy: str, *, constants: bool = False) -> Any:
+def parse(
+    data: bytes, where: str | Path, remedy: str, *, constants: bool = False, repeated: bool = False
+) -> Any:
     """As ``read_json`` for the bytes of a file that was read already.
 
     Args:
@@ -47,12 +49,13 @@ def parse(data: bytes, where: str | Path, remedy: str, *, constants: bool = Fals
         where: The file, for the message.
         remedy: What to do about a damaged one.
         constants: As of ``readers.parse_json``.
+        repeated: As of ``readers.parse_json``.
 
     Raises:
         LvlmError: They are no JSON.
     """
     try:
-        return parse_json(decode(data), constants=constants)
+        return parse_json(decode(data), constants=constants, repeated=repeated)
     except UnreadableError as error:
         raise LvlmError(f"{where} is damaged: it is no JSON ({error}); {remedy}") from None
 

@@ -60,6 +60,8 @@ def test_json_that_is_read() -> None:
         "a": [1, 2.5, None, True, "\U0001f600"]
     }
     assert parse_json("1000000000000000019884624838656") == int(1e30)
+    twice = '[{"a": 1, "b": {"c": 1, "c": 2}, "a": 3}]'
+    assert parse_json(twice, repeated=True) == json.loads(twice) == [{"a": 3, "b": {"c": 2}}]
     assert parse_json("[-Infinity]", constants=True) == [float("-inf")]
     depth = MOST_DEPTH
     assert json.dumps(parse_json("[" * depth + "]" * depth)) == "[" * depth + "]" * depth

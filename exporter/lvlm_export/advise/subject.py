@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lvlm_export.plan.fit import geometry_of
 from lvlm_export.reduction.budget import Geometry
@@ -14,9 +13,6 @@ from lvlm_profiles.shapes.dims import ModelDims
 from lvlm_profiles.shapes.presets import Preset, Tiles
 from lvlm_runtime.errors import UsageError
 from lvlm_runtime.image import anyres
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)

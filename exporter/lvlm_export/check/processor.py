@@ -35,6 +35,7 @@ from lvlm_export.checkpoint.processing import (
 from lvlm_export.families.shared.image_config import preprocess_spec
 from lvlm_export.plan.plan import Plan
 from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.golden import NOT_COMPARED
 from lvlm_runtime.prompt.encoder import PromptEncoder
 from lvlm_runtime.prompt.messages import in_form
 
@@ -56,7 +57,8 @@ def check_processor(
         samples: Requests to compare.
 
     Returns:
-        ``EQUAL``, or what could not be compared and why.
+        ``EQUAL``, or what could not be compared and why, of the first such sample; ``NOT_COMPARED``
+        where there are no samples.
 
     Raises:
         LvlmError: Tokens or pixels differ; names the file and the setting where they are known.
@@ -66,12 +68,14 @@ def check_processor(
             processor = load_processor(checkpoint)
     except Exception as error:  # a checkpoint may name any class, and each has errors of its own
         return f"transformers' processor could not be made: {one_reason(error)}"
-    outcome, shape = EQUAL, plan.shape
+    outcomes, shape = [], plan.shape
     for sample in samples:
         request = request_of(sample, encoder, shape.layouts, shape.preprocess, shape.image_token_id)
         with quiet_transformers():
-            outcome = _compare(processor, encoder, checkpoint, plan, sample, request)
-    return outcome
+            outcomes.append(_compare(processor, encoder, checkpoint, plan, sample, request))
+    if not outcomes:
+        return NOT_COMPARED
+    return next((outcome for outcome in outcomes if outcome != EQUAL), EQUAL)
 
 
 def load_processor(checkpoint: Checkpoint) -> Any:
@@ -127,15 +131,25 @@ def _compare(
         pixels = processor.image_processor([list(sample.images)], return_tensors="np").pixel_values
         _check_pixels(pixels, request.pixel_values, processor, checkpoint, plan)
         missing = [name for name, value in _counting(processor).items() if value is None]
-        reason = f"{PROCESSOR} does not set {missing[0]}" if missing else one_reason(error)
-        return f"transformers' processor does not count this checkpoint's image tokens: {reason}"
+        return _not_counted(
+            f"{PROCESSOR} does not set {missing[0]}" if missing else one_reason(error)
+        )
     _check_pixels(pixels, request.pixel_values, processor, checkpoint, plan)
     # A trained projector gives another number of tokens than transformers' processor knows.
     if plan.shape.projector is None:
         wanted = plan.shape.visual_tokens(request.layout, plan.shape.vision.tokens)
         count = ids.count(encoder.image_token_id)
+        # A default of today's class says nothing of a file that an earlier one wrote without it.
+        given = processor_settings(checkpoint.directory)
+        absent = [name for name in _counting(processor) if name not in given]
+        if count != wanted * len(sample.images) and absent:
+            return _not_counted(f"{PROCESSOR} does not set {absent[0]}")
         _check_count(count, wanted * len(sample.images), processor)
     return EQUAL
+
+
+def _not_counted(reason: str) -> str:
+    return f"transformers' processor does not count this checkpoint's image tokens: {reason}"
 
 
 def _prompt(processor: Any, encoder: PromptEncoder, sample: ParitySample) -> str:

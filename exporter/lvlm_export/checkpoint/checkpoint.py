@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from lvlm_export.checkpoint.files import READ_FILES, one_reason, read_json
+from lvlm_export.checkpoint.files import (
+    READ_FILES,
+    AbsentFileError,
+    one_reason,
+    read_json,
+    refuse_pointer,
+)
 from lvlm_export.checkpoint.fit import check_tensors
 from lvlm_export.checkpoint.generation import generation_config
 from lvlm_export.checkpoint.numbers import check_numbers
@@ -28,8 +34,6 @@ from lvlm_export.checkpoint.refused import (
     refuse_tensors,
 )
 from lvlm_export.checkpoint.shards import (
-    INDEX,
-    WHOLE,
     StoredTensor,
     WeightFiles,
     find_weights,
@@ -68,10 +72,10 @@ class Checkpoint:
 
     @classmethod
     def open(cls, directory: Path) -> Checkpoint:
-        """Read config.json and check that the weights are there.
+        """Read config.json; the weights are looked at when they are asked for.
 
         Raises:
-            LvlmError: Unknown model_type, missing or damaged files, pickles only.
+            LvlmError: Unknown model_type, or config.json is missing or damaged.
         """
         refuse_adapter(directory)
         raw = read_json(directory / "config.json")
@@ -122,10 +126,17 @@ class Checkpoint:
 
     @property
     def has_weights(self) -> bool:
-        """There are weight files; a plan can do without them."""
-        return any((self.directory / name).exists() for name in (WHOLE, INDEX)) or (
-            getattr(self.config, "transformers_weights", None) is not None
-        )
+        """All weight files are there, none as a git-lfs pointer; a plan can do without them.
+
+        Raises:
+            LvlmError: It cannot be told which files they are.
+        """
+        try:
+            for path in self._weight_files().paths:
+                refuse_pointer(path)
+        except AbsentFileError:
+            return False
+        return True
 
     def _weight_files(self) -> WeightFiles:
         return find_weights(self.directory, getattr(self.config, "transformers_weights", None))

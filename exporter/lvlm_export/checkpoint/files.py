@@ -32,6 +32,10 @@ READ_FILES = (
 POINTER = b"version https://git-lfs.github.com/spec/"
 
 
+class AbsentFileError(LvlmError):
+    """A file of the checkpoint is not there, or only git-lfs's stand-in for it."""
+
+
 @dataclass(frozen=True)
 class Located:
     """Where a checkpoint lies and what it is called.
@@ -109,7 +113,7 @@ def _download(hub_id: str, revision: str) -> Located:
 
 
 def refuse_pointer(path: Path) -> None:
-    """LvlmError where a file is git-lfs's stand-in for the one that is wanted."""
+    """AbsentFileError where a file is git-lfs's stand-in for the one that is wanted."""
     if not path.is_file():
         return
     try:
@@ -118,7 +122,7 @@ def refuse_pointer(path: Path) -> None:
     except OSError:
         return  # whoever reads the file says what is wrong with it
     if start == POINTER:
-        raise LvlmError(
+        raise AbsentFileError(
             f"{path} is a git-lfs pointer and not the file itself; type git lfs pull in"
             f" {path.parent}"
         )
@@ -128,7 +132,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Parse a JSON object; LvlmError names the file when it is missing or damaged."""
     refuse_pointer(path)
     try:
-        content = load_json(path, constants=True)
+        content = load_json(path, constants=True, repeated=True)
     except FileNotFoundError:
         raise LvlmError(
             f"{path} is missing; {path.parent} is {what_is(path.parent)}, give a Hugging Face checkpoint"

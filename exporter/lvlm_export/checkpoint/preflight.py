@@ -13,7 +13,10 @@ from lvlm_runtime.prompt.encoder import PromptEncoder
 
 
 def preflight(checkpoint: Checkpoint, image_size: tuple[int, int] | None = None) -> None:
-    """Check a checkpoint's parts against each other; no weights are read.
+    """Check a checkpoint's parts against each other, from headers and JSON.
+
+    Weights are read in one case: where the configuration ties the output projection to the token table
+    and both are stored, the two are compared (``Checkpoint.tied_embeddings``).
 
     Args:
         checkpoint: The checkpoint.
@@ -35,7 +38,7 @@ def preflight(checkpoint: Checkpoint, image_size: tuple[int, int] | None = None)
 
 def _check_picture(shape: ModelShape) -> None:
     """What the image processor gives is what the vision tower takes."""
-    edge, given = shape.vision.image_size, picture_size(shape.preprocess)
+    edge, given = shape.vision.image_size, preprocessed_size(shape.preprocess)
     if given is None:
         raise LvlmError(
             "the image processor gives pictures whose size follows theirs and the vision tower takes"
@@ -67,7 +70,7 @@ def _check_image_token(checkpoint: Checkpoint, shape: ModelShape) -> None:
         )
 
 
-def picture_size(spec: PreprocessSpec) -> tuple[int, int] | None:
+def preprocessed_size(spec: PreprocessSpec) -> tuple[int, int] | None:
     """Height and width of every picture or tile after preprocessing; None where they vary."""
     if spec.center_crop is not None:
         return spec.center_crop

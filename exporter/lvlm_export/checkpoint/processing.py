@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from lvlm_export.checkpoint.files import one_reason, read_json
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.prompt.chat_template import default_template
+from lvlm_runtime.prompt.encoder import image_token_of
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -80,11 +81,11 @@ def prompt_files(directory: Path) -> dict[str, bytes]:
     tokenizer = load_tokenizer(directory)
     source = settings.get("chat_template")
     template = default_template(tokenizer.chat_template if source is None else source, directory)
-    token = getattr(tokenizer, "image_token", None) or settings.get("image_token", "<image>")
+    token = getattr(tokenizer, "image_token", None) or image_token_of(settings, directory)
     return {
         "tokenizer.json": tokenizer.backend_tokenizer.to_str().encode(),
         "tokenizer_config.json": _json(tokenizer.special_tokens_map),
-        "processor_config.json": _json({"image_token": token}),
+        "processor_config.json": _json({"image_token": str(token)}),
         "chat_template.jinja": template.encode(),
     }
 

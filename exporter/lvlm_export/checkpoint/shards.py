@@ -17,7 +17,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from lvlm_export.checkpoint.files import read_json, refuse_pointer
+from lvlm_export.checkpoint.files import AbsentFileError, read_json, refuse_pointer
 from lvlm_profiles.readers import UnreadableError, check_regular
 from lvlm_runtime.errors import LvlmError
 
@@ -71,7 +71,8 @@ def find_weights(directory: Path, named: object = None) -> WeightFiles:
         named: ``transformers_weights`` of config.json, a file that counts instead.
 
     Raises:
-        LvlmError: There is no such file, or the index is damaged or names what is not there.
+        AbsentFileError: There is no such file, the index names what is not there, or is a pointer.
+        LvlmError: The index is damaged, or there are the shards of a training run.
     """
     ranks = sorted(path.name for path in directory.glob("shard-*") if RANKS.match(path.name))
     if ranks:
@@ -85,7 +86,7 @@ def find_weights(directory: Path, named: object = None) -> WeightFiles:
         return WeightFiles((directory / WHOLE,), {})
     if (directory / INDEX).is_file():
         return _indexed_shards(directory, INDEX)
-    raise LvlmError(f"{directory} has no {WHOLE} and no {INDEX}{_hint(directory)}")
+    raise AbsentFileError(f"{directory} has no {WHOLE} and no {INDEX}{_hint(directory)}")
 
 
 def _named_weights(directory: Path, named: object) -> WeightFiles:
@@ -96,7 +97,7 @@ def _named_weights(directory: Path, named: object) -> WeightFiles:
         )
     path = _inside(directory, named, directory / "config.json")
     if not path.is_file():
-        raise LvlmError(
+        raise AbsentFileError(
             f"{directory} lacks {named} which transformers_weights in its config.json names; copy"
             " it again"
         )
@@ -121,7 +122,9 @@ def _indexed_shards(directory: Path, index: str) -> WeightFiles:
     paths = [_inside(directory, name, directory / index) for name in sorted(set(names))]
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
-        raise LvlmError(f"{directory} lacks {missing[0]} which its index names; copy it again")
+        raise AbsentFileError(
+            f"{directory} lacks {missing[0]} which its index names; copy it again"
+        )
     return WeightFiles(tuple(paths), places)
 
 

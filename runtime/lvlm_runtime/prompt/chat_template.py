@@ -66,10 +66,16 @@ def default_template(template: Any, where: str | Path) -> str:
         where: The directory, for messages.
 
     Raises:
-        LvlmError: There is none, or several and none named "default".
+        LvlmError: There is none, or several and none named "default", or a list holds something else.
     """
     if isinstance(template, list):
-        template = {entry.get("name"): entry.get("template") for entry in template}
+        for entry in template:
+            if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+                raise LvlmError(
+                    f"chat_template in {where} lists {shown(entry)}, objects with name and template are"
+                    " needed; save the processor again"
+                )
+        template = {entry["name"]: entry.get("template") for entry in template}
     if isinstance(template, Mapping):
         template = template.get("default")
     if not isinstance(template, str):
@@ -113,10 +119,16 @@ def parse_object(content: bytes, where: str | Path) -> dict[str, Any]:
     Raises:
         LvlmError: It is anything but a JSON object.
     """
-    parsed = records.parse(content, where, "export it again", constants=True)
+    parsed = records.parse(content, where, "export it again", constants=True, repeated=True)
     if not isinstance(parsed, dict):
         raise LvlmError(f"{where} holds no JSON object; export it again")
     return parsed
+
+
+def shown(value: Any) -> str:
+    """A wrong value in one line of at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def one_line(error: BaseException) -> str:

@@ -21,6 +21,7 @@ from lvlm_runtime.prompt.chat_template import (
     find_template,
     one_line,
     parse_object,
+    shown,
 )
 from lvlm_runtime.prompt.messages import (
     ContentForms,
@@ -90,7 +91,7 @@ class PromptEncoder:
             for name in ("tokenizer_config.json", "processor_config.json")
         )
         special = _special_tokens(config)
-        image_token = special.get("image_token") or processor.get("image_token") or "<image>"
+        image_token = special.get("image_token") or image_token_of(processor, where)
         tokenizer = _read_tokenizer(files["tokenizer.json"], f"{where}/tokenizer.json")
         image_token_id = tokenizer.token_to_id(image_token)
         if image_token_id is None:
@@ -278,6 +279,32 @@ def _read_tokenizer(content: bytes, where: str) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def image_token_of(processor: Mapping[str, Any], where: str | Path) -> str:
+    """The image token that a ``processor_config.json`` names, for a tokenizer that names none.
+
+    Args:
+        processor: Content of the file; a token is a text or an object with its ``content``.
+        where: The directory, for messages.
+
+    Raises:
+        LvlmError: It is something else.
+
+    Example:
+        >>> image_token_of({"image_token": {"content": "<picture>"}}, "model"), image_token_of({}, "")
+        ('<picture>', '<image>')
+    """
+    token = processor.get("image_token")
+    text = token.get("content") if isinstance(token, Mapping) else token
+    if token is None or text == "":
+        return "<image>"
+    if not isinstance(text, str):
+        raise LvlmError(
+            f"image_token in {where}/processor_config.json is {shown(token)}, a text is needed;"
+            " correct it"
+        )
+    return text
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:

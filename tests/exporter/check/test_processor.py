@@ -19,6 +19,7 @@ from lvlm_export.checkpoint.processing import prompt_files
 from lvlm_export.demo import CHECKPOINT
 from lvlm_export.plan.plan import BuildOptions, Plan, make_plan
 from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.golden import NOT_COMPARED
 from lvlm_runtime.prompt.encoder import PromptEncoder
 
 LLAVA = {"patch_size": 8, "num_additional_image_tokens": 1}
@@ -47,15 +48,20 @@ def settings(directory: Path, **content: Any) -> None:
     (directory / "processor_config.json").write_text(json.dumps(content))
 
 
-def outcome(directory: Path, encoder: PromptEncoder | None = None, **options: Any) -> str:
+def outcome(
+    directory: Path, encoder: PromptEncoder | None = None, n_samples: int = 1, **options: Any
+) -> str:
     checkpoint = Checkpoint.open(directory)
-    return compare(checkpoint, make_plan(checkpoint, BuildOptions((1.0,), **options)), encoder)
+    plan = make_plan(checkpoint, BuildOptions((1.0,), **options))
+    return compare(checkpoint, plan, encoder, n_samples)
 
 
-def compare(checkpoint: Checkpoint, plan: Plan, encoder: PromptEncoder | None = None) -> str:
+def compare(
+    checkpoint: Checkpoint, plan: Plan, encoder: PromptEncoder | None = None, n_samples: int = 1
+) -> str:
     own = PromptEncoder.read(prompt_files(checkpoint.directory), checkpoint.directory)
     return check_processor(
-        checkpoint, plan, encoder or own, synthetic_samples(plan.shape.layouts, 1)
+        checkpoint, plan, encoder or own, synthetic_samples(plan.shape.layouts, n_samples)
     )
 
 
@@ -134,6 +140,24 @@ def test_a_count_that_differs_names_the_settings(
         LvlmError, match=rf"makes {count} image tokens where the model gives 36; .*\(patch_size "
     ):
         outcome(llava)
+
+
+def test_a_count_without_a_setting_is_said(llava: Path) -> None:
+    """Transformers 4.45 and 4.46 wrote no num_additional_image_tokens; today's default is 0."""
+    settings(llava, patch_size=8, vision_feature_select_strategy="default")
+    assert outcome(llava) == (
+        "transformers' processor does not count this checkpoint's image tokens:"
+        " processor_config.json does not set num_additional_image_tokens"
+    )
+
+
+def test_the_first_sample_that_is_not_equal_counts(
+    llava: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = iter(["a reason", EQUAL])
+    monkeypatch.setattr("lvlm_export.check.processor._compare", lambda *_: next(results))
+    assert outcome(llava, n_samples=2) == "a reason"
+    assert outcome(llava, n_samples=0) == NOT_COMPARED
 
 
 def test_what_cannot_be_compared_is_said(llava: Path) -> None:

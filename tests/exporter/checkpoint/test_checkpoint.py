@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import tiny
+from lvlm_export.advise.subject import subject_of_checkpoint
 from lvlm_export.checkpoint.checkpoint import Checkpoint
+from lvlm_export.checkpoint.preflight import preflight
 from lvlm_export.graphs.attention import NAME as ATTENTION
 from lvlm_runtime.errors import LvlmError
 
@@ -114,3 +118,48 @@ def test_a_selection_that_would_drop_a_patch_is_refused(tmp_path: Path) -> None:
     checkpoint.config.vision_feature_select_strategy = "default"
     with pytest.raises(LvlmError, match="'default' does not fit tower 'siglip_vision_model'"):
         checkpoint.family.shape(checkpoint.config, checkpoint.preprocessor, None)
+
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 4865522496\n"
+INDEX = {"metadata": {}, "weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+
+
+@pytest.mark.parametrize(
+    "lying_there",
+    [
+        {},
+        {"model.safetensors.index.json": json.dumps(INDEX)},
+        {"model.safetensors.index.json": json.dumps(INDEX), "model-1.safetensors": ""},
+        {"model.safetensors": POINTER},
+        {"model.safetensors.index.json": POINTER},
+        {
+            "model.safetensors.index.json": json.dumps(INDEX),
+            "model-1.safetensors": POINTER,
+            "model-2.safetensors": POINTER,
+        },
+    ],
+    ids=[
+        "nothing",
+        "an index",
+        "one of two",
+        "a pointer",
+        "an index's pointer",
+        "a shard's pointer",
+    ],
+)
+def test_a_plan_needs_no_weights(lying_there: dict[str, str], folder: Path, tmp_path: Path) -> None:
+    """JSON files alone, downloaded or cloned, plan as the whole checkpoint; a build refuses them."""
+    for path in folder.iterdir():
+        if path.suffix != ".safetensors":
+            shutil.copyfile(path, tmp_path / path.name)
+    for name, text in lying_there.items():
+        (tmp_path / name).write_text(text)
+    checkpoint = Checkpoint.open(tmp_path)
+    assert not checkpoint.has_weights
+    assert (
+        subject_of_checkpoint("x", tmp_path, None).dims
+        == subject_of_checkpoint("x", folder, None).dims
+    )
+    with pytest.raises(LvlmError, match=r"has no model|lacks model-|is a git-lfs pointer"):
+        preflight(checkpoint)
+    assert Checkpoint.open(folder).has_weights

@@ -17,7 +17,7 @@ from transformers import (
 
 import tiny
 from lvlm_export.checkpoint.checkpoint import Checkpoint
-from lvlm_export.checkpoint.preflight import picture_size, preflight
+from lvlm_export.checkpoint.preflight import preflight, preprocessed_size
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.image.preprocess import RESIZE_EXACT, RESIZE_SHORTEST_EDGE, PreprocessSpec
 
@@ -98,4 +98,4 @@ def test_a_wrong_shape_among_them_is_found(seven_billion: Path) -> None:
 def test_the_size_that_preprocessing_gives(
     spec: PreprocessSpec, size: tuple[int, int] | None
 ) -> None:
-    assert picture_size(spec) == size
+    assert preprocessed_size(spec) == size

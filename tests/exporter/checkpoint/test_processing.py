@@ -12,8 +12,10 @@ import pytest
 from transformers import AutoConfig
 
 from helpers import build_tiny
+from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.checkpoint.processing import image_settings, prompt_files
 from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.prompt.encoder import PromptEncoder
 
 Change = Callable[[Path], object]
 
@@ -52,6 +54,8 @@ def remove(name: str) -> Change:
 
 
 NO_JINJA = remove("chat_template.jinja")
+# A tokenizer's own comes before the processor's.
+NO_IMAGE_TOKEN = edit("tokenizer_config.json", image_token=None, extra_special_tokens=None)
 
 
 def test_settings_that_are_nowhere_are_refused(files: Path) -> None:
@@ -85,6 +89,14 @@ REFUSED: dict[str, tuple[list[Change], str]] = {
         [write("processor_config.json", "{")],
         r"processor_config\.json cannot be read as JSON",
     ),
+    "a list of templates with something else in it": (
+        [edit("processor_config.json", chat_template=["x"])],
+        r"chat_template in .* lists 'x', objects with name and template are needed; save the proc",
+    ),
+    "an image token that is a number": (
+        [NO_IMAGE_TOKEN, edit("processor_config.json", image_token=5)],
+        r"image_token in .*processor_config\.json is 5, a text is needed; correct it",
+    ),
     "a damaged tokenizer": (
         [edit("tokenizer.json", model=None)],
         r"does not read the tokenizer in .*; save it again",
@@ -104,6 +116,22 @@ def test_what_cannot_be_read_is_refused_in_one_line(trait: str, files: Path) -> 
     with pytest.raises(LvlmError, match=message) as raised:
         prompt_files(files)
     assert "\n" not in str(raised.value)
+
+
+def test_an_image_token_may_be_an_object(files: Path) -> None:
+    """As a tokenizer writes its own; and no token is the usual one."""
+    token = {"__type": "AddedToken", "content": "<image>", "special": True}
+    NO_IMAGE_TOKEN(files)
+    edit("processor_config.json", image_token=token)(files)
+    assert json.loads(prompt_files(files)["processor_config.json"]) == {"image_token": "<image>"}
+    assert PromptEncoder.open(files).image_token == "<image>"
+
+
+def test_an_entry_that_stands_twice_is_read_as_transformers_reads_it(files: Path) -> None:
+    text = (files / "config.json").read_text().replace("{", '{"model_type": "other",', 1)
+    (files / "config.json").write_text(text)
+    assert Checkpoint.open(files).config.model_type == "llava"
+    assert AutoConfig.from_pretrained(files).model_type == "llava"
 
 
 def test_an_unusable_template_is_refused_before_the_export(

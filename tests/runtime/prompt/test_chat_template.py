@@ -90,6 +90,16 @@ def test_no_template_is_refused(template: object) -> None:
         find_template({}, {"chat_template": template}, {}, "model")
 
 
+@pytest.mark.parametrize("entry", ["x", None, 5, {"template": "x"}, {"name": [], "template": "x"}])
+def test_a_list_of_something_else_is_refused(entry: object) -> None:
+    with pytest.raises(LvlmError, match=r"chat_template in model lists .*, objects with name and"):
+        find_template({}, {}, {"chat_template": [entry]}, "model")
+
+
+def test_of_an_entry_that_stands_twice_the_last_counts() -> None:
+    assert parse_object(b'{"a": 1, "a": 2}', "a.json") == {"a": 2} == json.loads('{"a": 1, "a": 2}')
+
+
 def test_a_template_that_is_no_text_is_named() -> None:
     with pytest.raises(LvlmError, match=r"model/chat_template\.jinja is not UTF-8 text \("):
         find_template({"chat_template.jinja": b"\xff"}, {}, {}, "model")

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from transformers import LlavaProcessor, PreTrainedTokenizerFast
 
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.prompt.encoder import PromptEncoder
+from lvlm_runtime.prompt.encoder import PromptEncoder, image_token_of
 from prompt_processors import PROCESSORS, save
 
 
@@ -237,6 +237,14 @@ def test_a_missing_file_is_named(name: str, directory: Path) -> None:
     (directory / name).unlink()
     with pytest.raises(LvlmError, match=rf"no such file: .*{name}; give the directory of a bundle"):
         PromptEncoder.open(directory)
+
+
+@pytest.mark.parametrize("token", [5, ["<image>"], {"content": None}, {"token": "<image>"}])
+def test_an_image_token_that_is_no_text_is_refused(token: object, directory: Path) -> None:
+    with pytest.raises(
+        LvlmError, match=r"image_token in .*/processor_config\.json is .*, a text is"
+    ):
+        image_token_of({"image_token": token}, directory)
 
 
 def test_a_tokenizer_without_image_token_is_refused(directory: Path) -> None:
