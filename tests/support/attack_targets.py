@@ -309,11 +309,7 @@ def add_golden(directory: Path) -> None:
     picture = Image.open(PICTURES / "mosaic_0.png").convert("RGB").resize((60, 40))
     session = Session.open(directory, device="cpu", threads=1)
     ratios = [budget.ratio for budget in session.bundle.manifest.budgets]
-    answers = {
-        ratio: session.generate(QUESTION, [picture], ratio, max_new_tokens=2).token_ids
-        for ratio in ratios
-    }
-    write_golden(directory, make_golden(QUESTION, [picture], 2, answers))
+    write_golden(directory, make_golden(session, QUESTION, [picture], 2, ratios))
     sign_again(directory.parent, directory / FILE)
 
 
