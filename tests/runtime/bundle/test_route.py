@@ -114,6 +114,7 @@ def test_names_of_all_budgets_stand_in_the_order_they_are_passed(llava: Manifest
         assert own == [name for name in names if name in own]
 
 
+@pytest.mark.slow
 def test_a_site_on_the_picture_comes_first(tiny_llava: Path, tmp_path: Path) -> None:
     options = {"method": "downsample", "baseline": False}
     built = build_tiny(tiny_llava / "checkpoint", tmp_path / "bundle", 0.5, **options)

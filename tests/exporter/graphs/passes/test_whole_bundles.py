@@ -80,6 +80,7 @@ def test_rotary_of_another_form_stays_as_it_is(
     assert operators["GroupQueryAttention"] == tiny.TEXT["num_hidden_layers"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("head_size_16")
 def test_other_targets_stay_standard(tmp_path: Path) -> None:
     checkpoint = tiny.llava(tmp_path / "checkpoint")
