@@ -155,9 +155,25 @@ def runner_up(logits: NDArray[np.floating]) -> RunnerUp:
         RunnerUp(token_id=2, gap=0.25)
     """
     second, first = np.argsort(logits, kind="stable")[-2:]
-    largest = float(np.abs(logits).max())
-    gap = float(logits[first]) - float(logits[second])
-    return RunnerUp(int(second), gap / max(largest, 1e-12))
+    return RunnerUp(int(second), logit_gap(logits, int(first), int(second)))
+
+
+def logit_gap(logits: NDArray[np.floating], token: int, other: int) -> float:
+    """How far a token's logit is above another's, relative to the largest absolute value."""
+    gap = float(logits[token]) - float(logits[other])
+    return gap / max(float(np.abs(logits).max()), 1e-12)
+
+
+def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
+    """Index of the first token that differs or that only one of them has; None when all are equal.
+
+    Example:
+        >>> first_difference([5, 6, 7], [5, 6]), first_difference([5, 6], [5, 6])
+        (2, None)
+    """
+    pairs = enumerate(zip(one, other, strict=False))
+    at = next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+    return None if at == len(one) == len(other) else at
 
 
 def write_golden(directory: Path, golden: Golden) -> None:
@@ -209,12 +225,8 @@ def compare_answer(answer: GoldenAnswer, got: tuple[int, ...], near: float) -> C
         near: Largest gap of a near tie.
     """
     expected = answer.token_ids
-    if got == expected:
-        return Comparison(answer.ratio, expected, got, None, None)
-    equal = [a == b for a, b in zip(expected, got, strict=False)]
-    at = equal.index(False) if False in equal else len(equal)
-    tie = None
-    if at < min(len(answer.runners_up), len(got)):
+    at, tie = first_difference(expected, got), None
+    if at is not None and at < min(len(answer.runners_up), len(got)):
         second = answer.runners_up[at]
         tie = second.gap if got[at] == second.token_id and second.gap <= near else None
     return Comparison(answer.ratio, expected, got, at, tie)

@@ -17,7 +17,6 @@ from lvlm_export.bundle.workspace import Workspace, file_ref
 from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.checkpoint.generation import read_rules
 from lvlm_export.checkpoint.preflight import preflight
-from lvlm_export.checkpoint.processing import prompt_files
 from lvlm_export.graphs.attention import NAME as ATTENTION
 from lvlm_export.graphs.element_types import torch_dtype
 from lvlm_export.graphs.export import export_graph, full_names
@@ -35,7 +34,6 @@ from lvlm_runtime.golden import FILE as GOLDEN
 from lvlm_runtime.golden import Golden, make_golden, write_golden
 from lvlm_runtime.graphs.gate import check_graph, find_parser
 from lvlm_runtime.progress import Progress
-from lvlm_runtime.prompt.encoder import PromptEncoder
 from lvlm_runtime.session import Session
 
 # Answer tokens that the parity gate compares per sample.
@@ -215,21 +213,14 @@ def compare_processor(checkpoint: Checkpoint, plan: Plan, samples: int) -> str:
     from lvlm_export.check.parity import synthetic_samples
     from lvlm_export.check.processor import check_processor
 
-    encoder = PromptEncoder.read(prompt_files(checkpoint.directory), checkpoint.directory)
     requests = synthetic_samples(plan.shape.layouts, min(samples, 1))
-    return check_processor(checkpoint, plan, encoder, requests)
+    return check_processor(checkpoint, plan, checkpoint.encoder, requests)
 
 
 def write_tokenizer(checkpoint: Checkpoint, workspace: Workspace) -> None:
-    """Take the tokenizer and chat template along, in the runtime's own files.
-
-    Raises:
-        LvlmError: The runtime could not make a prompt with them.
-    """
-    files = prompt_files(checkpoint.directory)
-    PromptEncoder.read(files, checkpoint.directory)
+    """Take the tokenizer and chat template along, in the runtime's own files."""
     target = workspace.path(TOKENIZER)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir()
-    for name, content in files.items():
+    for name, content in checkpoint.prompt_files.items():
         (target / name).write_bytes(content)

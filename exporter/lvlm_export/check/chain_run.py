@@ -110,12 +110,13 @@ def logits_along(
     assert request.pixel_values is not None
     assert request.part is not None
     watched = _watched(session, ratio, len(sample.images), given, ChainRun())
-    with chain.graphs.replaced(watched):
+    # One turn for all of it: a request in between would be answered by the watched reducers.
+    with chain.turns.turn(), chain.graphs.replaced(watched):
         visual = chain.encode(request.pixel_values, request.budget, request.part, silent, query_ids)
         state, logits = chain.prefill(request.runs, visual, request.part, len(answer), silent)
-    found = [logits.copy()]
-    for token in answer[:-1]:
-        found.append(chain.step(state, token, silent).copy())
+        found = [logits.copy()]
+        for token in answer[:-1]:
+            found.append(chain.step(state, token, silent).copy())
     return found
 
 

@@ -9,7 +9,7 @@ apart are reported as near ties (``check/ties.py``).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
@@ -38,7 +38,7 @@ from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.plan.plan import Plan
 from lvlm_export.reduction.budget import BudgetPlan
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.golden import NEAR
+from lvlm_runtime.golden import NEAR, first_difference, logit_gap
 from lvlm_runtime.image import preprocess
 from lvlm_runtime.image.anyres import MULTI, TileLayout
 from lvlm_runtime.prompt.encoder import PromptEncoder
@@ -162,27 +162,16 @@ class _Gate:
 
     def _compare_official(self, row: AnswerParity, official: tuple[int, ...], trace: Trace) -> None:
         """The unreduced answer of ``transformers.generate``, which runs the same arithmetic."""
-        ties = row.ties
-        if official != row.expected:
-            pairs = enumerate(zip(official, row.expected, strict=False))
-            at = next((place for place, (a, b) in pairs if a != b), None)
-            if at is None:
-                ties = ()
-            else:
-                own = trace.logits[at]
-                gap = abs(float(own[official[at]] - own[row.expected[at]])) / np.abs(own).max()
-                tie = Tie(row.ratio, row.sample, f"token {at}", 1, gap, NEAR["float32"])
-                self.ties.append(tie)
-                ties = (*row.ties, tie)
+        ties, at = row.ties, first_difference(official, row.expected)
+        if at == min(len(official), len(row.expected)):
+            ties = ()  # one of them goes on where the other ended, which no tie explains
+        elif at is not None:
+            gap = abs(logit_gap(trace.logits[at], row.expected[at], official[at]))
+            tie = Tie(row.ratio, row.sample, f"token {at}", 1, gap, NEAR["float32"])
+            self.ties.append(tie)
+            ties = (*row.ties, tie)
         self.answers.append(
-            AnswerParity(
-                row.ratio,
-                row.sample,
-                "transformers.generate",
-                official,
-                row.got,
-                ties,
-            )
+            replace(row, source="transformers.generate", expected=official, ties=ties)
         )
 
     def _next_difference(

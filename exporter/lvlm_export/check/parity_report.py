@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lvlm_export.check.ties import Tie
+from lvlm_runtime.golden import first_difference
 
 REFERENCE = "the PyTorch reference"
 
@@ -56,11 +57,7 @@ class AnswerParity:
     @property
     def first_difference(self) -> int | None:
         """Index of the first token that differs; None when all are equal."""
-        if self.expected == self.got:
-            return None
-        pairs = zip(self.expected, self.got, strict=False)
-        equal = [a == b for a, b in pairs]
-        return equal.index(False) if False in equal else len(equal)
+        return first_difference(self.expected, self.got)
 
 
 @dataclass(frozen=True)

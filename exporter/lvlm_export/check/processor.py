@@ -35,7 +35,7 @@ from lvlm_export.checkpoint.processing import (
 from lvlm_export.families.shared.image_config import preprocess_spec
 from lvlm_export.plan.plan import Plan
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.golden import NOT_COMPARED
+from lvlm_runtime.golden import NOT_COMPARED, first_difference
 from lvlm_runtime.prompt.encoder import PromptEncoder
 from lvlm_runtime.prompt.messages import in_form
 
@@ -166,10 +166,9 @@ def _prompt(processor: Any, encoder: PromptEncoder, sample: ParitySample) -> str
 
 
 def _check_ids(theirs: list[int], ours: list[int], directory: Path) -> None:
-    if theirs == ours:
+    at = first_difference(theirs, ours)
+    if at is None:
         return
-    pairs = enumerate(zip(theirs, ours, strict=False))
-    at = next((place for place, (a, b) in pairs if a != b), min(len(theirs), len(ours)))
     raise LvlmError(
         f"the prompt is not that of transformers' processor: token {at} is"
         f" {ours[at : at + 1] or 'missing'} and not {theirs[at : at + 1] or 'there'}; look at the"

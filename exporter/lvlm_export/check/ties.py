@@ -23,6 +23,7 @@ from lvlm_export.graphs.reducers import Reducer, make_reducer
 from lvlm_export.plan.plan import Plan
 from lvlm_export.reduction.budget import BudgetPlan, SiteCount
 from lvlm_runtime.bundle.manifest import SEQUENCE_MAJOR
+from lvlm_runtime.golden import logit_gap
 
 
 @dataclass(frozen=True)
@@ -155,6 +156,6 @@ def token_ties(
     for number, (token, own, others) in enumerate(zip(expected, logits, chain, strict=True)):
         got = int(others.argmax())
         if got != token:
-            gap = float((own[token] - own[got]) / max(np.abs(own).max(), 1e-12))
+            gap = logit_gap(own, token, got)
             ties.append(Tie(ratio, sample, f"token {number}", 1, gap, limit))
     return ties

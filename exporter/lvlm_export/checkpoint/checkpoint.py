@@ -26,7 +26,7 @@ from lvlm_export.checkpoint.files import (
 from lvlm_export.checkpoint.fit import check_tensors
 from lvlm_export.checkpoint.generation import generation_config
 from lvlm_export.checkpoint.numbers import check_numbers
-from lvlm_export.checkpoint.processing import image_settings
+from lvlm_export.checkpoint.processing import image_settings, prompt_files
 from lvlm_export.checkpoint.refused import (
     refuse_adapter,
     refuse_authors_layout,
@@ -45,6 +45,7 @@ from lvlm_export.families import Family, ModelShape, load_family
 from lvlm_profiles.readers import UnreadableError, read_bytes
 from lvlm_runtime.bundle.bundle import file_sha256
 from lvlm_runtime.errors import LvlmError, UsageError
+from lvlm_runtime.prompt.encoder import PromptEncoder
 from lvlm_runtime.prompt.rules import check_token
 
 if TYPE_CHECKING:
@@ -181,6 +182,24 @@ class Checkpoint:
     def preprocessor(self) -> dict[str, Any]:
         """The image processor's settings, of the file that counts for transformers."""
         return image_settings(self.directory, self.config)
+
+    @cached_property
+    def prompt_files(self) -> dict[str, bytes]:
+        """Tokenizer and chat template as the runtime reads them; making them takes a second or more.
+
+        Raises:
+            LvlmError: As ``processing.prompt_files``.
+        """
+        return prompt_files(self.directory)
+
+    @cached_property
+    def encoder(self) -> PromptEncoder:
+        """The runtime's encoder of these files.
+
+        Raises:
+            LvlmError: The runtime could not make a prompt with them.
+        """
+        return PromptEncoder.read(self.prompt_files, self.directory)
 
     @property
     def stop_ids(self) -> tuple[int, ...]:

@@ -5,11 +5,9 @@ from __future__ import annotations
 from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.checkpoint.files import READ_FILES, refuse_pointer
 from lvlm_export.checkpoint.generation import read_rules
-from lvlm_export.checkpoint.processing import prompt_files
 from lvlm_export.families import ModelShape
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.image.preprocess import RESIZE_EXACT, PreprocessSpec
-from lvlm_runtime.prompt.encoder import PromptEncoder
 
 
 def preflight(checkpoint: Checkpoint, image_size: tuple[int, int] | None = None) -> None:
@@ -55,7 +53,7 @@ def _check_picture(shape: ModelShape) -> None:
 
 def _check_image_token(checkpoint: Checkpoint, shape: ModelShape) -> None:
     """A prompt can be made, and its image token is the one that the model was trained with."""
-    encoder = PromptEncoder.read(prompt_files(checkpoint.directory), checkpoint.directory)
+    encoder = checkpoint.encoder
     wanted, rows = shape.image_token_id, shape.text.vocab_size
     if encoder.image_token_id != wanted:
         raise LvlmError(

@@ -20,12 +20,10 @@ from lvlm_export.check.parity import request_of
 from lvlm_export.check.reference import Reference
 from lvlm_export.check.reference_io import ReferenceRequest, Trace
 from lvlm_export.checkpoint.checkpoint import Checkpoint
-from lvlm_export.checkpoint.processing import prompt_files
 from lvlm_export.plan.plan import BuildOptions, make_plan
 from lvlm_export.reduction.method import Site
 from lvlm_export.reduction.methods.prumerge import adaptive_ratio
 from lvlm_export.reduction.methods.vtw import kl_divergence
-from lvlm_runtime.prompt.encoder import PromptEncoder
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,7 @@ def _requests(
 ) -> Iterator[ReferenceRequest]:
     """Every sample as the model takes it; ``advance`` is called when the caller is done with it."""
     shape = reference.plan.shape
-    encoder = PromptEncoder.read(prompt_files(checkpoint.directory), checkpoint.directory)
+    encoder = checkpoint.encoder
     for number, sample in enumerate(samples):
         yield request_of(sample, encoder, shape.layouts, shape.preprocess, shape.image_token_id)
         advance(f"sample {number}")
