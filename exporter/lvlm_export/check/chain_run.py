@@ -80,7 +80,7 @@ def run_chain(
 
     def keep(name: str, value: Value) -> None:
         if name not in run.hidden:
-            run.hidden[name] = session.chain.backend.fetch(value).copy()
+            run.hidden[name] = session.chain.backend.fetch(value)
 
     with session.chain.graphs.replaced(_watched(session, ratio, len(sample.images), given, run)):
         answer = session.generate(
@@ -162,13 +162,12 @@ class _WatchedRunner:
     ) -> dict[str, Value]:
         site = self._sites.pop(0)
         fetch = self._backend.fetch
-        # Copies, since a cache is written again and a buffer may be used again.
-        taken = {name: fetch(value).copy() for name, value in feeds.items()}
+        taken = {name: fetch(value) for name, value in feeds.items()}
         if site in self._given:
             out = {name: self._backend.put(array) for name, array in self._given[site].items()}
         else:
             out = self._runner(feeds, bound)
-        outputs = {name: fetch(value).copy() for name, value in out.items()}
+        outputs = {name: fetch(value) for name, value in out.items()}
         self._run.calls[site] = ReducerCall(taken, outputs)
         return out
 

@@ -88,7 +88,7 @@ class Backend(Protocol):
         ...
 
     def fetch(self, value: Value) -> NDArray[Any]:
-        """Move a value to the host."""
+        """A copy of a value on the host, which nothing that runs later changes."""
         ...
 
     def shape(self, value: Value) -> tuple[int, ...]:

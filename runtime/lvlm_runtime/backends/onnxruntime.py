@@ -191,7 +191,9 @@ class OrtBackend:
         return self.put(np.zeros(tuple(shape), dtype))
 
     def fetch(self, value: Value) -> NDArray[Any]:
-        array: NDArray[Any] = value.numpy()
+        # ONNX Runtime hands out its own memory, and of a value that was made from an array not even
+        # the array is kept alive by it.
+        array: NDArray[Any] = value.numpy().copy()
         return array
 
     def shape(self, value: Value) -> tuple[int, ...]:

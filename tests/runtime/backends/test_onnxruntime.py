@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 import pytest
 
@@ -33,3 +34,14 @@ def test_a_build_without_cuda_names_the_extra(monkeypatch: pytest.MonkeyPatch) -
     message = r"built without CUDA \(pip uninstall onnxruntime, then .*'lvlm-export\[cuda\]'"
     with pytest.raises(LvlmError, match=message):
         backend.open_backend("cuda", None)
+
+
+def test_what_was_fetched_outlives_its_value_and_what_is_written_later() -> None:
+    cpu = backend.open_backend("cpu", None)
+    rows = np.arange(6, dtype=np.float32).reshape(1, 3, 2)
+    value = cpu.put(rows)
+    fetched = {"value": cpu.fetch(value), "view": cpu.fetch(cpu.rows(value, 1, 3))}
+    rows[:] = -1  # as a cache that the next step writes, or memory that is given to someone else
+    del value
+    np.testing.assert_array_equal(fetched["value"].ravel(), np.arange(6))
+    np.testing.assert_array_equal(fetched["view"].ravel(), np.arange(2, 6))

@@ -110,7 +110,7 @@ def run_picture(
     places: dict[str, NDArray[np.int64]] = {}
 
     def keep(site: str, value: Any) -> None:
-        places[site] = session.chain.backend.fetch(value)[0].copy()
+        places[site] = session.chain.backend.fetch(value)[0]
 
     recorder = Recorder(on_places=keep)
     session.generate(prompt, [opened], budget.ratio, max_new_tokens=1, recorder=recorder)
