@@ -19,3 +19,6 @@ PICTURES: Path = DEMO_DIR / "pictures"
 
 TILES_ZIP: Path = DEMO_DIR / "data" / "easy_vqa.zip"
 """The easy-VQA data set (MIT licence, see the LICENSE beside it)."""
+
+PHOTOS: Path = DEMO_DIR / "data" / "photos"
+"""Small copies of photographs in the public domain, for backgrounds (licences in its README)."""

@@ -1,4 +1,4 @@
-"""Exact-match accuracy on questions about mosaics of unseen tiles; needs neither torch nor ONNX.
+"""Exact-match accuracy on questions about unseen pictures; needs neither torch nor ONNX.
 
 Whatever can answer a question about a picture can be measured: the Hugging Face checkpoint
 (``python -m lvlm_export.demo.train.evaluate_checkpoint``), an exported bundle, a person.
@@ -8,11 +8,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-from lvlm_export.demo.questions import KINDS, MosaicSample
+from typing import Protocol
 
 DEFAULT_QUESTIONS = 2500
 """500 pictures with five questions each."""
+
+
+class AnsweredSample(Protocol):
+    """What is scored: a sample of mosaics or of scenes."""
+
+    @property
+    def answer(self) -> str:
+        """The right answer."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """The kind of question."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,14 +42,17 @@ class AnswerCounts:
 
 
 def score_answers(
-    samples: Sequence[MosaicSample], answers: Sequence[str]
+    samples: Sequence[AnsweredSample], answers: Sequence[str]
 ) -> dict[str, AnswerCounts]:
-    """Accuracy of answers per kind and, last, "all"; outer white space does not count."""
+    """Accuracy of answers per kind, in the samples' order, and, last, "all".
+
+    Outer white space does not count.
+    """
     right = [
         answer.strip() == sample.answer for sample, answer in zip(samples, answers, strict=True)
     ]
     table = {}
-    for kind in KINDS:
+    for kind in dict.fromkeys(sample.kind for sample in samples):
         of_kind = [hit for hit, sample in zip(right, samples, strict=True) if sample.kind == kind]
         table[kind] = AnswerCounts(sum(of_kind), len(of_kind))
     return {**table, "all": AnswerCounts(sum(right), len(right))}

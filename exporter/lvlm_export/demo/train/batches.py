@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -138,7 +138,21 @@ def prompt_head(processor: LlavaProcessor, image_tokens: int) -> list[int]:
     return head + [processor.image_token_id] * (image_tokens - 1)
 
 
-def question_tokens(tokenizer: Any, question: MosaicQuestion) -> tuple[list[int], int]:
+class AnsweredQuestion(Protocol):
+    """What a row is made of: a question in words and its answer."""
+
+    @property
+    def text(self) -> str:
+        """The question."""
+        ...
+
+    @property
+    def answer(self) -> str:
+        """Its answer."""
+        ...
+
+
+def question_tokens(tokenizer: Any, question: AnsweredQuestion) -> tuple[list[int], int]:
     """Token ids of question and answer, and how many of them are the question's.
 
     Raises:

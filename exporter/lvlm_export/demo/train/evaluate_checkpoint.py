@@ -19,7 +19,9 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from lvlm_export.demo import CHECKPOINT
 from lvlm_export.demo.evaluate import DEFAULT_QUESTIONS, format_table, score_answers
-from lvlm_export.demo.questions import evaluation_set
+from lvlm_export.demo.questions import MosaicSample, evaluation_set
+from lvlm_export.demo.scene_questions import SceneSample
+from lvlm_export.demo.scene_questions import evaluation_set as scenes_evaluation_set
 
 _BATCH_SIZE = 50
 
@@ -64,11 +66,16 @@ def main() -> None:
     """Print accuracy per kind of question."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", type=Path, default=CHECKPOINT)
-    parser.add_argument("-n", type=int, default=DEFAULT_QUESTIONS, help="questions (5 a picture)")
+    parser.add_argument("-n", type=int, default=DEFAULT_QUESTIONS, help="questions")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other pictures")
+    parser.add_argument("--scenes", action="store_true", help="ask about scenes, not mosaics")
     arguments = parser.parse_args()
     answerer = CheckpointAnswerer(arguments.model)
-    samples = evaluation_set(arguments.n, arguments.seed)
+    samples: Sequence[MosaicSample | SceneSample]
+    if arguments.scenes:
+        samples = scenes_evaluation_set(arguments.n, arguments.seed)
+    else:
+        samples = evaluation_set(arguments.n, arguments.seed)
     started = time.perf_counter()
     answers = answerer.answers([(sample.image, sample.question) for sample in samples])
     print(format_table(score_answers(samples, answers)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlavaProcessor, PreTrainedTokenizerFast
@@ -47,10 +47,17 @@ def answer_text(answer: str) -> str:
     return f" {answer}{EOS}"
 
 
-def build_processor() -> LlavaProcessor:
-    """Train the tokenizer on the demo's own questions and wrap it with the preprocessing."""
+def build_processor(
+    corpus: Iterable[str] | None = None, vocab_size: int = VOCAB_SIZE
+) -> LlavaProcessor:
+    """Train the tokenizer on the demo's own questions and wrap it with the preprocessing.
+
+    Args:
+        corpus: Prompts with answers; None takes those about mosaics.
+        vocab_size: Token ids, at most.
+    """
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=_train_tokenizer(),
+        tokenizer_object=_train_tokenizer(_corpus() if corpus is None else corpus, vocab_size),
         bos_token=BOS,
         eos_token=EOS,
         pad_token=PAD,
@@ -72,18 +79,18 @@ def build_processor() -> LlavaProcessor:
     )
 
 
-def _train_tokenizer() -> Tokenizer:
+def _train_tokenizer(corpus: Iterable[str], vocab_size: int) -> Tokenizer:
     """Byte-level BPE: all 256 bytes have an id, so any text can be typed."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=vocab_size,
         special_tokens=list(SPECIAL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_corpus(), trainer)
+    tokenizer.train_from_iterator(corpus, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, 0)]
     )

@@ -1,0 +1,1 @@
+"""How the demo model of scenes is made; not part of the wheel."""
