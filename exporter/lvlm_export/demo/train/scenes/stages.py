@@ -195,4 +195,6 @@ def _save(
 
 
 def _mean(facts: Sequence[dict[str, float]], name: str) -> float:
-    return sum(each[name] for each in facts) / len(facts)
+    # NaN stands for a batch that asked nothing of the kind.
+    values = [each[name] for each in facts if not math.isnan(each[name])]
+    return sum(values) / len(values) if values else math.nan
