@@ -65,7 +65,7 @@ def ensure_bundle(work: Path, layers: int | None) -> Bundle:
         shapes.write_onevision(checkpoint)
     print("building the bundle unless it is there …", flush=True)
     bundle = work / f"{name}-rtx"
-    options = BuildOptions(ratios=RATIOS[1:], target="rtx")
+    options = BuildOptions(ratios=RATIOS[1:], method="illava_v1", target="rtx")
     opened = Checkpoint.open(checkpoint)
     build(opened, name, options, bundle, NoProgress(), verify_samples=0, force=True)
     return Bundle.open(bundle)

@@ -75,7 +75,7 @@ def export(checkpoint: Path, bundle: Path, precision: str) -> dict[str, Any]:
     baseline, anon = memory("VmRSS"), memory("RssAnon")
     start = time.perf_counter()
     with PeakAnon() as peak:
-        options = BuildOptions(ratios=(0.33,), precision=precision)
+        options = BuildOptions(ratios=(0.33,), method="illava_v1", precision=precision)
         build(opened, "bench", options, bundle, NoProgress(), verify_samples=0, force=True)
     return {
         "baseline_bytes": baseline,

@@ -150,7 +150,7 @@ def benchmark() -> str:
             *rows,
             "",
             "A random checkpoint of LLaVA-OneVision-0.5B's shapes (SigLIP-so400m/14-384, Qwen2-0.5B),"
-            f" fp32, base view and one tile, {first['rounds']} interleaved rounds, medians (`make bench`;"
+            f" fp32, base view and one tile, reduced by `illava_v1`, {first['rounds']} interleaved rounds, medians (`make bench`;"
             f" {where['cores']} cores of {where['processor']}, ONNX Runtime"
             f" {where['versions']['onnxruntime']}, {where['date'][:10]}). The first token at 0.33 takes"
             f" {first['first_token_ratio']:.2f} of the time at 1.0; {first['own_time_share']:.2%} of it is"
@@ -188,7 +188,7 @@ def peers() -> str:
             f" {versions['onnxruntime']}, PyTorch {versions['torch']}, transformers"
             f" {versions['transformers']}, {where['date'][:10]}). {' '.join(notes)} `llava-0.5b` has the"
             " shapes of LLaVA-OneVision-0.5B with one view, `llava-7b-cut` those of LLaVA-1.5-7B with 4"
-            " of its 32 decoder layers. " + startup(),
+            " of its 32 decoder layers; what is reduced is reduced by `illava_v1`. " + startup(),
         ]
     )
 
@@ -209,7 +209,7 @@ def engines() -> str:
     total, where = result["total"], result["after"]
     return (
         f"A random checkpoint of LLaVA-OneVision-0.5B's shapes in fp16 with {len(result['ratios'])}"
-        f" budgets: {len(result['engines'])} engines in {total['wall_s'] / 60:.1f} minutes"
+        f" budgets of `illava_v1`: {len(result['engines'])} engines in {total['wall_s'] / 60:.1f} minutes"
         f" ({total['processor_s'] / 60:.1f} of processor time), {total['peak_bytes'] / 1e9:.1f} GB at the"
         f" peak, {total['engine_bytes'] / 1e9:.2f} GB of engines for"
         f" {total['weights_bytes'] / 1e9:.2f} GB of weights,"

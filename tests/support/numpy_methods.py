@@ -20,6 +20,33 @@ def cosine(one: Rows, other: Rows) -> float:
     return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
 
 
+def illava_v1(tokens: Rows, scores: Rows, keep: int) -> tuple[list[int], Rows]:
+    """Places and tokens of iLLaVA's merge of January 2025, as its authors' loop does it."""
+    removed = len(tokens) - keep
+    ranking = sorted(range(len(tokens)), key=lambda i: scores[i])
+    group = ranking[: removed + 1]
+    total = (removed + 1) * (removed + 2) / 2
+    merged = sum((removed + 1 - i) / total * tokens[j] for i, j in enumerate(group))
+    places = sorted(set(range(len(tokens))) - set(group[:removed]))
+    return places, np.stack([merged if j == group[-1] else tokens[j] for j in places])
+
+
+def illava(tokens: Rows, scores: Rows, keep: int, group: int = 1) -> tuple[list[int], Rows]:
+    """Places and tokens of iLLaVA's current merge; tokens stay or leave in groups of neighbours."""
+    ranking = np.argsort(-scores.reshape(-1, group).mean(axis=1), kind="stable")
+    kept = [g * group + i for g in ranking[: keep // group].tolist() for i in range(group)]
+    left = [i for i in range(len(tokens)) if i not in kept]
+    out = {i: tokens[i] for i in kept}
+    weakest = sorted(kept, key=lambda i: scores[i])[: max(1, round(0.05 * keep))]
+    for p in weakest if left else []:
+        product = {m: tokens[m] @ tokens[p] / np.sqrt(tokens.shape[1]) for m in left}
+        nearest = sorted(left, key=lambda m: -product[m])[:5]
+        weights = np.exp([product[m] - product[nearest[0]] for m in nearest])
+        out[p] = (tokens[p] + weights @ tokens[nearest] / weights.sum()) / 2
+    places = sorted(kept)
+    return places, np.stack([out[i] for i in places])
+
+
 def dart(tokens: Rows, keys: Rows, text: Rows, text_keys: Rows, keep: int) -> list[int]:
     """DART's kept places; ``text`` is what stands after the image, four rows or more."""
     by_norm = lambda rows: np.argsort(-np.abs(rows).sum(axis=1), kind="stable")[:4]  # noqa: E731

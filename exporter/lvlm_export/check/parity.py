@@ -37,6 +37,7 @@ from lvlm_export.check.ties import (
 from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.plan.plan import Plan
 from lvlm_export.reduction.budget import BudgetPlan
+from lvlm_runtime.bundle.manifest import Manifest
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.golden import NEAR, first_difference, logit_gap
 from lvlm_runtime.image import preprocess
@@ -84,7 +85,11 @@ def verify(
         samples: Requests to compare.
         max_new_tokens: Longest answer.
         advance: Called once per budget and sample.
+
+    Raises:
+        LvlmError: The bundle is of a version whose method reduced at other sites or to other counts.
     """
+    check_same_reductions(session.bundle.manifest, plan)
     reference = Reference(checkpoint.directory, checkpoint.family, plan)
     gate = _Gate(session, plan, max_new_tokens)
     requests = [prepare_request(session, sample) for sample in samples]
@@ -101,6 +106,23 @@ def verify(
             gate.compare(budget, index, sample, request.layout.name, expected, trace, official)
             advance(f"ratio {budget.ratio:g}, sample {index}")
     return gate.report()
+
+
+def check_same_reductions(manifest: Manifest, plan: Plan) -> None:
+    """LvlmError where a bundle does not reduce as its method does in this version."""
+    for built, planned in zip(manifest.budgets, plan.budgets, strict=True):
+        pairs = [(built.vision, planned.vision)]
+        for one, other in zip(built.layouts, planned.layouts, strict=True):
+            before = () if one.projected is None else (one.projected,)
+            pairs.append(((*before, *one.decoder), other.counts))
+        for reductions, counts in pairs:
+            had = [(each.site, each.tokens_in, each.tokens_out) for each in reductions]
+            if had != [(each.site.name, each.tokens_in, each.tokens_out) for each in counts]:
+                raise LvlmError(
+                    f"at ratio {built.ratio:g} the bundle does not reduce as method"
+                    f" {manifest.method} of this version does, so it was built by another version:"
+                    " compare it with the build's own answers (verify --golden) or build it again"
+                )
 
 
 @dataclass

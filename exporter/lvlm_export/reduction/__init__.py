@@ -24,6 +24,7 @@ METHODS: dict[str, str] = {
     "downsample": "lvlm_export.reduction.methods.downsample:METHOD",
     "fastv": "lvlm_export.reduction.methods.fastv:METHOD",
     "illava": "lvlm_export.reduction.methods.illava:METHOD",
+    "illava_v1": "lvlm_export.reduction.methods.illava_v1:METHOD",
     "image_text": "lvlm_export.reduction.methods.image_text:METHOD",
     "none": "lvlm_export.reduction.methods.none:METHOD",
     "prumerge": "lvlm_export.reduction.methods.prumerge:METHOD",

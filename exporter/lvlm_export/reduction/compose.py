@@ -1,10 +1,11 @@
 """Methods put together and methods placed by hand; each is a ``Method`` like any other.
 
 ``visionzip+fastv`` is one method that acts before the decoder and one that acts in it. The first
-carries 0.664 of the log-ratio unless a recipe gives another share: iLLaVA's published split
-(arXiv:2412.06263) is the only one we know of between a vision encoder and a decoder, and with it a
-composed method has at every ratio as many tokens at the decoder's input as ``illava`` and the
-baselines, so that they can be compared at equal cost.
+carries 0.607 of the log-ratio unless a recipe gives another share: iLLaVA's published split
+(arXiv:2412.06263, four times 0.85 before the decoder and four times 0.9 in it) is the only one we know
+of between a vision encoder and a decoder, and with it a composed method has at every ratio as many
+tokens at the decoder's input as ``illava`` and the baselines. Before ``illava`` took its authors'
+current form it was 0.664, the split of ``illava_v1``; ``share = 0.664`` in a recipe is that.
 """
 
 from __future__ import annotations

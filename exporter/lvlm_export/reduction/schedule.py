@@ -1,8 +1,8 @@
 """Ratio to integers: how many visual tokens stay at every site. Ints in, ints out, no torch.
 
 A ratio is the share of visual tokens KEPT at the decoder's last layer. The total log-ratio is
-divided between the vision encoder and the decoder by the method (iLLaVA: 0.664 and 0.336),
-so its published point, 729 -> 361 -> 253, is exactly ``--ratio 0.347``.
+divided between the vision encoder and the decoder by the method (iLLaVA: 0.607 and 0.393), so its
+published point, 729 -> 381 -> 250, is exactly ``--ratio 0.3425``.
 """
 
 from __future__ import annotations
@@ -131,9 +131,12 @@ def _layout_plan(
     final = 0 if method.withdraws else round(ratio * full)
     counts, left = [], entering
     steps = _steps(method, ratio, sites, kept is None)
+    # Where nothing left before, by the ratio as it was asked for: a method before the decoder then
+    # gives it as many tokens as one in the vision encoder.
+    rest = ratio if kept is None else final / entering
     for site, done in zip(sites, steps, strict=True):
         # Equal steps of the logarithm unless the method has its own; the last meets the budget.
-        after = final if site == sites[-1] else round(entering * (final / entering) ** done)
+        after = final if site == sites[-1] else round(entering * rest**done)
         counts.append(SiteCount(site, left, after))
         left = after
     achieved = left / full

@@ -123,7 +123,7 @@ def sort_ascending(index: Tensor) -> Tensor:
 
 
 def merge_least_attended(tokens: Tensor, scores: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-    """ILLaVA's merge: N tokens to ``keep``.
+    """ILLaVA's merge of January 2025: N tokens to ``keep``.
 
     The r+1 lowest-scored tokens (r = N - keep) are averaged with weights r+1, r, …, 1 going up
     the ranking; the average takes the slot of the best of them and the other r are deleted.

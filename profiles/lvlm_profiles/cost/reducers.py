@@ -17,6 +17,7 @@ from lvlm_profiles.shapes.dims import Cut, ModelDims
 DART_PIVOTS = 8
 VISIONZIP_DOMINANT = 54 / 64
 SPARSEVLM_RECYCLED, SPARSEVLM_CLUSTERS = 0.3, 0.1
+ILLAVA_RECYCLING, ILLAVA_TAKEN = 0.05, 5
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,13 @@ def one_row(at: Place) -> Amount:
 def salience(at: Place) -> Amount:
     """The CLS token's attention row, or all pairs where there is none."""
     return one_row(at) if at.prefix else all_pairs(at)
+
+
+def recycle(at: Place) -> Amount:
+    """Products of the weakest that stay with all that leave, and the weighted means of a few."""
+    removed = at.tokens - at.kept
+    taking = max(1, round(at.kept * ILLAVA_RECYCLING))
+    return at.products(taking, removed + min(ILLAVA_TAKEN, removed), at.width)
 
 
 def merge_one(at: Place) -> Amount:
@@ -155,7 +163,8 @@ REDUCERS: Mapping[str, Mapping[str, tuple[Step, ...]]] = {
     "dart": {"decoder": (pivot_cosines,)},
     "divprune": {"projected": (cosines, farthest)},
     "fastv": {"decoder": (one_row,)},
-    "illava": {"vision": (all_pairs, merge_one), "decoder": (one_row, merge_one)},
+    "illava": {"vision": (all_pairs, recycle), "decoder": (one_row, recycle)},
+    "illava_v1": {"vision": (all_pairs, merge_one), "decoder": (one_row, merge_one)},
     "image_text": {"features": (cls_cosines,), "decoder": (one_row,)},
     "prumerge": {"features": (salience, prumerge)},
     "prumerge_plus": {"features": (salience, prumerge)},

@@ -80,7 +80,7 @@ def route(manifest: Manifest, budget: Budget, part: LayoutBudget) -> tuple[Step,
         >>> [step.name for step in steps][:3]
         ['vision.0', 'vision@2', 'vision.1']
         >>> [(step.name, step.tokens_in) for step in steps if step.kind == "decoder"]
-        [('decoder.0', 94), ('decoder.1', 65)]
+        [('decoder.0', 100), ('decoder.1', 81), ('decoder.2', 65)]
     """
     return vision_steps(manifest, budget, part) + prompt_steps(manifest, part)
 

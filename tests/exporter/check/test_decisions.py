@@ -96,6 +96,7 @@ def test_a_gap_is_at_most_twice_the_difference_of_the_scores(
 
 SITES = {
     "illava": Site("vision", 2),
+    "illava_v1": Site("decoder", 2),
     "tome": Site("vision", 2),
     "prumerge": Site("features", 4),
     "visionzip": Site("features", 4),

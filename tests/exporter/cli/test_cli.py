@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ def test_build_tables_show_tokens_at_each_stage(demo_bundle: Path) -> None:
     table = budget_table(manifest)
     cells = [list(column.cells) for column in table.columns]
     assert cells[0] == ["0.33", "0.5", "1"]
-    assert cells[2] == ["196 → 162 → 128 → 94", "196 → 172 → 148 → 124", "196"]
+    assert cells[2] == ["196 → 157 → 125 → 100", "196 → 170 → 148 → 129", "196"]
     assert cells[4] == ["65 of 196 = 0.332", "98 of 196 = 0.500", "196 of 196 = 1.000"]
     show_table(table)
     assert next_command(Path("my dir"), False).startswith("lvlm-export run 'my dir' --image")
@@ -76,8 +77,8 @@ def test_run_streams_the_answer_and_puts_the_numbers_on_stderr(demo_bundle: Path
     assert result.stdout.endswith("\n")
     [line] = result.stderr.splitlines()
     assert line.startswith(
-        "ratio 0.33; visual tokens vision 196 → vision@2 162 → vision@3 128 → vision@4 94 →"
-        " decoder 94 → decoder@2 65; first token "
+        "ratio 0.33; visual tokens vision 196 → vision@2 157 → vision@3 125 → vision@4 100 →"
+        " decoder 100 → decoder@4 81 → decoder@5 65; first token "
     )
 
 
@@ -131,7 +132,7 @@ def test_verify_passes_and_ends_with_the_worst_error(demo_bundle: Path) -> None:
     assert re.fullmatch(
         r"PASS  worst error \S+ \(limit 0\.001\) at \S+, ratio \S+; 8 answers equal", last
     )
-    assert "decoder@2" in result.stdout
+    assert "decoder@4" in result.stdout
     assert "transformers.generate" in result.stdout
     assert "Loading weights" not in result.stderr
 
@@ -157,6 +158,21 @@ def test_verify_fails_on_a_bundle_that_says_something_else(damaged_bundle: Path)
     assert report["passed"] is False
     assert report["verdict"].startswith("FAIL  ")
     assert any(not row["passed"] for row in report["stages"])
+
+
+def test_verify_refuses_a_bundle_whose_method_reduced_elsewhere(damaged_bundle: Path) -> None:
+    """As ``illava`` did before it became its authors' current form."""
+    from lvlm_runtime.bundle.bundle import MANIFEST, manifest_text
+
+    manifest = replace(read_manifest(damaged_bundle), method="illava_v1")
+    (damaged_bundle / MANIFEST).write_text(manifest_text(manifest))
+    result = typed("verify", damaged_bundle, "--samples", "1")
+    assert result.exit_code == 1
+    assert re.search(
+        r"at ratio 0.33 the bundle does not reduce as method illava_v1 of this version does, so it"
+        r" was built by another version: .* \(verify --golden\) or build it again",
+        result.stderr,
+    )
 
 
 def test_verify_refuses_another_checkpoint(demo_bundle: Path, tmp_path: Path) -> None:
@@ -192,7 +208,8 @@ def test_inspect_counts_what_the_runtime_allocates(demo_bundle: Path) -> None:
     layout = budget.layouts[0]
     counted = next(row for row in content["budgets"] if row["ratio"] == 0.33)
     allocated = 0
-    rows = {"decoder.0": 20 + layout.tokens_in + 9, "decoder.1": 20 + layout.tokens_out + 9}
+    counts = [layout.tokens_in, *(each.tokens_out for each in layout.decoder)]
+    rows = {f"decoder.{number}": 20 + count + 9 for number, count in enumerate(counts)}
     for stage in session.bundle.manifest.decoder:
         group = session.chain.decoder.allocate(stage, rows[stage.name])
         allocated += sum(
@@ -210,7 +227,7 @@ def test_inspect_shows_the_chain_in_order(demo_bundle: Path) -> None:
     text = typed("inspect", demo_bundle).stdout
     assert (
         "vision.0 → vision@2 → vision.1 → vision@3 → vision.2 → vision@4 → vision.3 → assemble →"
-        " decoder.0 → decoder@2 → decoder.1 → lm_head"
+        " decoder.0 → decoder@4 → decoder.1 → decoder@5 → decoder.2 → lm_head"
     ) in text
     assert "family llava" in text
 

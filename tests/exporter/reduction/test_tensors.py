@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import numpy_methods
 from lvlm_export.reduction import METHODS, load_method
 from lvlm_export.reduction.method import ReducerShape, Site
 from lvlm_export.reduction.reducers import DecoderReducer, VisionReducer
@@ -32,19 +33,6 @@ def methods_in(stage: str) -> list[str]:
     ]
 
 
-def numpy_merge(tokens: np.ndarray, scores: np.ndarray, keep: int) -> np.ndarray:
-    """ILLaVA's merge of one image as its authors' loop does it: lists, a set, a sort."""
-    removed = len(tokens) - keep
-    ranking = sorted(range(len(tokens)), key=lambda i: scores[i])
-    group = ranking[: removed + 1]
-    total = (removed + 1) * (removed + 2) / 2
-    merged = sum(
-        (removed + 1 - i) / total * tokens[j].astype(np.float64) for i, j in enumerate(group)
-    )
-    survivors = sorted(set(range(len(tokens))) - set(group[:removed]))
-    return np.stack([merged if j == group[-1] else tokens[j] for j in survivors])
-
-
 def distinct_scores(batch: int, count: int, seed: int) -> torch.Tensor:
     """Scores without ties, so that a ranking is unique."""
     generator = np.random.default_rng(seed)
@@ -67,9 +55,10 @@ def test_merge_equals_the_numpy_statement(case: tuple[torch.Tensor, torch.Tensor
     merged, places = merge_least_attended(tokens, scores, keep)
     assert merged.shape == (tokens.shape[0], keep, tokens.shape[2])
     for row in range(len(tokens)):
-        expected = numpy_merge(tokens[row].numpy(), scores[row].numpy(), keep)
+        args = tokens[row].double().numpy(), scores[row].numpy(), keep
+        expected_places, expected = numpy_methods.illava_v1(*args)
         np.testing.assert_allclose(merged[row].numpy(), expected, atol=1e-5)
-        assert places[row].tolist() == sorted(set(places[row].tolist())), "raster order, no twins"
+        assert places[row].tolist() == expected_places
 
 
 @given(cases())
@@ -203,6 +192,7 @@ def test_random_is_the_same_for_a_seed_and_differs_between_sites_and_seeds() -> 
 
 def test_an_unknown_method_lists_the_known() -> None:
     with pytest.raises(
-        UsageError, match=r"unknown method 'x'; known: .*illava, image_text, none, .*random"
+        UsageError,
+        match=r"unknown method 'x'; known: .*illava, illava_v1, image_text, none, .*random",
     ):
         load_method("x")

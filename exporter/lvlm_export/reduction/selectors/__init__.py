@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lvlm_export.reduction.tensors import cosine, gather_rows, merge_least_attended, sort_ascending
+from lvlm_export.reduction.tensors import cosine, gather_rows, sort_ascending
 
 Attention = Literal["received", "salience", "fused", "last_row"]
 Clue = Literal[
@@ -76,19 +76,6 @@ class Selector(nn.Module):
 
     attention: Attention | None = None
     needs: frozenset[Clue] = frozenset()
-
-
-class MergeLeastAttended(Selector):
-    """iLLaVA's merge as a selector."""
-
-    def __init__(self, keep: int, attention: Attention) -> None:
-        super().__init__()
-        self.keep = keep
-        self.attention = attention
-
-    def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
-        assert clues.scores is not None
-        return merge_least_attended(tokens, clues.scores, self.keep)
 
 
 class KeepBest(Selector):

@@ -88,8 +88,8 @@ def test_the_table_names_tokens_times_memory_and_verdict() -> None:
 
 
 def test_every_ratio_counts_the_tokens_the_build_would() -> None:
-    """The vision half of iLLaVA's published point, 729 → 361 over four layers."""
-    words = ("--model", HALF, *ORIN, "--method", "illava", "--ratio", "0.33")
+    """The vision half of iLLaVA's first published point, 729 → 361 over four layers."""
+    words = ("--model", HALF, *ORIN, "--method", "illava_v1", "--ratio", "0.33")
     row = planned(*words)["options"][1]
     assert row["vision_tokens_per_tile"] == [729, 637, 545, 453, 361]
     assert row["visual_tokens_per_image"] == [741, 490]

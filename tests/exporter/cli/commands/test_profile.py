@@ -88,7 +88,7 @@ def test_the_report_holds_raw_samples_and_adds_up(
     assert report.reference == 1.0
     assert [each.name for each in report.request.images] == ["mosaic_0.png"]
     assert (report.request.tiles, report.request.answer_tokens) == (1, 4)
-    assert [sweep.stage for sweep in report.sweeps][-2:] == ["decoder.0", "decoder.1"]
+    assert [sweep.stage for sweep in report.sweeps][-2:] == ["decoder.1", "decoder.2"]
     for budget in report.budgets:
         assert budget.ttft_ms.summary.n == len(budget.ttft_ms.samples) == 5
         for number, whole in enumerate(budget.ttft_ms.samples):
@@ -123,7 +123,9 @@ def test_key_value_memory_is_what_the_chain_allocates(profiled: tuple[Result, Pa
     found = {each.ratio: each.memory.kv_cache_bytes for each in report.budgets if each.memory}
     row = 2 * 2 * 32 * 4  # keys and values, two heads of 32, float32
     assert found[1.0] == row * 6 * (text + 196 + answer)
-    assert found[0.33] == row * (2 * (text + 94 + answer) + 4 * (text + 65 + answer))
+    assert found[0.33] == row * (
+        4 * (text + 100 + answer) + (text + 81 + answer) + (text + 65 + answer)
+    )
 
 
 def test_run_takes_its_ratio_from_the_last_profile(
