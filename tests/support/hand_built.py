@@ -86,11 +86,31 @@ class HandBuilt:
         return self.node("TensorScatter", cache, new, index, axis=2, mode="linear")
 
     def attention(
-        self, query: ir.Value, key: ir.Value, value: ir.Value, length: ir.Value, **attributes: Any
+        self,
+        query: ir.Value,
+        key: ir.Value,
+        value: ir.Value,
+        length: ir.Value,
+        mask: ir.Value | None = None,
+        **attributes: Any,
     ) -> ir.Value:
-        """Causal attention over caches of which ``length`` rows are filled."""
-        given = {"scale": SCALE, "is_causal": 1} | attributes
-        return self.node("Attention", query, key, value, None, None, None, length, **given)
+        """Attention over caches of which ``length`` rows are filled, causal by itself or a mask."""
+        given = {"scale": SCALE, **({} if mask is not None else {"is_causal": 1})} | attributes
+        return self.node("Attention", query, key, value, mask, None, None, length, **given)
+
+    def sized_mask(self, rows: ir.Value) -> ir.Value:
+        """``[1, 1, S, N]`` of an input ``size_bias [1, N]`` where a new row may look, by index."""
+        row = self.input("size_bias", [1, "cache"])
+        self.input("position_ids", [1, "sequence"], INT64)
+        index = next(value for value in self.inputs if value.name == "write_index")
+        zero, one, axis = self.constant(0), self.constant(1), self.constant([0])
+        count = self.node("Squeeze", self.node("Shape", rows, start=1, end=2), axis)
+        room = self.node("Squeeze", self.node("Shape", row, start=1, end=2), axis)
+        new = self.node("Add", self.node("Range", zero, count, one), index)
+        columns = self.node("Range", zero, room, one)
+        seen = self.node("LessOrEqual", columns, self.node("Unsqueeze", new, self.constant([1])))
+        mask = self.node("Where", seen, row, self.constant(np.finfo(np.float32).min, np.float32))
+        return self.node("Unsqueeze", mask, self.constant([0, 1]))
 
     def joined(self, heads: ir.Value, width: int) -> ir.Value:
         """Heads ``[1, H, S, D]`` to rows ``[1, S, H*D]``."""

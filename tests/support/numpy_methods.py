@@ -215,6 +215,28 @@ def tome(
     return list(groups), np.stack(merged), np.array(total)
 
 
+def local(
+    tokens: Rows, keys: Rows, sizes: Rows, stood: list[int], keep: int, side: int, penalty: float
+) -> tuple[list[int], Rows, Rows]:
+    """Places, tokens and sizes after one step of ``local``; ``stood``: the tokens' patches."""
+    colour = lambda i: (stood[i] // side + stood[i] % side) % 2  # noqa: E731
+    whole = len(tokens) == side * side
+    first = [i for i in range(len(tokens)) if (colour(i) if whole else i % 2) == 0]
+    second = [i for i in range(len(tokens)) if i not in first]
+
+    def like(i: int, j: int) -> float:
+        down, across = (np.subtract(divmod(stood[i], side), divmod(stood[j], side))).tolist()
+        return cosine(keys[i], keys[j]) - penalty * (down**2 + across**2)
+
+    partner = {i: max(second, key=lambda j: like(i, j)) for i in first}
+    leaving = sorted(first, key=lambda i: -like(i, partner[i]))[: len(tokens) - keep]
+    groups = {i: [i] for i in range(len(tokens)) if i not in leaving}
+    for i in leaving:
+        groups[partner[i]].append(i)
+    merged = [np.average(tokens[group], axis=0, weights=sizes[group]) for group in groups.values()]
+    return list(groups), np.stack(merged), np.array([sizes[g].sum() for g in groups.values()])
+
+
 def area_resize(picture: Rows, edge: int) -> Rows:
     """A square picture ``[H, H]`` averaged over areas, sampled so finely that all is whole."""
     fine = np.kron(picture, np.ones((edge, edge)))

@@ -164,6 +164,7 @@ def make_candidate(
         cuts=_cuts(budget),
         condensed=subject.condensed,
         query_tokens=choices.text_tokens if subject.reads_text else 0,
+        sized=loaded.sizes_in_decoder and ratio < 1,
     )
     return Candidate(method, precision, ratio, part.achieved, path)
 

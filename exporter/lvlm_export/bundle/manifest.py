@@ -121,6 +121,7 @@ def _decoder_stages(plan: Plan) -> tuple[Subgraph, ...]:
             f"decoder@{cut.last}" if cut.scored else None,
             cut.first,
             cut.last,
+            cut.inputs,
         )
         for cut in plan.decoder
     )

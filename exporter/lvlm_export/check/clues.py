@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lvlm_export.reduction.reducers import DecoderReducer, VisionReducer
 from lvlm_export.reduction.selectors import Clues
@@ -50,6 +50,7 @@ def vision_clues(
     projections: Projections,
     heads: int,
     sizes: Tensor,
+    origins: Tensor,
 ) -> Clues:
     """Clues of a site in the vision encoder.
 
@@ -60,6 +61,7 @@ def vision_clues(
         projections: Of that layer.
         heads: H.
         sizes: ``[B, P+N]``, how many patches each token stands for.
+        origins: ``[B, N]``, where in the tile's patches each stood.
     """
     prefix, needs, kind = reducer.shape.prefix, reducer.selector.needs, reducer.selector.attention
     weights = weights.float()
@@ -79,6 +81,7 @@ def vision_clues(
         mean_keys=per_head.mean(dim=2) if "mean_keys" in needs else None,
         cls=hidden[:, 0] if "cls" in needs else None,
         sizes=sizes[:, prefix:] if "sizes" in needs else None,
+        origins=origins if "origins" in needs else None,
     )
 
 
@@ -112,3 +115,14 @@ def decoder_clues(
         text_after=text[None] > visual.amax(dim=1, keepdim=True) if reducer.needs_after else None,
         text_attention=mean[text][:, visual].transpose(0, 1) if "text_attention" in needs else None,
     )
+
+
+def packed_sizes(packer: nn.Module, features: Tensor, sizes: Tensor) -> Tensor:
+    """Sizes ``[n, V]`` of a packer's tokens from those of its features, ``[tiles, K]``.
+
+    A packer is linear in its features but for newlines: sizes in their place, less nothing in their
+    place, are the sizes, and 0 where it put a newline, which is one token.
+    """
+    alike = sizes.unsqueeze(-1).expand(-1, -1, features.shape[-1])
+    rows: Tensor = (packer(alike) - packer(torch.zeros_like(alike)))[..., 0]
+    return torch.where(rows == 0, 1.0, rows)

@@ -13,10 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
-from lvlm_export.check.clues import decoder_clues, vision_clues, watch_projections
+from lvlm_export.check.clues import (
+    decoder_clues,
+    packed_sizes,
+    vision_clues,
+    watch_projections,
+)
 from lvlm_export.check.decisions import Decisions
 from lvlm_export.check.reference_io import DecoderEntry, ReferenceRequest, Trace, load_eager
 from lvlm_export.families import Family, Parts
@@ -82,7 +87,7 @@ class Reference:
         """Greedy answer at a budget, and the hidden states at every cut."""
         trace = Trace()
         entry = self.enter(request, budget, trace)
-        hidden, cache = self._prefill(entry, trace)
+        hidden, cache, biases = self._prefill(entry, trace)
         position = entry.next_position
         answer: list[int] = []
         while True:
@@ -94,16 +99,21 @@ class Reference:
             if answer[-1] in stop_ids or len(answer) == max_new_tokens:
                 return tuple(answer), trace
             embedded = self.model.get_input_embeddings()(torch.tensor([[answer[-1]]]))
-            layers = range(len(self.parts.text_layers))
-            hidden = self.layers(embedded, torch.tensor([[position]]), cache, layers, None)
+            hidden, positions = embedded, torch.tensor([[position]])
+            for cut, bias in zip(self.plan.decoder, biases, strict=True):
+                # A token of the answer stands for itself, and log 1 is 0.
+                rows = cache.get_seq_length(cut.first) + 1
+                longer = nn.functional.pad(bias, (0, rows - len(bias)))
+                layers = range(cut.first, cut.last)
+                hidden = self.layers(hidden, positions, cache, layers, None, longer)
             position += 1
 
     def enter(self, request: ReferenceRequest, budget: BudgetPlan, trace: Trace) -> DecoderEntry:
         """A request's pictures through the encoder, and its sequence as the decoder takes it."""
         part = next(part for part in budget.layouts if part.layout == request.layout.name)
         pixels, question = torch.from_numpy(request.pixel_values), self._question(request)
-        visual, origins = self.encode(pixels, budget, request.layout, trace, question)
-        return self._assemble(request.runs, visual, origins, part, trace)
+        visual, origins, sizes = self.encode(pixels, budget, request.layout, trace, question)
+        return self._assemble(request.runs, visual, origins, sizes, part, trace)
 
     def encode(
         self,
@@ -112,8 +122,8 @@ class Reference:
         layout: TileLayout,
         trace: Trace,
         query_ids: Tensor | None,
-    ) -> tuple[Tensor, Origins]:
-        """Visual tokens ``[n, V, C]`` of pixels ``[tiles, 3, H, W]``, and where they stood."""
+    ) -> tuple[Tensor, Origins, Tensor]:
+        """Visual tokens ``[n, V, C]`` of pixels ``[tiles, 3, H, W]``, where they stood, and their sizes."""
         counts = {count.site: count for count in budget.vision}
         cuts = {cut.site: cut for cut in self.plan.vision}
         hidden, origins = self._embed(pixel_values, counts.get(Site("pixels", 0)), trace)
@@ -128,7 +138,8 @@ class Reference:
                 reducer = make_reducer(self.plan, counts[site])
                 assert isinstance(reducer, VisionReducer)
                 heads = self.plan.shape.vision.heads
-                clues = vision_clues(reducer, hidden, weights, projections, heads, sizes)
+                stood = torch.from_numpy(origins.offsets)
+                clues = vision_clues(reducer, hidden, weights, projections, heads, sizes, stood)
                 if clues.scores is not None:
                     trace.scores[site.name] = clues.scores.numpy()
                 with Decisions() as decisions:
@@ -157,13 +168,18 @@ class Reference:
             features = self.parts.projector(features, self._query(query_ids, trace))
             trace.note("projector", features)
             origins = Origins.whole(*features.shape[:2])
+        if self.plan.sized:
+            sizes = sizes[:, self.plan.shape.vision.prefix :]
+        else:
+            sizes = torch.ones(features.shape[:2])
         kept = budget.kept_per_tile(self.plan.shape.vision.tokens)
         packer = self.family.packer(self.model, layout, kept)
         if packer is not None:
+            sizes = packed_sizes(packer, features, sizes)
             features = packer(features)
             trace.note("packer", features)
             origins = Origins.whole(*features.shape[:2])
-        return features, origins
+        return features, origins, sizes
 
     def _embed(
         self, pixel_values: Tensor, smaller: SiteCount | None, trace: Trace
@@ -200,6 +216,7 @@ class Reference:
         runs: Sequence[Sequence[int]],
         visual: Tensor,
         origins: Origins,
+        sizes: Tensor,
         part: LayoutPlan,
         trace: Trace,
     ) -> DecoderEntry:
@@ -210,7 +227,7 @@ class Reference:
             reducer = make_reducer(self.plan, part.projected)
             with Decisions() as decisions:
                 visual, places = reducer(visual, embedded[None])
-            origins = origins.keep(places.numpy())
+            origins, sizes = origins.keep(places.numpy()), torch.ones(places.shape)
             trace.note_reduced(part.projected.site.name, visual, places, decisions.made)
         lengths = [len(run) for run in runs]
         placed = place_tokens(
@@ -222,24 +239,39 @@ class Reference:
         ids, next_position = position_ids(lengths, origins)
         positions = torch.from_numpy(ids)[None]
         return DecoderEntry(
-            hidden, positions, placed, next_position, (embedded, visual), lengths, part.decoder
+            hidden,
+            positions,
+            placed,
+            next_position,
+            (embedded, visual),
+            lengths,
+            part.decoder,
+            sizes,
         )
 
-    def _prefill(self, entry: DecoderEntry, trace: Trace) -> tuple[Tensor, DynamicCache]:
+    def _prefill(
+        self, entry: DecoderEntry, trace: Trace
+    ) -> tuple[Tensor, DynamicCache, list[Tensor]]:
+        """Hidden states, caches, and what attention adds for the rows ``[S]`` of every cut's caches."""
         hidden, positions, placed = entry.hidden, entry.positions, entry.placed
-        cache = DynamicCache()
+        cache, sizes, biases = DynamicCache(), entry.sizes, []
         counts = {count.site.layer: count for count in entry.counts}
         for cut in self.plan.decoder:
             weights: list[Tensor] = []
-            hidden = self.layers(hidden, positions, cache, range(cut.first, cut.last), weights)
+            bias = torch.zeros(len(placed.order))
+            bias[torch.from_numpy(placed.visual)] = sizes.log()
+            biases.append(bias)
+            layers = range(cut.first, cut.last)
+            hidden = self.layers(hidden, positions, cache, layers, weights, bias)
             trace.note(cut.name, hidden)
             if cut.last in counts:
                 count = counts[cut.last]
                 attention = weights[-1], cache.layers[cut.last - 1].keys
-                placed, hidden, positions = self._reduce(
+                placed, hidden, positions, kept = self._reduce(
                     count, entry.lengths, placed, hidden, attention, positions, entry.parts, trace
                 )
-        return hidden, cache
+                sizes = sizes.gather(1, kept)
+        return hidden, cache, biases
 
     def _reduce(
         self,
@@ -251,10 +283,11 @@ class Reference:
         positions: Tensor,
         entered: tuple[Tensor, Tensor],
         trace: Trace,
-    ) -> tuple[Placed, Tensor, Tensor]:
+    ) -> tuple[Placed, Tensor, Tensor, Tensor]:
         """Reduce with weights ``[1, H, S, S]`` and keys ``[1, Hkv, S, D]`` of the layer before.
 
-        ``entered``: text ``[T, C]`` and visual tokens ``[n, V, C]`` at the decoder's input.
+        ``entered``: text ``[T, C]`` and visual tokens ``[n, V, C]`` at the decoder's input. The last
+        of what it returns is the places ``[n, K]`` that stay.
         """
         after = place_tokens(lengths, placed.text, hidden.shape[1], count.tokens_out)
         reducer = make_reducer(self.plan, count)
@@ -267,7 +300,8 @@ class Reference:
         with Decisions() as decisions:
             hidden, positions, *kept = reducer.reduce(hidden, clues, positions, visual, order)
         trace.note_reduced(count.site.name, hidden, kept[0] if kept else None, decisions.made)
-        return after, hidden, positions
+        none = torch.zeros((len(visual), 0), dtype=torch.int64)
+        return after, hidden, positions, kept[0] if kept else none
 
     def layers(
         self,
@@ -276,10 +310,16 @@ class Reference:
         cache: DynamicCache,
         layers: range,
         weights: list[Tensor] | None,
+        bias: Tensor | None = None,
     ) -> Tensor:
-        """Run decoder layers; ``weights`` collects the last one's attention ``[1, H, S, S]``."""
+        """Run decoder layers; ``weights`` collects the last one's attention ``[1, H, S, S]``.
+
+        ``bias [L]`` is added to the scores of every row of the caches, the new ones included.
+        """
         length = hidden.shape[1]
         mask = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)[None, None]
+        if self.plan.sized and bias is not None:
+            mask = mask + bias if length > 1 else bias[None, None, None]
         rotary = self.parts.rotary(hidden, positions)
         for index in layers:
             layer = self.parts.text_layers[index]
@@ -290,7 +330,7 @@ class Reference:
                 )
             hidden = layer(
                 hidden,
-                attention_mask=mask if length > 1 else None,
+                attention_mask=mask if length > 1 or self.plan.sized else None,
                 position_ids=positions,
                 past_key_values=cache,
                 position_embeddings=rotary,

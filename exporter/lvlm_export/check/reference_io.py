@@ -78,6 +78,7 @@ class DecoderEntry:
         parts: Text ``[T, C]`` and visual tokens ``[n, V, C]`` that ``hidden`` is put together from.
         lengths: Of the runs of text.
         counts: Tokens at the decoder's sites.
+        sizes: ``[n, V]``, patches that the visual tokens stand for; ones where they are not counted.
     """
 
     hidden: Tensor
@@ -87,6 +88,7 @@ class DecoderEntry:
     parts: tuple[Tensor, Tensor]
     lengths: list[int]
     counts: tuple[SiteCount, ...]
+    sizes: Tensor
 
 
 def load_eager(directory: Path, family: Family) -> Any:

@@ -169,7 +169,8 @@ class Family(Protocol):
         """Graph that turns projected tiles into one image's tokens; None where they are equal.
 
         ``features [tiles, K, D] -> [1, V, D]`` for a layout with a grid, else
-        ``[n, K, D] -> [n, V, D]``.
+        ``[n, K, D] -> [n, V, D]``. With their ``sizes [.., K]`` as a second argument it gives
+        those of its tokens as well.
         """
         ...
 

@@ -36,7 +36,33 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
-class SinglePacker(nn.Module):
+class TilePacker(nn.Module):
+    """Projected tiles as an image's tokens, and their sizes the same way.
+
+    ``features [B, K, D]``, and where the decoder counts the patches that a token stands for their
+    ``sizes [B, K]`` too. A newline is one token; where the map is shrunk, a size is interpolated as
+    the features are, so that tokens of which nothing was merged stay of size 1.
+    """
+
+    def __init__(self, newline: nn.Parameter) -> None:
+        super().__init__()
+        self.newline = newline
+
+    def pack(self, features: Tensor, newline: Tensor) -> Tensor:
+        """Tokens in their order; ``newline [D]``."""
+        raise NotImplementedError
+
+    def forward(
+        self, features: Tensor, sizes: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        packed = self.pack(features, self.newline)
+        if sizes is None:
+            return packed
+        rows = self.pack(sizes.unsqueeze(-1), torch.ones_like(self.newline[:1]))
+        return packed, rows.squeeze(-1)
+
+
+class SinglePacker(TilePacker):
     """Base view, then the tiles' joint map without its padding, a newline after every row.
 
     ``features [tiles, K, D] -> [1, V, D]``.
@@ -45,13 +71,12 @@ class SinglePacker(nn.Module):
     def __init__(
         self, newline: nn.Parameter, layout: TileLayout, kept: int, max_patches: int
     ) -> None:
-        super().__init__()
-        self.newline = newline
+        super().__init__(newline)
         self.layout = layout
         self.side = math.isqrt(kept)
         self.max_patches = max_patches
 
-    def forward(self, features: Tensor) -> Tensor:
+    def pack(self, features: Tensor, newline: Tensor) -> Tensor:
         side, width = self.side, features.shape[-1]
         rows, cols, row0, col0 = anyres.unpadded_grid(self.layout, side)
         grid = (self.layout.grid_rows, self.layout.grid_cols)
@@ -63,21 +88,17 @@ class SinglePacker(nn.Module):
             channels_first = joint.permute(2, 0, 1).unsqueeze(0)
             resized = nn.functional.interpolate(channels_first, shrunk, mode="bilinear")
             joint = resized[0].permute(1, 2, 0)
-        newline = self.newline.expand(joint.shape[0], 1, width)
-        lines = torch.cat((joint, newline), dim=1).reshape(-1, width)
+        ends = newline.expand(joint.shape[0], 1, width)
+        lines = torch.cat((joint, ends), dim=1).reshape(-1, width)
         return torch.cat((features[0], lines), dim=0).unsqueeze(0)
 
 
-class MultiPacker(nn.Module):
+class MultiPacker(TilePacker):
     """One view per picture and a newline after it: ``features [n, K, D] -> [n, K+1, D]``."""
 
-    def __init__(self, newline: nn.Parameter) -> None:
-        super().__init__()
-        self.newline = newline
-
-    def forward(self, features: Tensor) -> Tensor:
-        newline = self.newline.expand(features.shape[0], 1, features.shape[-1])
-        return torch.cat((features, newline), dim=1)
+    def pack(self, features: Tensor, newline: Tensor) -> Tensor:
+        ends = newline.expand(features.shape[0], 1, features.shape[-1])
+        return torch.cat((features, ends), dim=1)
 
 
 class LlavaOnevision:

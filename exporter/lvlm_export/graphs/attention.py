@@ -72,6 +72,20 @@ class CacheView:
         return self.keys[slot], self.values[slot]
 
 
+def causal_bias(size_bias: Tensor, write_index: Tensor, count: int) -> Tensor:
+    """What is added to scores over a cache: ``[1, 1, S, C]``.
+
+    Args:
+        size_bias: ``[1, C]``, for every row of the cache.
+        write_index: ``[1]``, the row of the first of the S new tokens.
+        count: S.
+    """
+    columns = torch.arange(size_bias.shape[1], device=size_bias.device)
+    rows = write_index + torch.arange(count, device=size_bias.device)
+    hidden = torch.finfo(size_bias.dtype).min
+    return torch.where(columns <= rows.unsqueeze(1), size_bias, hidden)[None, None]
+
+
 def _scatter(cache: Tensor, rows: Tensor, write_index: Tensor) -> Tensor:
     return torch.onnx.ops.symbolic(
         "TensorScatter",
@@ -101,24 +115,25 @@ def onnx_attention(
         query: ``[B, H, S, D]``.
         key: ``[B, Hkv, N, D]``: the tokens themselves, or a cache when ``kv_length`` is given.
         value: As ``key``.
-        attention_mask: ``[B, 1, S, N]`` to add to the scores of a vision layer, or None.
+        attention_mask: ``[B, 1, S, N]`` to add to the scores, or None. Over a cache it carries
+            causality too (``causal_bias``): TensorRT-RTX refuses a node that has both.
         scaling: Factor on the products.
-        kv_length: ``[1]`` int64, filled rows of the cache; makes the node causal.
+        kv_length: ``[1]`` int64, filled rows of the cache; without a mask the node is causal.
 
     Returns:
         ``[B, S, H, D]`` and None for the weights that no fused kernel returns.
     """
-    assert attention_mask is None or kv_length is None, "causality is is_causal's business"
     seen = _watched.get()
     if seen is not None:
         seen.append((query, key))
     inputs: tuple[Tensor | None, ...] = (query, key, value)
-    if attention_mask is not None:
-        inputs = (*inputs, attention_mask)
     attrs: dict[str, Any] = {"scale": scaling}
     if kv_length is not None:
-        inputs = (*inputs, None, None, None, kv_length)
-        attrs["is_causal"] = 1
+        inputs = (*inputs, attention_mask, None, None, kv_length)
+        if attention_mask is None:
+            attrs["is_causal"] = 1
+    elif attention_mask is not None:
+        inputs = (*inputs, attention_mask)
     version = 23 if kv_length is None else 24
     out = torch.onnx.ops.symbolic(
         "Attention", inputs, attrs, dtype=query.dtype, shape=query.shape, version=version

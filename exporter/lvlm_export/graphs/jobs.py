@@ -79,7 +79,8 @@ def _budget_jobs(
         for part in budget.layouts:
             packer = family.packer(model, layouts[part.layout], kept)
             if packer is not None:
-                yield packer_job(packer, plan.shape, layouts[part.layout], kept, dtype)
+                layout = layouts[part.layout]
+                yield packer_job(packer, plan.shape, layout, kept, dtype, plan.sized)
             for count in part.counts:
                 yield reducer_job(plan, count, dtype)
 
@@ -128,6 +129,7 @@ def decoder_job(parts: Parts, shape: ModelShape, cut: DecoderCut, dtype: torch.d
     layers = range(cut.first, cut.last)
     keys = [example((1, text.kv_heads, 32, text.head_dim), dtype) for _ in layers]
     values = [example((1, text.kv_heads, 32, text.head_dim), dtype) for _ in layers]
+    sizes = [example((1, 32), dtype)] * cut.sized
     arguments = (
         example((1, 8, text.hidden_size), dtype),
         example((1, 8), torch.int64),
@@ -135,11 +137,12 @@ def decoder_job(parts: Parts, shape: ModelShape, cut: DecoderCut, dtype: torch.d
         example((1,), torch.int64),
         keys,
         values,
+        *sizes,
     )
     past = [f"past_{kind}.{layer}" for kind in ("key", "value") for layer in layers]
     present = [f"present_{kind}.{layer}" for kind in ("key", "value") for layer in layers]
     signature = Signature(
-        ("hidden", "position_ids", "write_index", "kv_length", *past),
+        ("hidden", "position_ids", "write_index", "kv_length", *past, *cut.inputs),
         ("hidden_out", *(["query"] if cut.scored else []), *present),
         (
             {1: sequence},
@@ -148,6 +151,7 @@ def decoder_job(parts: Parts, shape: ModelShape, cut: DecoderCut, dtype: torch.d
             None,
             [{2: cache}] * len(layers),
             [{2: cache}] * len(layers),
+            *[{1: cache} for _ in sizes],
         ),
     )
     return GraphJob(f"{cut.name}.onnx", DecoderSubgraph(parts, cut), arguments, signature, True)
@@ -194,11 +198,19 @@ def reducer_job(plan: Plan, count: SiteCount, dtype: torch.dtype) -> GraphJob:
 
 
 def packer_job(
-    packer: nn.Module, shape: ModelShape, layout: Any, kept: int, dtype: torch.dtype
+    packer: nn.Module, shape: ModelShape, layout: Any, kept: int, dtype: torch.dtype, sized: bool
 ) -> GraphJob:
-    """Projected tiles to an image's tokens; it reads the newline, so it counts as weighted."""
+    """Projected tiles to an image's tokens; it reads the newline, so it counts as weighted.
+
+    ``sized``: their sizes go the same way.
+    """
     grid = bool(layout.grid_rows)
     images = torch.export.Dim("images", min=1, max=64)
-    value = example((layout.tiles if grid else 2, kept, shape.text.hidden_size), dtype)
-    signature = Signature(("features",), ("visual",), (None if grid else {0: images},))
-    return GraphJob(packer_file(layout.name, kept), packer, (value,), signature, True)
+    tiles = layout.tiles if grid else 2
+    values = [example((tiles, kept, shape.text.hidden_size), dtype)]
+    values += [example((tiles, kept), dtype)] * sized
+    inputs, outputs = (("features", "sizes"), ("visual", "sizes_out"))
+    used = len(values)
+    axes = (None if grid else {0: images},) * used
+    signature = Signature(inputs[:used], outputs[:used], axes)
+    return GraphJob(packer_file(layout.name, kept), packer, tuple(values), signature, True)

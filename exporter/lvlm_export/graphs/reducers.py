@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,7 @@ from lvlm_export.reduction.reducers import (
     DecoderReducer,
     PixelReducer,
     ProjectedReducer,
+    SizedDecoderReducer,
     VisionReducer,
 )
 
@@ -29,6 +32,7 @@ def make_reducer(plan: Plan, count: SiteCount) -> Reducer:
         vision.prefix if before else 0,
         vision.scale if before else text.scale,
         plan.options.seed,
+        vision.tokens if before else 0,
     )
     selector = plan.method.selector(count.site, shape)
     if count.site.stage == "pixels":
@@ -37,7 +41,8 @@ def make_reducer(plan: Plan, count: SiteCount) -> Reducer:
         return VisionReducer(shape, selector)
     if count.site.stage == "projected":
         return ProjectedReducer(shape, selector)
-    return DecoderReducer(shape, selector)
+    sized = plan.sized and SizedDecoderReducer.suits(selector)
+    return (SizedDecoderReducer if sized else DecoderReducer)(shape, selector)
 
 
 def reducer_inputs(
@@ -51,7 +56,7 @@ def reducer_inputs(
     elif isinstance(reducer, ProjectedReducer):
         arguments, axes = _projected(plan, reducer.shape, dtype)
     else:
-        arguments, axes = _decoder(plan, reducer.shape, dtype)
+        return _decoder(plan, reducer, dtype)
     used = len(reducer.inputs)
     return arguments[:used], Signature(reducer.inputs, reducer.outputs, axes[:used])
 
@@ -75,8 +80,9 @@ def _vision(plan: Plan, shape: ReducerShape, dtype: torch.dtype) -> Inputs:
         example((2, heads, total, dim), dtype),
         example((2, heads, total, dim), dtype),
         example((2, total), dtype),
+        example((2, shape.tokens_in), torch.int64),
     )
-    return arguments, ({0: tiles},) * 4
+    return arguments, ({0: tiles},) * 5
 
 
 def _projected(plan: Plan, shape: ReducerShape, dtype: torch.dtype) -> Inputs:
@@ -87,8 +93,10 @@ def _projected(plan: Plan, shape: ReducerShape, dtype: torch.dtype) -> Inputs:
     return arguments, ({0: images}, {1: text})
 
 
-def _decoder(plan: Plan, shape: ReducerShape, dtype: torch.dtype) -> Inputs:
-    text = plan.shape.text
+def _decoder(
+    plan: Plan, reducer: DecoderReducer, dtype: torch.dtype
+) -> tuple[tuple[Tensor, ...], Signature]:
+    text, shape = plan.shape.text, reducer.shape
     limit = 2 * text.context_length + 2 * shape.tokens_in
     length = torch.export.Dim("sequence", min=shape.tokens_in + 1, max=limit)
     cache = torch.export.Dim("cache", min=shape.tokens_in + 1, max=2 * limit)
@@ -97,26 +105,25 @@ def _decoder(plan: Plan, shape: ReducerShape, dtype: torch.dtype) -> Inputs:
     words = torch.export.Dim("text", min=1, max=limit)
     entered = torch.export.Dim("entered", min=1, max=limit)
     rows, after = 2 * shape.tokens_in + 9, 2 * shape.tokens_out + 9
-    arguments = (
-        example((1, rows, text.hidden_size), dtype),
-        example((1, text.heads, rows, text.head_dim), dtype),
-        example((1, text.kv_heads, rows + 5, text.head_dim), dtype),
-        example((1, rows), torch.int64),
-        example((2, shape.tokens_in), torch.int64),
-        example((after,), torch.int64),
-        example((7,), torch.int64),
-        example((1, 7, text.hidden_size), dtype),
-        example((2, shape.tokens_in + 1, text.hidden_size), dtype),
-    )
-    axes = (
-        {1: length},
-        {2: length},
-        {2: cache},
-        {1: length},
-        {0: images},
-        {0: reduced},
-        {0: words},
-        {1: words},
-        {0: images, 1: entered},
-    )
-    return arguments, axes
+    known: dict[str, tuple[Tensor, dict[int, torch.export.Dim]]] = {
+        "hidden": (example((1, rows, text.hidden_size), dtype), {1: length}),
+        "query": (example((1, text.heads, rows, text.head_dim), dtype), {2: length}),
+        "key": (example((1, text.kv_heads, rows + 5, text.head_dim), dtype), {2: cache}),
+        "position_ids": (example((1, rows), torch.int64), {1: length}),
+        "visual_index": (example((2, shape.tokens_in), torch.int64), {0: images}),
+        "order": (example((after,), torch.int64), {0: reduced}),
+        "text_index": (example((7,), torch.int64), {0: words}),
+        "text_embeds": (example((1, 7, text.hidden_size), dtype), {1: words}),
+        "visual_embeds": (
+            example((2, shape.tokens_in + 1, text.hidden_size), dtype),
+            {0: images, 1: entered},
+        ),
+        "size_bias": (example((1, rows + 5), dtype), {1: cache}),
+    }
+    arguments = tuple(known[name][0] for name in reducer.inputs)
+    axes: tuple[Any, ...] = tuple(known[name][1] for name in reducer.inputs)
+    if isinstance(reducer, SizedDecoderReducer):
+        # As torch.export takes them where the last arguments are one starred parameter.
+        starred = reducer.inputs.index("size_bias") + 1
+        axes = (*axes[:starred], *([axes[starred:]] if axes[starred:] else []))
+    return arguments, Signature(reducer.inputs, reducer.outputs, axes)

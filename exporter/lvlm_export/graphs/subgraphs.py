@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lvlm_export.families import Parts
-from lvlm_export.graphs.attention import CacheView, watch_attention
+from lvlm_export.graphs.attention import CacheView, causal_bias, watch_attention
 from lvlm_export.plan.cuts import DecoderCut, VisionCut
 
 
@@ -106,8 +106,9 @@ class ProjectorSubgraph(nn.Module):
 class DecoderSubgraph(nn.Module):
     """Decoder layers over a cache that is written in place.
 
-    ``hidden [1, S, C]``, ``position_ids [1, S]``, ``write_index [1]``, ``kv_length [1]`` and the
-    layers' caches -> hidden, (query,) and the caches.
+    ``hidden [1, S, C]``, ``position_ids [1, S]``, ``write_index [1]``, ``kv_length [1]``, the
+    layers' caches and, where attention counts the patches that a token stands for, their logarithm
+    for every row of the caches, ``size_bias [1, cache]`` -> hidden, (query,) and the caches.
     """
 
     def __init__(self, parts: Parts, cut: DecoderCut) -> None:
@@ -124,14 +125,18 @@ class DecoderSubgraph(nn.Module):
         kv_length: Tensor,
         keys: list[Tensor],
         values: list[Tensor],
+        size_bias: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
+        bias = None
+        if size_bias is not None:
+            bias = causal_bias(size_bias, write_index, hidden.shape[1])
         cache = CacheView(keys, values, self.cut.first, write_index, kv_length)
         rotary = self.rotary(hidden, position_ids)
         with watch_attention() as seen:
             for layer in self.layers:
                 hidden = layer(
                     hidden,
-                    attention_mask=None,
+                    attention_mask=bias,
                     position_ids=position_ids,
                     past_key_values=cache,
                     position_embeddings=rotary,

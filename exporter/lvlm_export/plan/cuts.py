@@ -50,16 +50,30 @@ class VisionCut:
 
 @dataclass(frozen=True)
 class DecoderCut:
-    """Layers ``[first, last)`` of a decoder subgraph; ``scored`` when a site follows."""
+    """Layers ``[first, last)`` of a decoder subgraph.
+
+    Attributes:
+        index: Position in the chain.
+        first: Its first layer.
+        last: One past its last.
+        scored: A site follows.
+        sized: Its attention counts the patches that a token stands for.
+    """
 
     index: int
     first: int
     last: int
     scored: bool
+    sized: bool = False
 
     @property
     def name(self) -> str:
         return f"decoder.{self.index}"
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of what it takes beside tokens, positions and caches."""
+        return ("size_bias",) if self.sized else ()
 
 
 def cut_vision(
@@ -92,11 +106,18 @@ def _attends(cut: VisionCut) -> bool:
     return cut.whole[0] < cut.whole[1] or cut.attention_of is not None
 
 
-def cut_decoder(layers: int, sites: Sequence[Site]) -> tuple[DecoderCut, ...]:
-    """Cuts of a decoder of ``layers`` layers at the inputs of the sites' layers."""
+def cut_decoder(
+    layers: int, sites: Sequence[Site], sizes_in_decoder: bool = False
+) -> tuple[DecoderCut, ...]:
+    """Cuts of a decoder of ``layers`` layers at the inputs of the sites' layers.
+
+    ``sizes_in_decoder``: its attention counts the patches that a token stands for, which are more
+    than one behind a site in the tower.
+    """
+    sized = sizes_in_decoder and any(site.stage == "vision" for site in sites)
     at = [site.layer for site in sites if site.stage == "decoder"]
     bounds = [0, *at, layers]
     return tuple(
-        DecoderCut(index, first, last, last != layers)
+        DecoderCut(index, first, last, last != layers, sized)
         for index, (first, last) in enumerate(itertools.pairwise(bounds))
     )

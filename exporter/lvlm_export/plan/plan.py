@@ -82,6 +82,11 @@ class Plan:
     key: str
     checkpoint_key: str
 
+    @property
+    def sized(self) -> bool:
+        """The decoder counts the patches that a token stands for."""
+        return self.decoder[0].sized
+
 
 def make_plan(checkpoint: Checkpoint, options: BuildOptions) -> Plan:
     """Check the options against the checkpoint and count every token.
@@ -110,7 +115,7 @@ def make_plan(checkpoint: Checkpoint, options: BuildOptions) -> Plan:
         method=method,
         sites=sites,
         vision=cut_vision(shape.vision.layers, sites, method.tracks_size),
-        decoder=cut_decoder(shape.text.layers, sites),
+        decoder=cut_decoder(shape.text.layers, sites, method.sizes_in_decoder),
         budgets=budgets,
         key=_key(checkpoint_key, options),
         checkpoint_key=checkpoint_key,

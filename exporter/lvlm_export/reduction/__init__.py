@@ -26,6 +26,7 @@ METHODS: dict[str, str] = {
     "illava": "lvlm_export.reduction.methods.illava:METHOD",
     "illava_v1": "lvlm_export.reduction.methods.illava_v1:METHOD",
     "image_text": "lvlm_export.reduction.methods.image_text:METHOD",
+    "local": "lvlm_export.reduction.methods.local:METHOD",
     "none": "lvlm_export.reduction.methods.none:METHOD",
     "prumerge": "lvlm_export.reduction.methods.prumerge:METHOD",
     "prumerge_plus": "lvlm_export.reduction.methods.prumerge_plus:METHOD",

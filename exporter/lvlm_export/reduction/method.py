@@ -54,6 +54,7 @@ class ReducerShape:
         prefix: Leading tokens that are never touched (1 for a CLS token), vision sites only.
         scale: Factor on query-key products (``head_dim ** -0.5`` unless the model has its own).
         seed: For methods that draw numbers; the same seed gives the same graph.
+        whole: Patches of a tile before any reduction, 0 where they are ``tokens_in``; vision sites.
     """
 
     tokens_in: int
@@ -61,6 +62,12 @@ class ReducerShape:
     prefix: int
     scale: float
     seed: int
+    whole: int = 0
+
+    @property
+    def tokens_full(self) -> int:
+        """Patches of a tile before any reduction."""
+        return self.whole or self.tokens_in
 
 
 class Method(Protocol):
@@ -80,6 +87,7 @@ class Method(Protocol):
         withdraws: Every visual token leaves at its site, whose layer depends on the ratio.
         tracks_size: The number of patches that a token stands for is kept through the vision
             encoder, whose attention adds its logarithm to a key's logits.
+        sizes_in_decoder: The decoder's attention does so too, in every layer and step.
         keeps_square: What stays of a tile is a square grid, on every model.
         vision_share: Share of the total log-ratio that the sites before the decoder carry, in
             [0, 1]; counts only where there are sites in both.
@@ -96,6 +104,7 @@ class Method(Protocol):
     merges: bool = False
     withdraws: bool = False
     tracks_size: bool = False
+    sizes_in_decoder: bool = False
     keeps_square: bool = False
     vision_share: float = 0.0
 

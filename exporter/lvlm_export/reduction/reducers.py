@@ -48,8 +48,9 @@ class VisionReducer(nn.Module):
     """A selector in the vision encoder; prefix tokens (CLS) are not scored or touched.
 
     Inputs: ``hidden [B, P+N, C]``, ``query``, ``key`` ``[B, H, P+N, D]`` of the layer and, where
-    the selector needs it, ``sizes [B, P+N]``, how many patches each token stands for.
-    Outputs: ``hidden_out [B, P+K, C]``, ``places [B, K]`` and ``sizes_out [B, P+K]``.
+    the selector needs them, ``sizes [B, P+N]``, how many patches each token stands for, and
+    ``origins [B, N]``, where in the tile's patches each stood. Outputs: ``hidden_out [B, P+K, C]``,
+    ``places [B, K]``, ``sizes_out [B, P+K]`` and ``origins_out [B, K]``.
     """
 
     def __init__(self, shape: ReducerShape, selector: Selector) -> None:
@@ -57,8 +58,11 @@ class VisionReducer(nn.Module):
         self.shape = shape
         self.selector = selector
         sized = "sizes" in selector.needs
-        self.inputs = ("hidden", "query", "key", *(["sizes"] if sized else []))
-        self.outputs = ("hidden_out", "places", *(["sizes_out"] if sized else []))
+        located = "origins" in selector.needs
+        travels = ["sizes"] * sized + ["origins"] * located
+        self.inputs = ("hidden", "query", "key", *travels)
+        gives = ["sizes_out"] * sized + ["origins_out"] * selector.gives_origins
+        self.outputs = ("hidden_out", "places", *gives)
 
     def patches(self, rows: Tensor) -> Tensor:
         """Rows ``[B, P+N, …]`` without the prefix."""
@@ -66,13 +70,14 @@ class VisionReducer(nn.Module):
 
     def reduce(self, hidden: Tensor, clues: Clues) -> tuple[Tensor, ...]:
         """As ``forward`` with the clues given instead of query and key."""
-        kept, places, *sizes = self.selector(self.patches(hidden), clues)
+        kept, places, *others = self.selector(self.patches(hidden), clues)
         prefix = self.shape.prefix
         if prefix:
             kept = torch.cat((hidden.narrow(1, 0, prefix), kept), dim=1)
             # A CLS token stands for itself.
-            sizes = [nn.functional.pad(each, (prefix, 0), value=1.0) for each in sizes]
-        return kept, places, *sizes
+            sizes = [nn.functional.pad(each, (prefix, 0), value=1.0) for each in others[:1]]
+            others = [*sizes, *others[1:]]
+        return kept, places, *others
 
     def scores(self, query: Tensor, key: Tensor) -> Tensor | None:
         """``[B, P+N]`` of the kind that the selector needs."""
@@ -88,7 +93,12 @@ class VisionReducer(nn.Module):
         return None
 
     def forward(
-        self, hidden: Tensor, query: Tensor, key: Tensor, sizes: Tensor | None = None
+        self,
+        hidden: Tensor,
+        query: Tensor,
+        key: Tensor,
+        sizes: Tensor | None = None,
+        origins: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         needs, scores = self.selector.needs, self.scores(query, key)
         clues = Clues(
@@ -97,6 +107,7 @@ class VisionReducer(nn.Module):
             mean_keys=self.patches(key.float().mean(dim=1)) if "mean_keys" in needs else None,
             cls=hidden[:, 0] if "cls" in needs else None,
             sizes=None if sizes is None else self.patches(sizes),
+            origins=origins,
         )
         return self.reduce(hidden, clues)
 
@@ -153,7 +164,7 @@ class DecoderReducer(nn.Module):
         base = ("hidden", "query", "key", "position_ids", "visual_index", "order")
         text = ("text_index",) if selector.needs & TEXT_CLUES else ()
         entered = ("text_embeds", "visual_embeds") if "decoder_input" in selector.needs else ()
-        self.inputs = (*base, *text, *entered)
+        self.inputs: tuple[str, ...] = (*base, *text, *entered)
         self.outputs = ("hidden_out", "position_ids_out", *(["places"] if shape.tokens_out else []))
 
     def reduce(
@@ -194,8 +205,9 @@ class DecoderReducer(nn.Module):
         text_index: Tensor | None = None,
         text_embeds: Tensor | None = None,
         visual_embeds: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        clues = self.clues(hidden, query, key, visual_index, text_index)
+        clues = self.clues(hidden, query, key, visual_index, text_index, bias)
         if text_index is not None and self.needs_after:
             clues = replace(clues, text_after=text_after(visual_index, text_index))
         if text_embeds is not None:
@@ -209,13 +221,14 @@ class DecoderReducer(nn.Module):
         key: Tensor,
         visual_index: Tensor,
         text_index: Tensor | None,
+        bias: Tensor | None,
     ) -> Clues:
-        """What the selector needs, from query and cache."""
+        """What the selector needs, from query and cache; ``bias [S]`` is added to scores."""
         selector, scale = self.selector, self.shape.scale
         scores = keys = text = text_keys = text_attention = None
         if selector.attention is not None:
             assert selector.attention == "last_row"
-            scores = self.visual(last_row_attention(query, key, scale), visual_index)
+            scores = self.visual(last_row_attention(query, key, scale, bias), visual_index)
         if selector.needs & {"keys", "text_keys"}:
             filled = fuse_heads(key.narrow(2, 0, query.shape[2]))[0]
             keys = self.visual(filled, visual_index)
@@ -226,7 +239,7 @@ class DecoderReducer(nn.Module):
             text_keys = filled.index_select(0, text_index)
         if "text_attention" in selector.needs:
             assert text_index is not None
-            rows = text_rows_attention(query, key, scale, text_index)
+            rows = text_rows_attention(query, key, scale, text_index, bias)
             text_attention = self.visual(rows.transpose(0, 1), visual_index).transpose(1, 2)
         return Clues(
             scores=scores,
@@ -235,6 +248,38 @@ class DecoderReducer(nn.Module):
             text_keys=text_keys,
             text_attention=text_attention,
         )
+
+
+class SizedDecoderReducer(DecoderReducer):
+    """As ``DecoderReducer``, whose scores are attention of a decoder that counts sizes.
+
+    It takes ``size_bias [1, C]``, what attention adds for every row of the cache, after ``order``.
+    """
+
+    def __init__(self, shape: ReducerShape, selector: Selector) -> None:
+        super().__init__(shape, selector)
+        self.inputs = (*self.inputs[:6], "size_bias", *self.inputs[6:])
+
+    @staticmethod
+    def suits(selector: Selector) -> bool:
+        """A selector asks for attention."""
+        return selector.attention is not None or "text_attention" in selector.needs
+
+    def forward(  # type: ignore[override]  # one input more, in the order of the graph's
+        self,
+        hidden: Tensor,
+        query: Tensor,
+        key: Tensor,
+        position_ids: Tensor,
+        visual_index: Tensor,
+        order: Tensor,
+        size_bias: Tensor,
+        *text: Tensor,
+    ) -> tuple[Tensor, ...]:
+        named = dict(zip(("text_index", "text_embeds", "visual_embeds"), text, strict=False))
+        named["bias"] = size_bias[0].narrow(0, 0, query.shape[2])
+        rows = (hidden, query, key, position_ids, visual_index, order)
+        return super().forward(*rows, **named)
 
 
 def text_after(visual_index: Tensor, text_index: Tensor) -> Tensor:

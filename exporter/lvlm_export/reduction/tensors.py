@@ -26,13 +26,16 @@ def received_attention(query: Tensor, key: Tensor, scale: float) -> Tensor:
     return torch.softmax(logits, dim=-1).mean(dim=2).mean(dim=1)
 
 
-def last_row_attention(query: Tensor, key: Tensor, scale: float) -> Tensor:
+def last_row_attention(
+    query: Tensor, key: Tensor, scale: float, bias: Tensor | None = None
+) -> Tensor:
     """Mean over heads of the attention row of the last token.
 
     Args:
         query: ``[1, H, S, D]`` after RoPE.
         key: ``[1, Hkv, C, D]``, a cache of which the first S rows are filled.
         scale: Factor on the products.
+        bias: ``[S]``, added to the scores of every row of the cache.
 
     Returns:
         ``[S]`` float32.
@@ -42,7 +45,8 @@ def last_row_attention(query: Tensor, key: Tensor, scale: float) -> Tensor:
     # Grouped-query attention: heads that share a key stand in one group.
     row = query[:, :, -1].float().reshape(1, kv_heads, heads // kv_heads, dim) * scale
     filled = key.narrow(2, 0, length).float()
-    weights = torch.softmax(torch.matmul(row, filled.transpose(-1, -2)), dim=-1)
+    logits = torch.matmul(row, filled.transpose(-1, -2))
+    weights = torch.softmax(logits if bias is None else logits + bias.float(), dim=-1)
     return weights.mean(dim=(1, 2))[0]
 
 
@@ -70,7 +74,9 @@ def fuse_heads(states: Tensor) -> Tensor:
     return states.transpose(1, 2).flatten(2)
 
 
-def text_rows_attention(query: Tensor, key: Tensor, scale: float, text_index: Tensor) -> Tensor:
+def text_rows_attention(
+    query: Tensor, key: Tensor, scale: float, text_index: Tensor, bias: Tensor | None = None
+) -> Tensor:
     """Mean over heads of the causal attention rows of the text tokens.
 
     Args:
@@ -78,6 +84,7 @@ def text_rows_attention(query: Tensor, key: Tensor, scale: float, text_index: Te
         key: ``[1, Hkv, C, D]``, a cache of which the first S rows are filled.
         scale: Factor on the products.
         text_index: ``[T]``, where the text stands in S.
+        bias: ``[S]``, added to the scores of every row of the cache.
 
     Returns:
         ``[T, S]`` float32.
@@ -88,6 +95,7 @@ def text_rows_attention(query: Tensor, key: Tensor, scale: float, text_index: Te
     rows = rows.reshape(kv_heads, (heads // kv_heads) * text_index.shape[0], dim)
     logits = torch.matmul(rows, key[0].narrow(1, 0, length).float().transpose(-1, -2))
     logits = logits.reshape(heads, text_index.shape[0], length)
+    logits = logits if bias is None else logits + bias.float()
     later = torch.arange(length, device=key.device) > text_index.unsqueeze(1)
     logits = logits.masked_fill(later, torch.finfo(torch.float32).min)
     return torch.softmax(logits, dim=-1).mean(dim=0)

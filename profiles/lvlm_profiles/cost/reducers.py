@@ -124,6 +124,13 @@ def tome(at: Place) -> Amount:
     return cosines_of_halves + at.products(at.tokens - at.kept, half, at.width + 1)
 
 
+def local(at: Place) -> Amount:
+    """Cosines of two halves by whole keys, and the weighted means."""
+    half = at.tokens // 2
+    cosines_of_halves = at.products(at.tokens - half, half, at.inner)
+    return cosines_of_halves + at.products(at.tokens - at.kept, half, at.width + 1)
+
+
 def anchors(at: Place) -> Amount:
     """Cosines of all tokens with the kept ones, and the weighted means."""
     return at.products(at.tokens, at.kept, at.inner + at.width + 1)
@@ -166,6 +173,7 @@ REDUCERS: Mapping[str, Mapping[str, tuple[Step, ...]]] = {
     "illava": {"vision": (all_pairs, recycle), "decoder": (one_row, recycle)},
     "illava_v1": {"vision": (all_pairs, merge_one), "decoder": (one_row, merge_one)},
     "image_text": {"features": (cls_cosines,), "decoder": (one_row,)},
+    "local": {"vision": (local,)},
     "prumerge": {"features": (salience, prumerge)},
     "prumerge_plus": {"features": (salience, prumerge)},
     "pyramiddrop": {"decoder": (one_row,)},

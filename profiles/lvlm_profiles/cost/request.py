@@ -113,7 +113,7 @@ def decode_works(dims: ModelDims, path: TokenPath, step: int) -> tuple[Work, ...
     works = [Work("embedding", "embedding", "decode", 1, moved_only(2 * text.width))]
     for graph, first, last in _groups(text, path):
         filled = path.prompt_tokens(first) + step + 1
-        amount = _decoder_layer(text, 1, filled).times(last - first)
+        amount = _decoder_layer(text, 1, filled, path.sized).times(last - first)
         works.append(Work("layers", graph, "decode", 1, amount))
     return (*works, _lm_head(text, "decode"))
 
@@ -149,10 +149,14 @@ def text_weight_elements(text: TextDims) -> int:
 
 
 def kv_elements(dims: ModelDims, path: TokenPath) -> int:
-    """The key-value caches as the runtime allocates them: prompt and answer, per layer group."""
+    """The key-value caches as the runtime allocates them: prompt and answer, per layer group.
+
+    Where the decoder counts sizes, a group has one row of them too.
+    """
     text = dims.text
     return sum(
-        (last - first) * _kv_row(text) * (path.prompt_tokens(first) + path.answer_tokens)
+        ((last - first) * _kv_row(text) + path.sized)
+        * (path.prompt_tokens(first) + path.answer_tokens)
         for _, first, last in _groups(text, path)
     )
 
@@ -215,7 +219,7 @@ def _prompt_works(dims: ModelDims, path: TokenPath) -> Iterator[Work]:
             cut = cuts[first]
             amount = reducer_amount(path.method, cut, dims, images, before, path.text_tokens)
             yield Work("reducer", cut.name, "prefill", before, amount)
-        amount = _decoder_layer(text, rows, rows).times(last - first)
+        amount = _decoder_layer(text, rows, rows, path.sized).times(last - first)
         yield Work("layers", graph, "prefill", rows, amount)
     yield _lm_head(text, "prefill")
 
@@ -254,13 +258,16 @@ def _vision_attention(vision: VisionDims, tiles: int, rows: int) -> Amount:
     return maps + Amount(flops=4 * tiles * rows**2 * width, activations=4 * tiles * rows * width)
 
 
-def _decoder_layer(text: TextDims, rows: int, filled: int) -> Amount:
-    """One layer for ``rows`` new tokens with ``filled`` rows in the cache, these included."""
+def _decoder_layer(text: TextDims, rows: int, filled: int, sized: bool = False) -> Amount:
+    """One layer for ``rows`` new tokens with ``filled`` rows in the cache, these included.
+
+    ``sized``: it reads what is added to its scores, for every row and filled row.
+    """
     inner, pair = text.heads * text.head_dim, _kv_row(text)
     amount = linear(rows, text.width, inner) + linear(rows, text.width, pair)
     amount += Amount(
         flops=4 * rows * filled * inner,
-        activations=2 * rows * inner,
+        activations=2 * rows * inner + sized * rows * filled,
         kv_read=filled * pair,
         kv_written=rows * pair,
     )

@@ -117,6 +117,7 @@ class TokenPath:
         cuts: All cuts of the chain, in the order tokens pass them.
         condensed: A trained projector, a graph of its own, makes ``image_tokens`` of the patches.
         query_tokens: Question that passes the decoder alone before, for a projector that reads it.
+        sized: The decoder's attention adds a row of the tokens' sizes to its scores.
     """
 
     method: str
@@ -129,6 +130,7 @@ class TokenPath:
     cuts: tuple[Cut, ...]
     condensed: bool = False
     query_tokens: int = 0
+    sized: bool = False
 
     def at(self, *stages: str) -> tuple[Cut, ...]:
         """The cuts of some stages."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from lvlm_runtime.bundle.manifest import LayoutBudget, Manifest, Reduction
+from lvlm_runtime.bundle.manifest import SIZE_BIAS, LayoutBudget, Manifest, Reduction
 from lvlm_runtime.bundle.route import PIXELS
 
 # An entry, what it should be, and what it is.
@@ -30,10 +30,14 @@ def chains_are_whole(manifest: Manifest) -> Iterator[Finding]:
         for site in sites:
             if not _is_site(site, kinds) or sites.count(site) > 1:
                 yield chain, "sites of its own, each once", short(site)
-        known = INPUTS if chain == "vision" else ()
+        known = INPUTS if chain == "vision" else (SIZE_BIAS,)
         for number, stage in enumerate(stages):
             if not set(stage.inputs) <= set(known) or len(set(stage.inputs)) < len(stage.inputs):
                 yield f"{chain}[{number}].inputs", f"of {', '.join(known)}", short(stage.inputs)
+    for number, stage in enumerate(manifest.decoder):
+        if stage.inputs != manifest.decoder[0].inputs:
+            wanted = f"{short(manifest.decoder[0].inputs)}, as of the first"
+            yield f"decoder[{number}].inputs", wanted, short(stage.inputs)
     if not manifest.lm_head:
         yield "lm_head", "at least one graph", "none"
     projector = manifest.projector

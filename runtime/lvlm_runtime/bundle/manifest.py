@@ -12,6 +12,8 @@ from lvlm_runtime.image.anyres import TileLayout
 from lvlm_runtime.image.preprocess import PreprocessSpec
 
 SCHEMA = 2
+# What a decoder subgraph takes that counts the patches a token stands for.
+SIZE_BIAS = "size_bias"
 # How a key-value buffer lies in memory: ``[1, heads, length, dim]`` or ``[1, length, heads, dim]``.
 HEAD_MAJOR, SEQUENCE_MAJOR = "head_major", "sequence_major"
 
@@ -53,7 +55,8 @@ class Subgraph:
         site: The site that follows, or None at the end of its chain.
         first_layer: First decoder layer in it (0 for vision).
         last_layer: One past the last decoder layer in it (0 for vision).
-        inputs: What a vision subgraph takes, by name; empty for the decoder's.
+        inputs: What a vision subgraph takes, by name; a decoder's beside tokens, positions and
+            caches: ``size_bias`` where its attention counts the patches that a token stands for.
     """
 
     name: str
@@ -243,6 +246,11 @@ class Manifest:
     budgets: tuple[Budget, ...]
     weights: dict[str, TensorRef]
     files: dict[str, FileRef]
+
+    @property
+    def sized(self) -> bool:
+        """The decoder counts the patches that a token stands for."""
+        return SIZE_BIAS in self.decoder[0].inputs
 
 
 def to_json(value: Any) -> Any:

@@ -12,7 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from lvlm_runtime.bundle.manifest import Budget, LayoutBudget, Manifest, Reduction, Subgraph
+from lvlm_runtime.bundle.manifest import (
+    SIZE_BIAS,
+    Budget,
+    LayoutBudget,
+    Manifest,
+    Reduction,
+    Subgraph,
+)
 
 Kind = Literal["vision", "projector", "packer", "assemble", "decoder", "lm_head", "reducer"]
 Phase = Literal["vision", "prefill"]
@@ -111,7 +118,8 @@ def vision_steps(manifest: Manifest, budget: Budget, part: LayoutBudget) -> tupl
         steps.append(Step("projector", "projector", graphs, "vision", "tile", *counts))
         tokens = projector.tokens
     if part.packer is not None:
-        counts = (tokens, part.tokens_projected, ("features",))
+        inputs = ("features", "sizes") if manifest.sized else ("features",)
+        counts = (tokens, part.tokens_projected, inputs)
         steps.append(Step("packer", "packer", (part.packer,), "vision", "tile", *counts))
     return tuple(steps)
 
@@ -231,8 +239,11 @@ def cache_rows(
 def cache_bytes(manifest: Manifest, rows: Mapping[str, int], element_bytes: int) -> int:
     """Size of the key-value caches with so many ``rows`` per decoder subgraph."""
     text = manifest.text
-    row = 2 * text.kv_heads * text.head_dim * element_bytes
+    row = 2 * text.kv_heads * text.head_dim
     return sum(
-        (stage.last_layer - stage.first_layer) * rows[stage.name] * row
+        # Keys and values of every layer, and one row of sizes for all of them.
+        ((stage.last_layer - stage.first_layer) * row + (SIZE_BIAS in stage.inputs))
+        * rows[stage.name]
+        * element_bytes
         for stage in manifest.decoder
     )

@@ -37,6 +37,7 @@ def token_path(
         packed=layout.packer is not None,
         cuts=_cuts(route(manifest, budget, layout)),
         condensed=projector is not None,
+        sized=manifest.sized,
         # The question alone, as near as the prompt's text.
         query_tokens=text_tokens if projector is not None and projector.reads_text else 0,
     )

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lvlm_runtime.backends import Value
-from lvlm_runtime.bundle.manifest import LayoutBudget, Subgraph
+from lvlm_runtime.bundle.manifest import SIZE_BIAS, LayoutBudget, Subgraph
 from lvlm_runtime.bundle.route import Step, prompt_steps
 from lvlm_runtime.chain import kv_cache
 from lvlm_runtime.chain.loaded import LoadedGraphs
 from lvlm_runtime.chain.recorder import Recorder
 from lvlm_runtime.chain.text_query import Row
 from lvlm_runtime.chain.vision import Visual
-from lvlm_runtime.prompt.sequence import Placed, place_tokens, position_ids
+from lvlm_runtime.prompt.sequence import Indices, Placed, place_tokens, position_ids
 
 Logits = NDArray[np.float32]
 
@@ -45,6 +45,7 @@ class _Prompt:
         placed: Where text and images stand now.
         hidden: ``[1, S, C]``; None until text and images are put together.
         positions: ``[1, S]``; None as long as ``hidden`` is.
+        sizes: ``[n, V]``, patches that the images' tokens stand for now, where they are counted.
         query: ``[1, H, S, D]`` of the last layer before a site.
         group: Caches of the last decoder subgraph.
     """
@@ -55,8 +56,22 @@ class _Prompt:
     placed: Placed
     hidden: Value = None
     positions: Value = None
+    sizes: NDArray[np.floating] | None = None
     query: Value | None = None
     group: kv_cache.LayerGroup | None = None
+
+    def row_sizes(self) -> NDArray[np.floating] | None:
+        """``[S]``, patches that every token stands for, text as one; None where all are one."""
+        if self.sizes is None:
+            return None
+        rows = np.ones(len(self.placed.order), np.float32)
+        rows[self.placed.visual] = self.sizes
+        return rows
+
+    def keep(self, places: Indices) -> None:
+        """Let ``sizes`` be those of the tokens at ``places [n, K]``."""
+        if self.sizes is not None:
+            self.sizes = np.take_along_axis(self.sizes, places, axis=1)
 
 
 class Decoder:
@@ -104,7 +119,8 @@ class Decoder:
                 if prompt.positions is None:
                     # Every reduction before the decoder has run: now the positions are known.
                     next_position = self._set_positions(prompt)
-                group = self.allocate(step.subgraph, len(prompt.placed.order) + answer_tokens)
+                rows = len(prompt.placed.order) + answer_tokens
+                group = self.allocate(step.subgraph, rows, prompt.row_sizes())
                 groups.append(group)
                 self._run_in_prompt(step.subgraph, group, prompt, recorder)
             elif step.kind == "reducer":
@@ -133,11 +149,17 @@ class Decoder:
         row: Row = self.backend.fetch(hidden)[:, -1:].copy()
         return row
 
-    def allocate(self, stage: Subgraph, rows: int) -> kv_cache.LayerGroup:
-        """Caches of a decoder subgraph, of as many rows as its runner needs for ``rows``."""
+    def allocate(
+        self, stage: Subgraph, rows: int, sizes: NDArray[np.floating] | None = None
+    ) -> kv_cache.LayerGroup:
+        """Caches of a decoder subgraph, of as many rows as its runner needs for ``rows``.
+
+        ``sizes [S]``: as of ``kv_cache.allocate``.
+        """
         text, layout = self.manifest.text, self.manifest.kv_layout
         rows = self.graphs.runner(stage.graph).cache_rows(rows)
-        return kv_cache.allocate(stage, rows, text, layout, self.graphs.dtype, self.backend)
+        dtype, backend = self.graphs.dtype, self.backend
+        return kv_cache.allocate(stage, rows, text, layout, dtype, backend, sizes)
 
     def _begin(
         self,
@@ -153,7 +175,8 @@ class Decoder:
         with recorder.step("embedding", "prefill", len(text)):
             rows = self.backend.put(self.graphs.embeddings.rows(text.tolist())[None])
         # Text alone is in order as it is.
-        return _Prompt(lengths, rows, visual, placed, hidden=rows if visual is None else None)
+        hidden, sizes = (rows, None) if visual is None else (None, visual.sizes)
+        return _Prompt(lengths, rows, visual, placed, hidden=hidden, sizes=sizes)
 
     def _reduce_projected(self, step: Step, prompt: _Prompt, recorder: Recorder) -> None:
         visual = prompt.visual
@@ -164,8 +187,9 @@ class Decoder:
             out = self.graphs.runner(step.graph)({name: feeds[name] for name in step.inputs})
         recorder.show(step.name, out["visual_out"])
         recorder.show_places(step.name, out)
-        origins = visual.origins.keep(self.backend.fetch(out["places"]))
-        prompt.visual = Visual(out["visual_out"], origins)
+        places = self.backend.fetch(out["places"])
+        prompt.visual = Visual(out["visual_out"], visual.origins.keep(places))
+        prompt.keep(places)
 
     def _assemble(self, step: Step, prompt: _Prompt, recorder: Recorder) -> None:
         if prompt.visual is None:
@@ -211,6 +235,8 @@ class Decoder:
         }
         if prompt.visual is not None:
             known["visual_embeds"] = prompt.visual.tokens
+        if SIZE_BIAS in step.inputs:
+            known[SIZE_BIAS] = prompt.group.sizes(count, self.backend)
         feeds = {name: known[name] for name in step.inputs if name in known}
         feeds |= {
             name: self.backend.put(index) for name, index in places.items() if name in step.inputs
@@ -219,8 +245,17 @@ class Decoder:
             out = self.graphs.runner(step.graph)(feeds)
         recorder.show(step.name, out["hidden_out"])
         recorder.show_places(step.name, out)
+        if prompt.sizes is not None:
+            prompt.keep(self._places(out, len(prompt.placed.visual)))
         prompt.placed = after
         prompt.hidden, prompt.positions = out["hidden_out"], out["position_ids_out"]
+
+    def _places(self, out: Mapping[str, Value], images: int) -> Indices:
+        """``[n, K]`` that a reducer kept; where nothing stays its graph does not say so."""
+        if "places" not in out:
+            return np.zeros((images, 0), np.int64)
+        places: Indices = self.backend.fetch(out["places"])
+        return places
 
     def _run_stage(
         self,

@@ -15,9 +15,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lvlm_runtime.backends import Backend, Value
-from lvlm_runtime.bundle.manifest import SEQUENCE_MAJOR, Subgraph, TextSpec
+from lvlm_runtime.bundle.manifest import SEQUENCE_MAJOR, SIZE_BIAS, Subgraph, TextSpec
 
 Bindings = dict[str, Value]
 
@@ -30,11 +31,15 @@ class LayerGroup(ABC):
         capacity: Rows that fit.
         length: Rows filled; the caller adds the new rows after it ran the graph.
         buffers: ``key.<layer>`` and ``value.<layer>`` -> buffer.
+        size_bias: ``[1, capacity]``, the logarithm of the patches that the token of each row stands
+            for, where the graph counts them. Written once, with the prompt: a decoded token stands
+            for itself, and the row is zero behind the prompt.
     """
 
     capacity: int
     length: int
     buffers: dict[str, Value]
+    size_bias: Value | None = None
 
     @abstractmethod
     def bind(self, count: int, backend: Backend) -> tuple[Bindings, Bindings]:
@@ -43,6 +48,13 @@ class LayerGroup(ABC):
     @abstractmethod
     def keys(self, layer: int, backend: Backend) -> Value:
         """What a reducer takes as ``key``: the keys of a layer, all filled rows in it."""
+
+    @abstractmethod
+    def sizes(self, length: int, backend: Backend) -> Value:
+        """What a graph takes as ``size_bias`` where ``length`` rows are filled after it."""
+
+    def _counted(self, length: int, backend: Backend) -> Bindings:
+        return {} if self.size_bias is None else {SIZE_BIAS: self.sizes(length, backend)}
 
 
 @dataclass
@@ -62,11 +74,15 @@ class HeadMajorGroup(LayerGroup):
             "write_index": backend.put(np.array([self.length], np.int64)),
             "kv_length": backend.put(np.array([self.length + count], np.int64)),
         }
-        return self._feeds | sizes, self._bound
+        return self._feeds | sizes | self._counted(self.length, backend), self._bound
 
     def keys(self, layer: int, backend: Backend) -> Value:
         """``[1, Hkv, capacity, D]``."""
         return self.buffers[f"key.{layer}"]
+
+    def sizes(self, length: int, backend: Backend) -> Value:
+        """``[1, capacity]``."""
+        return self.size_bias
 
 
 @dataclass
@@ -78,11 +94,15 @@ class SequenceMajorGroup(LayerGroup):
         start, stop = self.length, self.length + count
         feeds = {f"past_{k}": backend.rows(v, 0, start) for k, v in self.buffers.items()}
         bound = {f"present_{k}": backend.rows(v, start, stop) for k, v in self.buffers.items()}
-        return feeds, bound
+        return feeds | self._counted(stop, backend), bound
 
     def keys(self, layer: int, backend: Backend) -> Value:
         """``[1, length, Hkv, D]``."""
         return backend.rows(self.buffers[f"key.{layer}"], 0, self.length)
+
+    def sizes(self, length: int, backend: Backend) -> Value:
+        """``[1, length]``."""
+        return backend.rows(self.size_bias, 0, length)
 
 
 def allocate(
@@ -92,8 +112,13 @@ def allocate(
     layout: str,
     dtype: np.dtype[np.generic],
     backend: Backend,
+    sizes: NDArray[np.floating] | None = None,
 ) -> LayerGroup:
-    """Buffers for the layers of a decoder stage, in the layout that the bundle's graphs take."""
+    """Buffers for the layers of a decoder stage, in the layout that the bundle's graphs take.
+
+    ``sizes [S]``: patches that the prompt's tokens stand for, for a stage that counts them; None
+    where each is one.
+    """
     sequence_major = layout == SEQUENCE_MAJOR
     rows = (capacity, text.kv_heads) if sequence_major else (text.kv_heads, capacity)
     buffers = {
@@ -102,4 +127,10 @@ def allocate(
         for kind in ("key", "value")
     }
     group = SequenceMajorGroup if sequence_major else HeadMajorGroup
-    return group(capacity, 0, buffers)
+    size_bias = None
+    if SIZE_BIAS in stage.inputs:
+        row = np.zeros((1, capacity), np.float32)
+        if sizes is not None:
+            row[0, : len(sizes)] = np.log(sizes)
+        size_bias = backend.put(row.astype(dtype))
+    return group(capacity, 0, buffers, size_bias)

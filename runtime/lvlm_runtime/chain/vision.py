@@ -17,6 +17,8 @@ from lvlm_runtime.chain.text_query import TextQuery
 from lvlm_runtime.prompt.sequence import Origins
 
 SUFFIX = "_out"
+# What belongs to the tokens and not to the hidden states: kept past graphs that leave it alone.
+CARRIED = ("sizes", "origins")
 # The output of a projector or packer is the features that a packer after it takes.
 NEXT = {"visual": "features"}
 
@@ -28,18 +30,20 @@ class Visual:
     Attributes:
         tokens: ``[n, V, C]``.
         origins: Their places before any reduction.
+        sizes: ``[n, V]``, the patches that each stands for, where the decoder counts them.
     """
 
     tokens: Value
     origins: Origins
+    sizes: NDArray[np.floating] | None = None
 
 
 class VisionFlow:
     """Values between the graphs from pixels to features.
 
     A graph's output ``x_out`` is what the next one takes as ``x``. ``sizes [tiles, T]``, how many
-    patches each token stands for, is kept through the graphs that do not change it; before the
-    first that does, every token is one patch.
+    patches each token stands for, and ``origins``, where in the tile they stood, are kept through the
+    graphs that do not change them; before the first that does, every token is one patch.
 
     Args:
         backend: The backend that holds the values.
@@ -57,10 +61,19 @@ class VisionFlow:
             tokens = self.backend.shape(self.values["hidden"])[:2]
             self.values["sizes"] = self.backend.put(np.ones(tokens, self.dtype))
         out = runner({name: self.values[name] for name in inputs})
-        carried = {name: value for name, value in self.values.items() if name == "sizes"}
+        carried = {name: self.values[name] for name in CARRIED if name in self.values}
         named = {NEXT.get(name, name.removesuffix(SUFFIX)): value for name, value in out.items()}
         self.values = {**carried, **named}
         return out
+
+    def drop_prefix(self, prefix: int) -> None:
+        """Let ``sizes`` be those of the features, which have no prefix (CLS) token."""
+        if "sizes" not in self.values:
+            tokens = self.backend.shape(self.values["features"])[:2]
+            self.values["sizes"] = self.backend.put(np.ones(tokens, self.dtype))
+        elif prefix:
+            rows = self.backend.fetch(self.values["sizes"])[:, prefix:]
+            self.values["sizes"] = self.backend.put(rows)
 
     @property
     def main(self) -> Value:
@@ -98,6 +111,8 @@ class VisionEncoder:
         for step in vision_steps(graphs.manifest, budget, part):
             if step.kind == "projector" and "query" in step.inputs:
                 flow.values["query"] = self._query(query_ids, recorder)
+            if step.kind == "packer" and "sizes" in step.inputs:
+                flow.drop_prefix(graphs.manifest.dims.vision.prefix)
             with recorder.span(step.name, "vision", tiles * step.tokens_in):
                 out = flow.run(graphs.runner(step.graph), step.inputs)
             recorder.show(step.name, flow.main)
@@ -110,7 +125,12 @@ class VisionEncoder:
         # Fetched last, so that the host does not wait for the device between the graphs.
         for kept in places:
             origins = origins.keep(backend.fetch(kept))
-        return Visual(flow.main, origins)
+        sizes = None
+        if graphs.manifest.sized:
+            if part.packer is None:
+                flow.drop_prefix(graphs.manifest.dims.vision.prefix)
+            sizes = backend.fetch(flow.values["sizes"])
+        return Visual(flow.main, origins, sizes)
 
     def _query(self, query_ids: Sequence[int] | None, recorder: Recorder) -> Value:
         with recorder.span("query", "prefill", len(query_ids or ())):

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lvlm_runtime.bundle.bundle import Bundle
-from lvlm_runtime.bundle.manifest import SEQUENCE_MAJOR, Budget, LayoutBudget, Manifest
+from lvlm_runtime.bundle.manifest import SEQUENCE_MAJOR, SIZE_BIAS, Budget, LayoutBudget, Manifest
 from lvlm_runtime.bundle.route import Step, route, shared_graphs
 from lvlm_runtime.engines.limits import (
     Limits,
@@ -127,7 +127,7 @@ class _Walk:
                 spans = {"visual": {0: self.images}, "text": {1: self.text}}
                 self.add(step.graph, {name: spans[name] for name in step.inputs})
             elif step.kind == "packer":
-                self.add(step.graph, {"features": {0: self.images}})
+                self.add(step.graph, {name: {0: self.images} for name in step.inputs})
             elif step.kind == "projector":
                 # The question is one row; only the tiles' number is open.
                 self.add(step.graph, {"features": {0: self.tiles}})
@@ -190,9 +190,14 @@ class _Walk:
             # A prompt is filled in one go, so nothing is there before it.
             fed |= {name: {1: NO_PAST} for name in caches}
             decoding |= {name: {1: (0, rows[1], capacity - 1)} for name in caches}
+        if SIZE_BIAS in step.inputs and self.sequence_major:
+            # As many as are filled when the call is done.
+            fed[SIZE_BIAS] = fed["hidden"]
+            decoding[SIZE_BIAS] = {1: (1, rows[1] + 1, capacity)}
         draft = self.add(step.graph, fed)
         if not self.sequence_major:
             draft.fixed = {name: {2: capacity} for name in caches}
+            draft.fixed |= {SIZE_BIAS: {1: capacity}} if SIZE_BIAS in step.inputs else {}
         earlier = draft.profiles.pop(DECODE, None)
         if earlier is not None and self.sequence_major:
             # The best length of a decode step is that of the first budget, the bundle's default.
@@ -216,11 +221,12 @@ class _Walk:
             "visual_embeds": {0: self.images, 1: _just(self.part.tokens_in)},
         }
         if self.sequence_major:
-            spans["key"] = {1: rows}
+            spans |= {"key": {1: rows}, SIZE_BIAS: {1: rows}}
         draft = self.add(step.graph, {n: spans[n] for n in step.inputs if n in spans})
         assert step.subgraph is not None
-        whole = "key" in step.inputs and not self.sequence_major
-        draft.fixed = {"key": {2: self.capacities[step.subgraph.name]}} if whole else {}
+        capacity = self.capacities[step.subgraph.name]
+        whole = {} if self.sequence_major else {"key": {2: capacity}, SIZE_BIAS: {1: capacity}}
+        draft.fixed = {name: axes for name, axes in whole.items() if name in step.inputs}
 
 
 def _finish(name: str, draft: _Draft, graph: Graph) -> EngineSpec:

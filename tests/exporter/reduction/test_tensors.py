@@ -193,6 +193,6 @@ def test_random_is_the_same_for_a_seed_and_differs_between_sites_and_seeds() -> 
 def test_an_unknown_method_lists_the_known() -> None:
     with pytest.raises(
         UsageError,
-        match=r"unknown method 'x'; known: .*illava, illava_v1, image_text, none, .*random",
+        match=r"unknown method 'x'; known: .*illava, illava_v1, image_text, local, none, .*random",
     ):
         load_method("x")

@@ -103,6 +103,11 @@ DAMAGES: dict[str, tuple[Callable[[Content], None], str]] = {
     "a name": (put("decoder.7", "decoder", 0, "name"), r"expected decoder\.0, got 'decoder\.7'"),
     "a site": (put("moon@3", "decoder", 0, "site"), r"expected sites of its own.*'moon@3'"),
     "an input": (put(["pixels"], "vision", 0, "inputs"), r"vision\[0\]\.inputs: expected of pixel"),
+    "some count sizes": (
+        put(["size_bias"], "decoder", 0, "inputs"),
+        r"decoder\[1\]\.inputs: expected \('size_bias',\), as of the first",
+    ),
+    "a decoder input": (put(["sizes"], "decoder", 0, "inputs"), "expected of size_bias, got"),
     "projector": (put(["query"], "projector", "inputs"), r"projector\.inputs: expected features"),
     "a gap": (put(1, "decoder", 0, "first_layer"), r"decoder\[0\]: expected layers from 0 on"),
     "layers": (put(99, "text", "layers"), r"text\.layers: expected the 4 layers .* got 99"),

@@ -17,6 +17,8 @@ from lvlm_export.graphs.passes.errors import PassError
 SWAP = [0, 2, 1, 3]  # heads and rows
 # Inputs of an ``Attention`` over a cache, of which the last is the filled length.
 CACHED_INPUTS = 7
+# The input that is added to the scores of every row of a cache.
+SIZE_ROW = "size_bias"
 
 
 class Builder(Tape):  # type: ignore[misc]
@@ -119,6 +121,26 @@ def permutation(node: ir.Node) -> list[int] | None:
 def over_cache(node: ir.Node) -> bool:
     """Whether a node is an ``Attention`` with a filled length."""
     return node.op_type == "Attention" and len(node.inputs) == CACHED_INPUTS
+
+
+def size_row(rewrite: str, attention: ir.Node) -> ir.Value | None:
+    """The input ``size_bias [1, N]`` that an ``Attention`` over a cache adds to its scores, or None.
+
+    Its mask, ``causal_bias``, is the row where a token may be seen.
+
+    Raises:
+        PassError: It adds something else.
+    """
+    mask = attention.inputs[3]
+    if mask is None:
+        return None
+    node = mask.producer()
+    while node is not None and node.op_type in ("Unsqueeze", "Reshape"):
+        node = node.inputs[0].producer()
+    row = graph_input(rewrite, attention.graph, SIZE_ROW)
+    if node is None or node.op_type != "Where" or node.inputs[1] is not row:
+        raise PassError(rewrite, attention, f"a mask from Where over {SIZE_ROW}", maker(mask))
+    return row
 
 
 def attention_scale(rewrite: str, attention: ir.Node, causal: bool) -> float:

@@ -22,6 +22,7 @@ from lvlm_export.graphs.passes._shared import (
     element_type,
     graph_input,
     over_cache,
+    size_row,
     sizes,
     swap_heads_and_rows,
     take_place,
@@ -31,6 +32,8 @@ from lvlm_export.graphs.passes.errors import PassError
 NAME = "decompose_attention"
 # Added to the score of a row that is not to be seen; minus infinity would do, and print worse.
 HIDDEN = float(np.finfo(np.float32).min)
+# Rows of a cache when a call has added its own.
+FILLED = "filled"
 # What places rows in a cache that the graph writes itself, and counts them.
 PLACES = ("write_index", "kv_length")
 
@@ -40,7 +43,8 @@ def decompose_attention(model: ir.Model) -> bool:
 
     1. ``Attention`` without a filled length sees every token: ``[B, H, S, D]`` three times, and
        scores to add or none.
-    2. ``Attention`` with one is causal over filled and new rows. The heads that share a key stand
+    2. ``Attention`` with one is causal over filled and new rows, by itself or by a mask over
+       ``size_bias``, which becomes a row of filled and new rows too. The heads that share a key stand
        side by side, so a group's queries are rows of one product and no key is repeated:
        ``[1, Hkv, G*S, D]`` times ``[1, Hkv, D, L]``.
     3. Its caches become sequence-major inputs of the filled rows, and the new rows outputs.
@@ -98,7 +102,8 @@ def _decompose_plain(node: ir.Node) -> None:
 def _decompose_cached(node: ir.Node, masks: dict[int, ir.Value]) -> None:
     # 2.
     graph, writes = node.graph, cache_writes(NAME, node)
-    scale = attention_scale(NAME, node, causal=True)
+    row = size_row(NAME, node)
+    scale = attention_scale(NAME, node, causal=row is None)
     heads, head_dim = sizes(NAME, node, node.inputs[0], 1, 3)
     shapes = [sizes(NAME, write, write.inputs[0], 1, 3) for write in writes]
     kv_heads = shapes[0][0]
@@ -106,7 +111,7 @@ def _decompose_cached(node: ir.Node, masks: dict[int, ir.Value]) -> None:
         raise PassError(NAME, node, f"heads in groups of {kv_heads}", f"{heads} heads")
     group = heads // kv_heads
     if group not in masks:
-        masks[group] = _causal_mask(graph, writes[0].inputs[0], group)
+        masks[group] = _causal_mask(graph, writes[0].inputs[0], group, row)
     op = Builder(scope_of(node))
     rows = [op.Transpose(write.inputs[1], perm=SWAP) for write in writes]
     joined = [
@@ -160,8 +165,8 @@ def _attend(
     return result
 
 
-def _causal_mask(graph: ir.Graph, past: ir.Value, group: int) -> ir.Value:
-    """``[G*S, P+S]`` float32: row s of every group sees the first P+s+1 rows."""
+def _causal_mask(graph: ir.Graph, past: ir.Value, group: int, row: ir.Value | None) -> ir.Value:
+    """``[G*S, P+S]`` float32: row s of every group sees the first P+s+1 rows, with ``row`` added."""
     op = Builder("causal_mask")
     positions = graph_input(NAME, graph, "position_ids")
     filled = op.Shape(past, start=1, end=2)
@@ -173,6 +178,9 @@ def _causal_mask(graph: ir.Graph, past: ir.Value, group: int) -> ir.Value:
     rows = rows if group == 1 else op.Tile(rows, op.constant([group]))
     seen = op.LessOrEqual(columns, op.Unsqueeze(rows, op.constant([1])))
     shown, hidden = op.constant(0.0, np.float32), op.constant(HIDDEN, np.float32)
+    if row is not None:
+        row.shape = ir.Shape([1, FILLED])
+        shown = row if row.dtype == ir.DataType.FLOAT else op.Cast(row, to=ir.DataType.FLOAT)
     mask: ir.Value = op.Where(seen, shown, hidden)
     graph.insert_before(graph[0], op.nodes)
     return mask

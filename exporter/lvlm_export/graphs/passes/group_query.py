@@ -11,9 +11,11 @@ from lvlm_export.graphs.passes._shared import (
     Builder,
     attention_scale,
     cache_writes,
+    graph_input,
     maker,
     over_cache,
     permutation,
+    size_row,
     sizes,
     take_place,
 )
@@ -33,7 +35,8 @@ def use_group_query_attention(model: ir.Model) -> bool:
     300 with room for 1024 11 %; decode the same to 13 %.
     Source: onnxruntime docs/ContribOperators.md, com.microsoft.GroupQueryAttention.
 
-    1. ``Attention`` over a cache is causal and has a filled length; any other has none and stays.
+    1. ``Attention`` over a cache has a filled length and is causal, by itself or by a mask over
+       ``size_bias``; any other has no length and stays.
     2. Its heads are of a size that is a multiple of 8; the operator refuses other sizes, and those
        keep the standard node.
     3. Keys and values come from a ``TensorScatter`` each, whose caches and new rows the operator
@@ -42,6 +45,7 @@ def use_group_query_attention(model: ir.Model) -> bool:
     5. Queries, keys and values are rows ``[1, S, H*D]``: those that the heads were made from, or
        heads turned back where rope was not fused.
     6. The filled length is one for all layers.
+    7. The operator is causal by itself; of ``size_bias`` it gets the filled part, for every query.
 
     Returns:
         Whether there was one.
@@ -60,10 +64,13 @@ def use_group_query_attention(model: ir.Model) -> bool:
             found = f"{maker(node.inputs[6])} and {maker(kv_length)}"
             raise PassError(NAME, node, "one filled length for all layers", found)
     last_row, length = _lengths(nodes[0])
+    # 7.
+    row = size_row(NAME, nodes[0])
+    bias = None if row is None else _bias(row, kv_length)
     for node in nodes:
-        _replace(node, last_row, length)
+        _replace(node, last_row, length, bias)
     model.opset_imports[MICROSOFT] = 1
-    RemoveUnusedNodesPass()(model)  # the transposes to heads
+    RemoveUnusedNodesPass()(model)  # the transposes to heads, and the mask
     return True
 
 
@@ -86,10 +93,25 @@ def _lengths(first: ir.Node) -> tuple[ir.Value, ir.Value]:
     return casts[0], casts[1]
 
 
-def _replace(attention: ir.Node, last_row: ir.Value, length: ir.Value) -> None:
+def _bias(row: ir.Value, kv_length: ir.Value) -> ir.Value:
+    """``[1, 1, S, L]`` of ``size_bias [1, N]``, of which L rows are filled; for all layers."""
+    graph = row.graph
+    assert graph is not None
+    op = Builder("size_bias")
+    positions = graph_input(NAME, graph, "position_ids")
+    filled = op.Slice(row, op.constant([0]), kv_length, op.constant([1]))
+    shape = op.Concat(op.constant([1, 1]), op.Shape(positions, start=1, end=2), kv_length, axis=0)
+    bias: ir.Value = op.Expand(filled, shape)
+    graph.insert_before(graph[0], op.nodes)
+    return bias
+
+
+def _replace(
+    attention: ir.Node, last_row: ir.Value, length: ir.Value, bias: ir.Value | None
+) -> None:
     graph = attention.graph
     # 1. and 3.
-    factor = attention_scale(NAME, attention, causal=True)
+    factor = attention_scale(NAME, attention, causal=size_row(NAME, attention) is None)
     key, value = cache_writes(NAME, attention)
     (heads,) = sizes(NAME, attention, attention.outputs[0], 1)
     (kv_heads,) = sizes(NAME, key, key.outputs[0], 1)
@@ -99,9 +121,11 @@ def _replace(attention: ir.Node, last_row: ir.Value, length: ir.Value) -> None:
     # 5.
     given = (attention.inputs[0], key.inputs[1], value.inputs[1])
     rows = [_rows(attention, each) for each in given]
+    # Behind the tables of a rope of its own, and positions.
+    added = [] if bias is None else [None, None, None, bias]
     fused = ir.node(
         "GroupQueryAttention",
-        [*rows, key.inputs[0], value.inputs[0], last_row, length],
+        [*rows, key.inputs[0], value.inputs[0], last_row, length, *added],
         {"num_heads": heads, "kv_num_heads": kv_heads, "scale": factor},
         domain=MICROSOFT,
         num_outputs=3,

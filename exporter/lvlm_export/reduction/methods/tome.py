@@ -12,6 +12,9 @@ here it is four layers, the middles of four equal parts of the depth, with equal
 logarithm. A site halves the tokens at most, so a sixteenth is the least that can stay. Tokens stay
 in raster order (theirs are the unmerged of the first set, then the second), a merged one at its
 place in the second set, which is its position in the decoder.
+
+The decoder counts sizes too, which ToMe, a method for towers alone, does not say: without it a
+token of ten patches weighs in every answer as one of one does.
 """
 
 from __future__ import annotations
@@ -57,6 +60,7 @@ class TokenMerging(Method):
     acts_in = "4 vision layers"
     merges = True
     tracks_size = True
+    sizes_in_decoder = True
 
     def sites(self, vision_layers: int, text_layers: int, ratio: float) -> tuple[Site, ...]:
         layers = sorted({int(part * vision_layers) for part in FRACTIONS})

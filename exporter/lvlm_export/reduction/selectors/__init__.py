@@ -25,6 +25,7 @@ Clue = Literal[
     "text_after",
     "decoder_input",
     "sizes",
+    "origins",
 ]
 
 
@@ -38,6 +39,7 @@ class Clues:
         mean_keys: ``[B, N, D]`` float32, the same averaged over heads.
         cls: ``[B, C]``, the CLS token.
         sizes: ``[B, N]``, how many patches each token stands for.
+        origins: ``[B, N]`` int64, where in the tile's patches each token stood.
         text: ``[T, C]``, the prompt's text rows at the site.
         text_keys: ``[T, H*D]``, their keys.
         text_attention: ``[n, T, V]`` float32, mean over heads of the text rows' attention.
@@ -52,6 +54,7 @@ class Clues:
     mean_keys: Tensor | None = None
     cls: Tensor | None = None
     sizes: Tensor | None = None
+    origins: Tensor | None = None
     text: Tensor | None = None
     text_keys: Tensor | None = None
     text_attention: Tensor | None = None
@@ -72,10 +75,12 @@ class Selector(nn.Module):
             ``received`` where there is no CLS token; ``fused``: as ``salience`` with all heads
             taken as one; ``last_row``: the last text token's row; None for none.
         needs: The other clues it needs.
+        gives_origins: It returns where its tokens stood, ``[B, K]``, behind their sizes.
     """
 
     attention: Attention | None = None
     needs: frozenset[Clue] = frozenset()
+    gives_origins: bool = False
 
 
 class KeepBest(Selector):

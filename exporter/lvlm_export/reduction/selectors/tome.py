@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -26,30 +28,52 @@ class MergePairs(Selector):
         assert clues.sizes is not None
         first = slice(self.start, None, 2)
         second = slice(1 - self.start, None, 2)
-        count, sizes = tokens.shape[1], clues.sizes.float()
         like = cosine(clues.mean_keys[:, first], clues.mean_keys[:, second])
-        best, target = like.max(dim=-1)
-        order = best.topk(best.shape[1], dim=-1, sorted=True).indices
-        merging = order.narrow(1, 0, self.removed)
-        slots = torch.arange(like.shape[2], device=tokens.device)
-        joins = (target.gather(1, merging).unsqueeze(-1) == slots).to(torch.float32)
-        joins = joins.transpose(1, 2)
-        weighted = sizes.unsqueeze(-1) * tokens.float()
-        total = weighted[:, second] + torch.matmul(joins, gather_rows(weighted[:, first], merging))
-        size = sizes[:, second] + torch.matmul(
-            joins, sizes[:, first].gather(1, merging).unsqueeze(-1)
-        ).squeeze(-1)
-        merged = (total / size.unsqueeze(-1)).to(tokens.dtype)
-        all_places = torch.arange(count, device=tokens.device).unsqueeze(0)
-        all_places = all_places.expand(tokens.shape[0], -1)
-        left = best.shape[1] - self.removed
-        out, places = merged, all_places[:, second]
-        if left:
-            rest = order.narrow(1, self.removed, left)
-            out = torch.cat((gather_rows(tokens[:, first], rest), out), dim=1)
-            places = torch.cat((all_places[:, first].gather(1, rest), places), dim=1)
-            size = torch.cat((sizes[:, first].gather(1, rest), size), dim=1)
-        keys = places.to(torch.float32)
-        ranks = keys.topk(keys.shape[1], dim=-1, largest=False, sorted=True).indices
-        sizes = size.gather(1, ranks).to(clues.sizes.dtype)
-        return gather_rows(out, ranks), places.gather(1, ranks), sizes
+        sets = (lambda rows: rows[:, first], lambda rows: rows[:, second])
+        return merge_best_pairs(tokens, clues.sizes, like, sets, self.removed)
+
+
+def merge_best_pairs(
+    tokens: Tensor,
+    sizes: Tensor,
+    like: Tensor,
+    sets: tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]],
+    removed: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens of one set join their best of another; the means are weighted by sizes.
+
+    Args:
+        tokens: ``[B, N, C]``.
+        sizes: ``[B, N]``.
+        like: ``[B, A, B']``, how well those of the first set go with those of the second.
+        sets: What takes the rows of either out of ``[B, N, …]``.
+        removed: Pairs that merge, the best ones.
+
+    Returns:
+        Tokens ``[B, N - removed, C]`` in raster order, the places they came from, and their sizes.
+    """
+    first, second = sets
+    wide = sizes.float()
+    best, target = like.max(dim=-1)
+    order = best.topk(best.shape[1], dim=-1, sorted=True).indices
+    merging = order.narrow(1, 0, removed)
+    slots = torch.arange(like.shape[2], device=tokens.device)
+    joins = (target.gather(1, merging).unsqueeze(-1) == slots).to(torch.float32)
+    joins = joins.transpose(1, 2)
+    weighted = wide.unsqueeze(-1) * tokens.float()
+    total = second(weighted) + torch.matmul(joins, gather_rows(first(weighted), merging))
+    joined = torch.matmul(joins, first(wide).gather(1, merging).unsqueeze(-1)).squeeze(-1)
+    size = second(wide) + joined
+    out = (total / size.unsqueeze(-1)).to(tokens.dtype)
+    all_places = torch.arange(tokens.shape[1], device=tokens.device).unsqueeze(0)
+    all_places = all_places.expand(tokens.shape[0], -1)
+    places = second(all_places)
+    left = best.shape[1] - removed
+    if left:
+        rest = order.narrow(1, removed, left)
+        out = torch.cat((gather_rows(first(tokens), rest), out), dim=1)
+        places = torch.cat((first(all_places).gather(1, rest), places), dim=1)
+        size = torch.cat((first(wide).gather(1, rest), size), dim=1)
+    keys = places.to(torch.float32)
+    ranks = keys.topk(keys.shape[1], dim=-1, largest=False, sorted=True).indices
+    return gather_rows(out, ranks), places.gather(1, ranks), size.gather(1, ranks).to(sizes.dtype)

@@ -43,7 +43,8 @@ class Layers:
         new = key, g.heads(self.value, KV_HEADS, self.size)
         key, value = (g.written(cache, each) for cache, each in zip(caches, new, strict=True))
         length = attributes.pop("length", self.kv_length)
-        answer = g.attention(query, key, value, length, **attributes)
+        mask = attributes.pop("mask", None)
+        answer = g.attention(query, key, value, length, mask, **attributes)
         self.outputs |= {f"present_key.{index}": key, f"present_value.{index}": value}
         self.outputs[f"out.{index}"] = g.joined(answer, HEADS * self.size)
         return answer.producer()
@@ -202,3 +203,31 @@ def test_rule_6_two_filled_lengths_are_refused() -> None:
     layers.layer(2)
     layers.layer(3, length=layers.g.node("Neg", layers.kv_length))
     refused(layers.model(), "one filled length for all layers, found Neg and value kv_length")
+
+
+def test_rule_7_sizes_become_a_bias_of_what_is_filled() -> None:
+    layers = Layers()
+    layers.layer(0, mask=layers.g.sized_mask(layers.query))
+    model = layers.model()
+    feeds = layers.feeds()
+    # Behind the filled rows, where nothing may be read, stands what would be seen.
+    feeds["size_bias"] = np.log(np.arange(1.0, 1 + CAPACITY, dtype=np.float32))[None]
+    feeds["size_bias"][:, FILLED + ROWS :] = np.inf
+    feeds["position_ids"] = np.arange(FILLED, FILLED + ROWS)[None]
+    finite = feeds | {"size_bias": np.nan_to_num(feeds["size_bias"], posinf=9.0)}
+    before = run(model, finite)
+    assert use_group_query_attention(model)
+    assert operators(model)["GroupQueryAttention"] == 1
+    assert operators(model)["Where"] == 0
+    same_numbers(before, run(model, feeds))
+    flat = run(model, finite | {"size_bias": np.zeros((1, CAPACITY), np.float32)})
+    assert np.abs(flat["out.0"] - before["out.0"]).max() > 1e-3
+
+
+def test_another_mask_over_a_cache_is_named() -> None:
+    layers = Layers()
+    layers.g.input("size_bias", [1, "cache"])
+    mask = layers.g.node("Neg", layers.g.input("mask", [1, 1, "sequence", "cache"]))
+    layers.layer(0, mask=mask)
+    with pytest.raises(PassError, match="a mask from Where over size_bias"):
+        use_group_query_attention(layers.model())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from lvlm_export.reduction import load_method
 from lvlm_export.reduction.budget import Geometry
 from lvlm_export.reduction.method import ReducerShape, Site
 from lvlm_export.reduction.methods.anchors import penalty, spread_places
+from lvlm_export.reduction.methods.local import local_counts
 from lvlm_export.reduction.methods.tome import counts_per_site
 from lvlm_export.reduction.methods.visprune import removals_per_step, split_budget
 from lvlm_export.reduction.reducers import VisionReducer
@@ -111,6 +113,56 @@ def test_tome_refuses_less_than_its_sites_can() -> None:
         plan_budget(0.05, load_method("tome"), llava())
     with pytest.raises(UsageError, match=r"take 30 tokens to 14 at site vision@3; .* half, 15"):
         selector("tome", INSIDE, 30, 14)
+
+
+@pytest.mark.parametrize(("count", "keep"), [(36, 18), (36, 25), (36, 35), (49, 25), (23, 12)])
+def test_local_equals_the_numpy_statement(count: int, keep: int) -> None:
+    tokens, keys, noise = draw(keep, (2, count, 6), (2, count, 8), (2, count))
+    sizes, side = np.ceil(np.exp(noise)), 7 if count == 49 else 6
+    places = np.sort(np.random.default_rng(count).permutation(side**2)[:count])
+    shape = ReducerShape(count, keep, 0, 0.5, 0, side**2)
+    clues = Clues(keys=tensor(keys), sizes=tensor(sizes))
+    if count < side**2:
+        clues = replace(clues, origins=torch.from_numpy(np.stack([places, places])))
+    module = load_method("local").selector(INSIDE, shape)
+    assert ("origins" in module.needs) == (count < side**2)
+    got, kept, merged, origins = module(tensor(tokens), clues)
+    for image in range(2):
+        args = tokens[image], keys[image], sizes[image], places.tolist(), keep, side, penalty(side)
+        expected_places, expected, expected_sizes = numpy_methods.local(*args)
+        assert kept[image].tolist() == expected_places
+        assert origins[image].tolist() == places[expected_places].tolist()
+        np.testing.assert_allclose(got[image].numpy(), expected, atol=1e-5)
+        np.testing.assert_array_equal(merged[image].numpy(), expected_sizes)
+        assert merged[image].sum() == sizes[image].sum(), "no patch is lost"
+
+
+@given(tokens=st.integers(36, 800), ratio=st.floats(0.13, 0.999))
+@settings(deadline=None, max_examples=100)
+def test_local_reaches_an_eighth_and_halves_at_most(tokens: int, ratio: float) -> None:
+    kept = max(-(-tokens // 8), round(ratio * tokens))
+    counts = local_counts(tokens, kept, 3)
+    assert counts[-1] == kept
+    for before, after in itertools.pairwise((tokens, *counts)):
+        assert -(-before // 2) <= after <= before
+
+
+def test_local_has_three_sites_that_end_at_a_third() -> None:
+    sites = load_method("local").sites
+    assert [site.name for site in sites(12, 6, 0.33)] == ["vision@2", "vision@3", "vision@4"]
+    assert [site.name for site in sites(27, 28, 0.33)] == ["vision@7", "vision@8", "vision@9"]
+    assert local_counts(196, 65, 3) == (130, 98, 65)
+    assert [site.name for site in sites(12, 6, 0.1)][2:] == ["vision@4", "vision@5"]
+    assert local_counts(196, 20, 4) == (126, 80, 40, 20)
+
+
+def test_local_refuses_what_its_sites_cannot_reach() -> None:
+    with pytest.raises(UsageError, match=r"so 196 of a tile cannot become 20; .* is 0.1276"):
+        local_counts(196, 20, 3)
+    with pytest.raises(UsageError, match=r"local cannot take 36 tokens to 14 at site vision@3; "):
+        selector("local", INSIDE, 36, 14)
+    with pytest.raises(UsageError, match=r"a square of patches, and a tile has 30; "):
+        selector("local", INSIDE, 30, 15)
 
 
 @pytest.mark.parametrize("keep", [1, 2, 7, 18, 35, 36])

@@ -1,0 +1,64 @@
+"""Local's matching: as ToMe's, with whole keys and a penalty on the distance of the places."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lvlm_export.reduction.method import ReducerShape
+from lvlm_export.reduction.selectors import Clue, Clues, Selector
+from lvlm_export.reduction.selectors.tome import merge_best_pairs
+from lvlm_export.reduction.tensors import cosine
+
+
+class MergeNear(Selector):
+    """The r best pairs become size-weighted means; returns sizes and origins as well.
+
+    Args:
+        shape: Of the site. Where nothing has left yet, the places are known and the sets are the
+            colours of a checkerboard; else the origins are a clue.
+        side: Patches along the edge of a tile.
+        penalty: What a squared step of distance takes from the cosine of two keys.
+    """
+
+    gives_origins = True
+    first: Tensor
+    second: Tensor
+
+    def __init__(self, shape: ReducerShape, side: int, penalty: float) -> None:
+        super().__init__()
+        self.side, self.penalty = side, penalty
+        self.removed = shape.tokens_in - shape.tokens_out
+        self.whole = shape.tokens_in == side * side
+        clues: set[Clue] = {"keys", "sizes"} if self.whole else {"keys", "sizes", "origins"}
+        self.needs = frozenset(clues)
+        places = torch.arange(shape.tokens_in)
+        parity = (places // side + places % side) % 2 if self.whole else places % 2
+        self.register_buffer("first", places[parity == 0], persistent=False)
+        self.register_buffer("second", places[parity == 1], persistent=False)
+
+    def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        assert clues.keys is not None
+        assert clues.sizes is not None
+        origins = clues.origins
+        if origins is None:
+            every = torch.arange(tokens.shape[1], device=tokens.device)
+            origins = every.unsqueeze(0).expand(tokens.shape[0], -1)
+        like = cosine(self._one(clues.keys), self._other(clues.keys))
+        like = like - self.penalty * self._apart(origins)
+        sets = (self._one, self._other)
+        out, places, sizes = merge_best_pairs(tokens, clues.sizes, like, sets, self.removed)
+        return out, places, sizes, origins.gather(1, places)
+
+    def _one(self, rows: Tensor) -> Tensor:
+        return rows.index_select(1, self.first)
+
+    def _other(self, rows: Tensor) -> Tensor:
+        return rows.index_select(1, self.second)
+
+    def _apart(self, origins: Tensor) -> Tensor:
+        """Squared distances ``[B, A, B']`` of the two sets' places, in steps of the grid."""
+        row, column = origins // self.side, origins % self.side
+        rows = self._one(row).unsqueeze(2) - self._other(row).unsqueeze(1)
+        columns = self._one(column).unsqueeze(2) - self._other(column).unsqueeze(1)
+        return (rows * rows + columns * columns).to(torch.float32)
