@@ -5,6 +5,8 @@ As a program it loads PyTorch once and forks a child for every build.
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
 import sys
@@ -37,7 +39,9 @@ def kill_command(root: Path, checkpoint: Path) -> int:
     def start(ratio: str, at: int | Callable[[], bool] = 0) -> Process:
         def run() -> None:
             try:
-                cli.main([*words, ratio])
+                # What the command prints is not this program's answer.
+                with contextlib.redirect_stdout(io.StringIO()):
+                    cli.main([*words, ratio])
             except SystemExit as end:
                 if end.code:
                     raise LvlmError(f"exit status {end.code}") from None
