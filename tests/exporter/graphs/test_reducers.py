@@ -68,6 +68,9 @@ def feeds_for(reducer: Reducer, example: tuple[torch.Tensor, ...]) -> dict[str, 
     }
     if "sizes" in feeds:
         feeds["sizes"] = 1 + feeds["sizes"].abs().round()
+    if "origins" in reducer.inputs:
+        stood = torch.arange(reducer.shape.tokens_in)
+        feeds["origins"] = stood.repeat(len(example[0]), 1)
     if isinstance(reducer, DecoderReducer):
         runs, text = [3, 2, 4], np.arange(9)
         entered = {"text_embeds": (1, 9), "visual_embeds": (2, reducer.shape.tokens_in + 3)}
