@@ -18,6 +18,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel  # noqa: E402
 
 from lvlm_export.demo.scene_questions import SceneQuestion  # noqa: E402
 from lvlm_export.demo.scenes import COLORS, SHAPES  # noqa: E402
+from lvlm_export.demo.train.objectives import answer_loss  # noqa: E402
 from lvlm_export.demo.train.scenes import gates, train  # noqa: E402
 from lvlm_export.demo.train.scenes.gates import attention_gate, auc  # noqa: E402
 from lvlm_export.demo.train.scenes.oracle import oracle_gate  # noqa: E402
@@ -27,7 +28,6 @@ from lvlm_export.demo.train.scenes.reduced import Visit, reduced_features  # noq
 from lvlm_export.demo.train.scenes.stages import read_points, run_scene_stage  # noqa: E402
 from lvlm_export.demo.train.scenes.text import (  # noqa: E402
     ScenePacker,
-    scene_answer_loss,
     scene_model,
     scene_processor,
 )
@@ -254,8 +254,8 @@ def test_a_packed_question_is_answered_as_if_it_were_alone(
     ]
     pixels = pixel_tensor(arrays.pixels[:1])
     features = tower_features(model.model.vision_tower, pixels)[1]
-    packed, right = scene_answer_loss(
-        model, features, ScenePacker(processor, 196).pack([questions])
+    packed, right = answer_loss(
+        model, features, ScenePacker(processor, 196).pack([questions]), per_question=True
     )
     alone = []
     for question in questions:

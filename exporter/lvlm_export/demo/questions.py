@@ -6,14 +6,17 @@ a unique object is, and whether something is there (half of these answers are "y
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
 
 from lvlm_export.demo.mosaic import PLACES, Cell, Mosaic, make_mosaic
 from lvlm_export.demo.tiles import COLORS, SHAPES
+
+QuestionT = TypeVar("QuestionT")
 
 KINDS: tuple[str, ...] = ("color", "shape", "count", "place", "yes_no")
 
@@ -86,14 +89,25 @@ def listing_question(mosaic: Mosaic) -> MosaicQuestion:
 
 
 def draw_question(
-    groups: dict[str, list[list[MosaicQuestion]]], kind: str, rng: np.random.Generator
-) -> MosaicQuestion | None:
-    """Draw one question of a kind, or None when the mosaic allows none of that kind."""
+    groups: Mapping[str, Sequence[Sequence[QuestionT]]], kind: str, rng: np.random.Generator
+) -> QuestionT | None:
+    """Draw one question of a kind, or None where the picture allows none of that kind."""
     askable = [group for group in groups[kind] if group]
     if not askable:
         return None
-    group = askable[rng.integers(len(askable))]
-    return group[rng.integers(len(group))]
+    group = askable[int(rng.integers(len(askable)))]
+    return group[int(rng.integers(len(group)))]
+
+
+def draw_questions(
+    groups: Mapping[str, Sequence[Sequence[QuestionT]]],
+    per_kind: Mapping[str, int],
+    rng: np.random.Generator,
+) -> list[QuestionT]:
+    """``per_kind`` questions of each kind, as far as the picture allows any."""
+    kinds = [kind for kind, count in per_kind.items() for _ in range(count)]
+    drawn = [draw_question(groups, kind, rng) for kind in kinds]
+    return [question for question in drawn if question is not None]
 
 
 def evaluation_set(n: int, seed: int = 0) -> list[MosaicSample]:
@@ -119,12 +133,12 @@ def evaluation_set(n: int, seed: int = 0) -> list[MosaicSample]:
 
 def _one_of_each_kind(mosaic: Mosaic, rng: np.random.Generator) -> list[MosaicSample]:
     """One sample per kind, or none at all where some kind has no question."""
-    groups = questions_about(mosaic)
-    drawn = [draw_question(groups, kind, rng) for kind in KINDS]
+    drawn = draw_questions(questions_about(mosaic), dict.fromkeys(KINDS, 1), rng)
+    if len(drawn) < len(KINDS):
+        return []
     return [
         MosaicSample(mosaic.image, question.text, question.answer, question.kind)
         for question in drawn
-        if question is not None and None not in drawn
     ]
 
 

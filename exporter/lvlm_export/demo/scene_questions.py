@@ -15,18 +15,13 @@ from itertools import pairwise, permutations
 import numpy as np
 from PIL import Image
 
-from lvlm_export.demo.scenes import COLORS, IMAGE_SIZE, SHAPES, Scene, Thing, make_scene
+from lvlm_export.demo.mosaic import PLACES
+from lvlm_export.demo.questions import draw_questions
+from lvlm_export.demo.scenes import COLORS, IMAGE_SIZE, SHAPES, Thing, make_scene
 
 KINDS: tuple[str, ...] = (
     *("color", "shape", "count", "place", "presence", "relation", "description"),
 )
-
-PLACES: tuple[str, ...] = (
-    *("top left", "top middle", "top right"),
-    *("middle left", "center", "middle right"),
-    *("bottom left", "bottom middle", "bottom right"),
-)
-"""Names of the nine thirds by thirds of a picture, row by row."""
 
 _CELL = IMAGE_SIZE / 3
 _FROM_BORDER = 3.0  # pixels that a centre is away from the border of its place where that is asked
@@ -110,17 +105,6 @@ def questions_about(things: Sequence[Thing]) -> dict[str, list[list[SceneQuestio
     }
 
 
-def draw_question(
-    groups: dict[str, list[list[SceneQuestion]]], kind: str, rng: np.random.Generator
-) -> SceneQuestion | None:
-    """Draw one question of a kind, or None when the objects allow none of that kind."""
-    askable = [group for group in groups[kind] if group]
-    if not askable:
-        return None
-    group = askable[rng.integers(len(askable))]
-    return group[rng.integers(len(group))]
-
-
 def evaluation_set(n: int, seed: int = 0) -> list[SceneSample]:
     """Make ``n`` samples about scenes on photographs that training never saw.
 
@@ -140,7 +124,7 @@ def evaluation_set(n: int, seed: int = 0) -> list[SceneSample]:
     picture, picture_seed = 0, (seed + 1) * _EVALUATION_SEED_STRIDE
     while len(samples) < n:
         scene = make_scene(picture_seed, "test")
-        asked = one_of_each_kind(scene, np.random.default_rng(picture_seed))
+        asked = one_of_each_kind(scene.things, np.random.default_rng(picture_seed))
         samples.extend(
             SceneSample(scene.image, each.text, each.answer, each.kind, picture) for each in asked
         )
@@ -148,11 +132,10 @@ def evaluation_set(n: int, seed: int = 0) -> list[SceneSample]:
     return samples[:n]
 
 
-def one_of_each_kind(scene: Scene, rng: np.random.Generator) -> list[SceneQuestion]:
+def one_of_each_kind(things: Sequence[Thing], rng: np.random.Generator) -> list[SceneQuestion]:
     """One question per kind, or none at all where some kind has none."""
-    groups = questions_about(scene.things)
-    drawn = [draw_question(groups, kind, rng) for kind in KINDS]
-    return [question for question in drawn if question is not None] if None not in drawn else []
+    drawn = draw_questions(questions_about(things), dict.fromkeys(KINDS, 1), rng)
+    return drawn if len(drawn) == len(KINDS) else []
 
 
 def place_of(thing: Thing) -> str | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
-class TilePacker(nn.Module):
+class TilePacker(nn.Module, ABC):
     """Projected tiles as an image's tokens, and their sizes the same way.
 
     ``features [B, K, D]``, and where the decoder counts the patches that a token stands for their
@@ -48,9 +49,9 @@ class TilePacker(nn.Module):
         super().__init__()
         self.newline = newline
 
+    @abstractmethod
     def pack(self, features: Tensor, newline: Tensor) -> Tensor:
         """Tokens in their order; ``newline [D]``."""
-        raise NotImplementedError
 
     def forward(
         self, features: Tensor, sizes: Tensor | None = None

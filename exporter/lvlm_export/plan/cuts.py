@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lvlm_export.reduction.method import Site
+from lvlm_runtime.bundle.manifest import SIZE_BIAS
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class DecoderCut:
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of what it takes beside tokens, positions and caches."""
-        return ("size_bias",) if self.sized else ()
+        return (SIZE_BIAS,) if self.sized else ()
 
 
 def cut_vision(

@@ -125,9 +125,19 @@ def gather_rows(tokens: Tensor, index: Tensor) -> Tensor:
 
 def sort_ascending(index: Tensor) -> Tensor:
     """Sort ``index [B, K]`` ascending (raster order)."""
+    return _smallest_first(index)[0].to(torch.int64)
+
+
+def raster_ranks(index: Tensor) -> Tensor:
+    """Where in ``index [B, K]`` its smallest stands, the next, and so on: ``[B, K]``."""
+    return _smallest_first(index)[1]
+
+
+def _smallest_first(index: Tensor) -> tuple[Tensor, Tensor]:
     # Float keys: integers below 2**24 are exact, and every TopK kernel takes float32.
     keys = index.to(torch.float32)
-    return keys.topk(index.shape[-1], dim=-1, largest=False, sorted=True).values.to(torch.int64)
+    values, ranks = keys.topk(index.shape[-1], dim=-1, largest=False, sorted=True)
+    return values, ranks
 
 
 def merge_least_attended(tokens: Tensor, scores: Tensor, keep: int) -> tuple[Tensor, Tensor]:

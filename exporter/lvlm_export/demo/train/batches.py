@@ -11,7 +11,8 @@ and the visual tokens are computed once for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Protocol
@@ -25,7 +26,7 @@ from transformers import LlavaProcessor
 from lvlm_export.demo.mosaic import Mosaic, make_mosaic
 from lvlm_export.demo.questions import (
     MosaicQuestion,
-    draw_question,
+    draw_questions,
     listing_question,
     training_questions_about,
 )
@@ -39,40 +40,96 @@ _LENGTH_STEP = 16  # rows are padded to a multiple of this
 NO_LABEL = -100
 
 
-@dataclass(frozen=True)
-class Batch:
-    """One training batch of B pictures with rows of L tokens.
+@dataclass(frozen=True, eq=False)
+class PackedRows:
+    """Rows of L tokens, one of each of B pictures.
 
     Attributes:
-        pixel_values: float32 ``[B, 3, S, S]``, as the checkpoint's processor gives it (S is 112).
         input_ids: int64 ``[B, L]``.
         position_ids: int64 ``[B, L]``.
         attention_mask: bool ``[B, 1, L, L]``, True where a row's token may attend.
         labels: int64 ``[B, L]``, the next token where it belongs to an answer, otherwise -100.
-        question_index: int64 ``[B, L]``, number of the question in its row, -1 for head and
+        question_index: int64 ``[B, L]``, number of the question in the batch, -1 for head and
             padding.
-        cell_shapes: int64 ``[B, 9]``, index into SHAPES; the last class is a blank cell.
-        cell_colors: int64 ``[B, 9]``, index into COLORS; the last class is a blank cell.
     """
 
-    pixel_values: Tensor
     input_ids: Tensor
     position_ids: Tensor
     attention_mask: Tensor
     labels: Tensor
     question_index: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Batch(PackedRows):
+    """One training batch of B mosaics.
+
+    Attributes:
+        pixel_values: float32 ``[B, 3, S, S]``, as the checkpoint's processor gives it (S is 112).
+        cell_shapes: int64 ``[B, 9]``, index into SHAPES; the last class is a blank cell.
+        cell_colors: int64 ``[B, 9]``, index into COLORS; the last class is a blank cell.
+    """
+
+    pixel_values: Tensor
     cell_shapes: Tensor
     cell_colors: Tensor
 
 
-class Packer:
-    """Turns mosaics and questions into batches with one processor's tokens."""
+class RowPacker:
+    """Turns questions into rows.
+
+    Args:
+        processor: Whose tokens.
+        image_tokens: Visual tokens of a picture.
+    """
 
     def __init__(self, processor: LlavaProcessor, image_tokens: int) -> None:
-        self._image_processor = processor.image_processor
         self._pad_id: int = processor.tokenizer.pad_token_id
         self._head = prompt_head(processor, image_tokens)
         self._tail = cache(partial(question_tokens, processor.tokenizer))
+
+    def rows(self, asked: Sequence[Sequence[AnsweredQuestion]]) -> PackedRows:
+        """One row for each picture's questions."""
+        first = itertools.accumulate((len(questions) for questions in asked), initial=0)
+        rows = [self._row(each, number) for each, number in zip(asked, first, strict=False)]
+        length = -(-max(len(row[0]) for row in rows) // _LENGTH_STEP) * _LENGTH_STEP
+        fills = (self._pad_id, 0, NO_LABEL, -1)
+        ids, positions, labels, question_index = (
+            torch.tensor([row[field] + [fill] * (length - len(row[field])) for row in rows])
+            for field, fill in enumerate(fills)
+        )
+        return PackedRows(ids, positions, self._mask(question_index), labels, question_index)
+
+    def _row(
+        self, questions: Sequence[AnsweredQuestion], first: int
+    ) -> tuple[list[int], list[int], list[int], list[int]]:
+        """Token ids, positions, labels and question numbers, from ``first`` on, of one picture."""
+        ids, positions = list(self._head), list(range(len(self._head)))
+        labels, question_index = [NO_LABEL] * len(ids), [-1] * len(ids)
+        for number, question in enumerate(questions, start=first):
+            tokens, prompted = self._tail(question)
+            ids += tokens
+            positions += range(len(self._head), len(self._head) + len(tokens))
+            # The token before an answer token predicts it; EOS predicts nothing.
+            labels += [NO_LABEL] * (prompted - 1) + tokens[prompted:] + [NO_LABEL]
+            question_index += [number] * len(tokens)
+        return ids, positions, labels, question_index
+
+    def _mask(self, question_index: Tensor) -> Tensor:
+        length = question_index.shape[1]
+        is_head = torch.arange(length) < len(self._head)
+        same = question_index[:, :, None] == question_index[:, None, :]
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        # Padding has the head's index, so it always attends something and gives no NaN.
+        return ((same | is_head) & causal)[:, None]
+
+
+class Packer(RowPacker):
+    """Turns mosaics and questions into batches with one processor's tokens."""
+
+    def __init__(self, processor: LlavaProcessor, image_tokens: int) -> None:
+        super().__init__(processor, image_tokens)
+        self._image_processor = processor.image_processor
 
     def batch(
         self,
@@ -86,50 +143,19 @@ class Packer:
         """Make the batch of the pictures with seeds first_seed ... first_seed + size - 1."""
         seeds = range(first_seed, first_seed + size)
         mosaics = [make_mosaic(seed, split, flip=flip) for seed in seeds]
-        rows = [
-            self._row(mosaic, seed, per_kind) for mosaic, seed in zip(mosaics, seeds, strict=True)
-        ]
-        longest = max(len(row[0]) for row in rows)
-        length = -(-longest // _LENGTH_STEP) * _LENGTH_STEP
-        fills = (self._pad_id, 0, NO_LABEL, -1)
-        ids, positions, labels, question_index = (
-            _padded([row[field] for row in rows], length, fill) for field, fill in enumerate(fills)
+        rows = self.rows(
+            [
+                [listing_question(mosaic), *drawn_questions(mosaic, seed, per_kind)]
+                for mosaic, seed in zip(mosaics, seeds, strict=True)
+            ]
         )
         shapes, colors = _cell_labels(mosaics)
         return Batch(
+            **vars(rows),
             pixel_values=pixel_values(mosaics, self._image_processor),
-            input_ids=ids,
-            position_ids=positions,
-            attention_mask=self._mask(question_index, ids),
-            labels=labels,
-            question_index=question_index,
             cell_shapes=shapes,
             cell_colors=colors,
         )
-
-    def _row(
-        self, mosaic: Mosaic, seed: int, per_kind: Mapping[str, int]
-    ) -> tuple[list[int], list[int], list[int], list[int]]:
-        """Token ids, positions, labels and question numbers of one picture's row."""
-        ids, positions = list(self._head), list(range(len(self._head)))
-        labels, question_index = [NO_LABEL] * len(ids), [-1] * len(ids)
-        questions = [listing_question(mosaic), *drawn_questions(mosaic, seed, per_kind)]
-        for number, question in enumerate(questions):
-            tokens, prompted = self._tail(question)
-            ids += tokens
-            positions += range(len(self._head), len(self._head) + len(tokens))
-            # The token before an answer token predicts it; EOS predicts nothing.
-            labels += [NO_LABEL] * (prompted - 1) + tokens[prompted:] + [NO_LABEL]
-            question_index += [number] * len(tokens)
-        return ids, positions, labels, question_index
-
-    def _mask(self, question_index: Tensor, ids: Tensor) -> Tensor:
-        length = ids.shape[1]
-        is_head = torch.arange(length) < len(self._head)
-        same = question_index[:, :, None] == question_index[:, None, :]
-        causal = torch.ones(length, length, dtype=torch.bool).tril()
-        # Padding has the head's index, so it always attends something and gives no NaN.
-        return ((same | is_head) & causal)[:, None]
 
 
 def prompt_head(processor: LlavaProcessor, image_tokens: int) -> list[int]:
@@ -138,7 +164,7 @@ def prompt_head(processor: LlavaProcessor, image_tokens: int) -> list[int]:
     return head + [processor.image_token_id] * (image_tokens - 1)
 
 
-class AnsweredQuestion(Protocol):
+class AnsweredQuestion(Hashable, Protocol):
     """What a row is made of: a question in words and its answer."""
 
     @property
@@ -169,10 +195,7 @@ def question_tokens(tokenizer: Any, question: AnsweredQuestion) -> tuple[list[in
 def drawn_questions(mosaic: Mosaic, seed: int, per_kind: Mapping[str, int]) -> list[MosaicQuestion]:
     """``per_kind`` questions of each kind, as far as the mosaic allows any."""
     rng = np.random.default_rng([seed, len(mosaic.filled)])
-    groups = training_questions_about(mosaic)
-    kinds = [kind for kind, count in per_kind.items() for _ in range(count)]
-    drawn = [draw_question(groups, kind, rng) for kind in kinds]
-    return [question for question in drawn if question is not None]
+    return draw_questions(training_questions_about(mosaic), per_kind, rng)
 
 
 def pixel_values(mosaics: list[Mosaic], image_processor: Any) -> Tensor:
@@ -180,10 +203,6 @@ def pixel_values(mosaics: list[Mosaic], image_processor: Any) -> Tensor:
     pictures = [Image.fromarray(mosaic.pixels) for mosaic in mosaics]
     pixels: Tensor = image_processor(pictures, return_tensors="pt")["pixel_values"]
     return pixels
-
-
-def _padded(rows: list[list[int]], length: int, fill: int) -> Tensor:
-    return torch.tensor([row + [fill] * (length - len(row)) for row in rows])
 
 
 def _cell_labels(mosaics: list[Mosaic]) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from transformers import LlavaForConditionalGeneration
 
 from lvlm_export.demo.mosaic import CELL_EDGES, IMAGE_SIZE, PLACES
 from lvlm_export.demo.tiles import COLORS, SHAPES
-from lvlm_export.demo.train.batches import Batch
+from lvlm_export.demo.train.batches import Batch, PackedRows
 from lvlm_export.demo.train.processor import PATCH_SIZE
 
 
@@ -89,35 +90,34 @@ def vision_features(model: LlavaForConditionalGeneration, pixels: Tensor) -> Ten
 
 
 def answer_loss(
-    model: LlavaForConditionalGeneration, features: Tensor, batch: Batch, *, per_question: bool
+    model: Any, features: Tensor, batch: PackedRows, *, per_question: bool
 ) -> tuple[Tensor, Tensor]:
-    """Cross entropy of the answers and the share of fully right answers (scalars).
+    """Cross entropy of the answers, and which are right.
 
     An answer is right here when every token of it, EOS included, is the most likely one after the
     right tokens before it, which is the same as greedy decoding giving that answer.
 
     Args:
-        model: The whole model.
-        features: Vision features ``[B, 196, 96]``.
-        batch: The packed questions.
+        model: The whole model; its tower is not run.
+        features: Vision features ``[B, N, C]``.
+        batch: The packed questions, with N visual tokens a row.
         per_question: Every question counts the same, not every token. Listings are half of all
             answer tokens; they should lead at first and not later.
+
+    Returns:
+        A scalar, and bool ``[questions]``.
     """
     answered = batch.labels >= 0
-    labels = batch.labels[answered]
+    labels, question = batch.labels[answered], batch.question_index[answered]
     logits = model.lm_head(_hidden_states(model, features, batch)[answered]).float()
-    question = _question_numbers(batch, answered)
     losses = functional.cross_entropy(logits, labels, reduction="none")
     wrong = torch.bincount(question, weights=(logits.argmax(-1) != labels).double())
-    tokens = torch.bincount(question)
-    has_answer = tokens > 0
     if per_question:
-        losses = losses / tokens[question]
-    loss = losses.sum() / (has_answer.sum() if per_question else len(losses))
-    return loss, (wrong[has_answer] == 0).float().mean()
+        losses = losses / torch.bincount(question)[question]
+    return losses.sum() / (len(wrong) if per_question else len(losses)), wrong == 0
 
 
-def _hidden_states(model: LlavaForConditionalGeneration, features: Tensor, batch: Batch) -> Tensor:
+def _hidden_states(model: Any, features: Tensor, batch: PackedRows) -> Tensor:
     """Last hidden states ``[B, L, 192]`` of packed rows."""
     visual = model.model.multi_modal_projector(features)
     embeddings = model.get_input_embeddings()(batch.input_ids)
@@ -129,9 +129,3 @@ def _hidden_states(model: LlavaForConditionalGeneration, features: Tensor, batch
         use_cache=False,
     ).last_hidden_state
     return hidden
-
-
-def _question_numbers(batch: Batch, answered: Tensor) -> Tensor:
-    """For each answer token, int64 [answer tokens]: its question's number, unique in the batch."""
-    questions_per_row = int(batch.question_index.max()) + 1
-    return answered.nonzero()[:, 0] * questions_per_row + batch.question_index[answered]

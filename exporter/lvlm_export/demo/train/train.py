@@ -226,7 +226,8 @@ def _objective(name: str, model: LlavaForConditionalGeneration) -> tuple[LossFn,
     def answers_on_frozen_vision(batch: Batch, per_question: bool) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             features = vision_features(model, batch.pixel_values)
-        return answer_loss(model, features, batch, per_question=per_question)
+        loss, right = answer_loss(model, features, batch, per_question=per_question)
+        return loss, right.float().mean()
 
     text = [model.model.multi_modal_projector, model.model.language_model, model.lm_head]
     objectives: dict[str, tuple[LossFn, list[nn.Module]]] = {

@@ -112,7 +112,7 @@ class QuestionPacker:
             .masked_fill(~causal, torch.finfo(torch.float32).min)
             .expand(len(rows), 1, -1, -1),
             labels=labels,
-            question_index=torch.where(real, 0, -1),
+            question_index=torch.where(real, torch.arange(len(rows)).unsqueeze(1), -1),
             cell_shapes=none,
             cell_colors=none,
             pictures=torch.tensor([picture for picture, _ in questions]),
@@ -200,7 +200,8 @@ def loss_of(model: ProjectedLlava, batch: QuestionBatch) -> tuple[Tensor, Tensor
         config=model.config,
         get_input_embeddings=model.get_input_embeddings,
     )
-    return answer_loss(view, visual, batch, per_question=True)
+    loss, right = answer_loss(view, visual, batch, per_question=True)
+    return loss, right.float().mean()
 
 
 def frozen_features(model: ProjectedLlava, pixels: Tensor) -> Tensor:

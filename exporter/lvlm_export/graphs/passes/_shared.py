@@ -13,12 +13,11 @@ from onnxscript.rewriter import pattern
 
 from lvlm_export.graphs.names import scope_of
 from lvlm_export.graphs.passes.errors import PassError
+from lvlm_runtime.bundle.manifest import SIZE_BIAS
 
 SWAP = [0, 2, 1, 3]  # heads and rows
 # Inputs of an ``Attention`` over a cache, of which the last is the filled length.
 CACHED_INPUTS = 7
-# The input that is added to the scores of every row of a cache.
-SIZE_ROW = "size_bias"
 
 
 class Builder(Tape):  # type: ignore[misc]
@@ -137,9 +136,9 @@ def size_row(rewrite: str, attention: ir.Node) -> ir.Value | None:
     node = mask.producer()
     while node is not None and node.op_type in ("Unsqueeze", "Reshape"):
         node = node.inputs[0].producer()
-    row = graph_input(rewrite, attention.graph, SIZE_ROW)
+    row = graph_input(rewrite, attention.graph, SIZE_BIAS)
     if node is None or node.op_type != "Where" or node.inputs[1] is not row:
-        raise PassError(rewrite, attention, f"a mask from Where over {SIZE_ROW}", maker(mask))
+        raise PassError(rewrite, attention, f"a mask from Where over {SIZE_BIAS}", maker(mask))
     return row
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from lvlm_export.reduction.method import Method, ReducerShape, Site
 from lvlm_export.reduction.methods.anchors import penalty
+from lvlm_export.reduction.methods.tome import check_half, too_few
 from lvlm_runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,13 +50,7 @@ def local_counts(tokens: int, kept: int, sites: int) -> tuple[int, ...]:
     for index in reversed(range(sites - 1)):
         counts[index] = min(counts[index], 2 * counts[index + 1])
     if 2 * counts[0] < tokens:
-        least = tokens
-        for _ in range(sites):
-            least = -(-least // 2)
-        raise UsageError(
-            f"method local halves the tokens at most at each of its {sites} sites, so {tokens} of a"
-            f" tile cannot become {kept}; the nearest ratio it can reach is {least / tokens:.4g}"
-        )
+        raise too_few("local", tokens, kept, sites)
     return tuple(counts)
 
 
@@ -86,11 +81,7 @@ class Local(Method):
                 f"method local measures distances on a square of patches, and a tile has"
                 f" {shape.tokens_full}; take --method tome"
             )
-        if 2 * shape.tokens_out < shape.tokens_in:
-            raise UsageError(
-                f"method local cannot take {shape.tokens_in} tokens to {shape.tokens_out} at site"
-                f" {site.name}; the nearest it can is half, {-(-shape.tokens_in // 2)}"
-            )
+        check_half(self.name, site, shape)
         from lvlm_export.reduction.selectors.local import MergeNear
 
         return MergeNear(shape, side, penalty(side))

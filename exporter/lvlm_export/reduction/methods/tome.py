@@ -36,18 +36,35 @@ def counts_per_site(tokens: int, kept: int, sites: int) -> tuple[int, ...]:
     Raises:
         UsageError: ``kept`` is too small to be reached; names the nearest ratio.
     """
-    counts, left, least = [], tokens, tokens
+    counts, left = [], tokens
     for index in range(1, sites + 1):
         wanted = round(tokens * (kept / tokens) ** (index / sites))
         # Rounding may give one token less than half.
-        left, least = max(wanted, -(-left // 2)), -(-least // 2)
+        left = max(wanted, -(-left // 2))
         counts.append(left)
     if left > kept:
-        raise UsageError(
-            f"method tome halves the tokens at most at each of its {sites} sites, so {tokens} of a"
-            f" tile cannot become {kept}; the nearest ratio it can reach is {least / tokens:.4g}"
-        )
+        raise too_few("tome", tokens, kept, sites)
     return tuple(counts)
+
+
+def too_few(method: str, tokens: int, kept: int, sites: int) -> UsageError:
+    """The error of a method that halves at most, and cannot reach ``kept``; names the nearest ratio."""
+    least = tokens
+    for _ in range(sites):
+        least = -(-least // 2)
+    return UsageError(
+        f"method {method} halves the tokens at most at each of its {sites} sites, so {tokens} of a"
+        f" tile cannot become {kept}; the nearest ratio it can reach is {least / tokens:.4g}"
+    )
+
+
+def check_half(method: str, site: Site, shape: ReducerShape) -> None:
+    """UsageError where a site of a method that halves at most keeps fewer than half."""
+    if 2 * shape.tokens_out < shape.tokens_in:
+        raise UsageError(
+            f"method {method} cannot take {shape.tokens_in} tokens to {shape.tokens_out} at site"
+            f" {site.name}; the nearest it can is half, {-(-shape.tokens_in // 2)}"
+        )
 
 
 class TokenMerging(Method):
@@ -70,11 +87,7 @@ class TokenMerging(Method):
         return counts_per_site(tokens, kept, sites)
 
     def selector(self, site: Site, shape: ReducerShape) -> Selector:
-        if 2 * shape.tokens_out < shape.tokens_in:
-            raise UsageError(
-                f"method tome cannot take {shape.tokens_in} tokens to {shape.tokens_out} at site"
-                f" {site.name}; the nearest it can is half, {-(-shape.tokens_in // 2)}"
-            )
+        check_half(self.name, site, shape)
         from lvlm_export.reduction.selectors.tome import MergePairs
 
         return MergePairs(shape)

@@ -83,13 +83,22 @@ class Selector(nn.Module):
     gives_origins: bool = False
 
 
-class KeepBest(Selector):
-    """Keep the K tokens of the highest score as they are."""
+class ScoredSelector(Selector):
+    """A selector whose scores are attention of a kind that is given.
+
+    Args:
+        keep: K, the tokens that stay.
+        attention: What ranks them.
+    """
 
     def __init__(self, keep: int, attention: Attention) -> None:
         super().__init__()
         self.keep = keep
         self.attention = attention
+
+
+class KeepBest(ScoredSelector):
+    """Keep the K tokens of the highest score as they are."""
 
     def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
         assert clues.scores is not None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lvlm_export.reduction.selectors import Attention, Clues, Selector
-from lvlm_export.reduction.tensors import gather_rows, merge_least_attended
+from lvlm_export.reduction.selectors import Attention, Clues, ScoredSelector
+from lvlm_export.reduction.tensors import gather_rows, merge_least_attended, raster_ranks
 
 # Of the tokens that stay, those that take in; and how many leaving tokens each of them takes.
 RECYCLING, TAKEN = 0.05, 5
@@ -17,7 +17,7 @@ def recycling_count(keep: int) -> int:
     return max(1, round(keep * RECYCLING))
 
 
-class RecycleRedundant(Selector):
+class RecycleRedundant(ScoredSelector):
     """The current release: the weakest of the tokens that stay take in what leaves.
 
     Args:
@@ -29,10 +29,9 @@ class RecycleRedundant(Selector):
     """
 
     def __init__(self, keep: int, attention: Attention, group: int = 1) -> None:
-        super().__init__()
+        super().__init__(keep, attention)
         assert keep % group == 0, f"{keep} tokens are no whole groups of {group}"
-        self.keep, self.group = keep, group
-        self.attention = attention
+        self.group = group
 
     def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
         assert clues.scores is not None
@@ -41,7 +40,7 @@ class RecycleRedundant(Selector):
         stay, leave = gather_rows(tokens, kept), gather_rows(tokens, order[:, self.keep :])
         if leave.shape[1]:
             stay = self.recycle(stay, leave)
-        raster = kept.float().topk(self.keep, dim=-1, largest=False, sorted=True).indices
+        raster = raster_ranks(kept)
         return gather_rows(stay, raster), kept.gather(1, raster)
 
     def ranking(self, scores: Tensor) -> Tensor:
@@ -70,13 +69,8 @@ class RecycleRedundant(Selector):
         return torch.cat((stay[:, : self.keep - taking], merged), dim=1)
 
 
-class AverageLeastAttended(Selector):
+class AverageLeastAttended(ScoredSelector):
     """The release of January 2025: what leaves and one more become their weighted mean."""
-
-    def __init__(self, keep: int, attention: Attention) -> None:
-        super().__init__()
-        self.keep = keep
-        self.attention = attention
 
     def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor]:
         assert clues.scores is not None

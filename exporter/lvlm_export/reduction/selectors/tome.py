@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lvlm_export.reduction.method import ReducerShape
 from lvlm_export.reduction.selectors import Clue, Clues, Selector
-from lvlm_export.reduction.tensors import cosine, gather_rows
+from lvlm_export.reduction.tensors import cosine, gather_rows, raster_ranks
 
 
 class MergePairs(Selector):
@@ -74,6 +74,5 @@ def merge_best_pairs(
         out = torch.cat((gather_rows(first(tokens), rest), out), dim=1)
         places = torch.cat((first(all_places).gather(1, rest), places), dim=1)
         size = torch.cat((first(wide).gather(1, rest), size), dim=1)
-    keys = places.to(torch.float32)
-    ranks = keys.topk(keys.shape[1], dim=-1, largest=False, sorted=True).indices
+    ranks = raster_ranks(places)
     return gather_rows(out, ranks), places.gather(1, ranks), size.gather(1, ranks).to(sizes.dtype)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lvlm_export.reduction.selectors import Attention, Clues, Selector
-from lvlm_export.reduction.tensors import cosine, gather_rows, sort_ascending
+from lvlm_export.reduction.tensors import cosine, gather_rows, raster_ranks, sort_ascending
 
 
 class DominantAndContextual(Selector):
@@ -38,8 +38,7 @@ class DominantAndContextual(Selector):
             rest = sort_ascending(order.narrow(1, self.patches, self.rest))
             targets, merged = self._merge(tokens, clues, rest)
             places, kept = torch.cat((places, targets), dim=1), torch.cat((kept, merged), dim=1)
-        keys = places.to(torch.float32)
-        ranks = keys.topk(keys.shape[1], dim=-1, largest=False, sorted=True).indices
+        ranks = raster_ranks(places)
         places, kept = places.gather(1, ranks), gather_rows(kept, ranks)
         if clues.cls is not None:
             kept = torch.cat((clues.cls.unsqueeze(1), kept), dim=1)

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lvlm_export.demo.scene_questions import KINDS, SceneQuestion, draw_question, questions_about
+from lvlm_export.demo.scene_questions import KINDS, SceneQuestion, one_of_each_kind
+from lvlm_export.demo.train.objectives import answer_loss
 from lvlm_export.demo.train.scenes.pools import SceneArrays
 from lvlm_export.demo.train.scenes.reduced import Score, reduced_features
-from lvlm_export.demo.train.scenes.text import ScenePacker, scene_answer_loss
+from lvlm_export.demo.train.scenes.text import ScenePacker
 from lvlm_export.demo.train.scenes.tower import pixel_tensor
 
 KEPT = {2: 149, 3: 113, 4: 86, 5: 65}
@@ -62,7 +63,7 @@ def oracle_gate(
                 model.model.vision_tower, pixel_tensor(taken.pixels), sites, score
             )
             batch = ScenePacker(processor, features.shape[1]).pack(questions)
-            _, right = scene_answer_loss(model, features, batch)
+            _, right = answer_loss(model, features, batch, per_question=True)
             for kind, hit in zip(batch.kinds, right.tolist(), strict=True):
                 found[kind].append(hit)
     return _compared(hits)
@@ -70,10 +71,8 @@ def oracle_gate(
 
 def _asked(arrays: SceneArrays, row: int) -> list[SceneQuestion]:
     """One question of each kind about a picture, or none where some kind has none."""
-    groups = questions_about(arrays.things_of(row))
     rng = np.random.default_rng(arrays.things[row].astype(np.int64).sum())
-    drawn = [draw_question(groups, kind, rng) for kind in KINDS]
-    return [question for question in drawn if question is not None] if None not in drawn else []
+    return one_of_each_kind(arrays.things_of(row), rng)
 
 
 def _score(shares: Tensor, generator: torch.Generator) -> Score:

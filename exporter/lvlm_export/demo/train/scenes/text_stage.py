@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lvlm_export.demo.scene_questions import SceneQuestion, draw_question, questions_about
-from lvlm_export.demo.scenes import Thing
+from lvlm_export.demo.questions import draw_questions
+from lvlm_export.demo.scene_questions import questions_about
+from lvlm_export.demo.train.objectives import answer_loss
 from lvlm_export.demo.train.scenes.pools import SIDE, ScenePool
 from lvlm_export.demo.train.scenes.recipe import SceneStage
-from lvlm_export.demo.train.scenes.text import ScenePacker, scene_answer_loss, scene_processor
+from lvlm_export.demo.train.scenes.text import ScenePacker, scene_processor
 from lvlm_export.demo.train.scenes.tower import pixel_tensor, tower_features
 from lvlm_profiles.files import whole_file
 
@@ -91,20 +92,11 @@ class TextObjective:
         for step, (chunk, rows) in zip(count(start), steps):
             arrays = self._pool.chunk(chunk).take(rows)
             rng = np.random.default_rng([self._seed, 1, step])
-            asked = [drawn_questions(arrays.things_of(row), kinds, rng) for row in range(len(rows))]
-            batch = self._packer.pack(asked)
-            loss, right = scene_answer_loss(self.model, self._features.take(chunk, rows), batch)
+            pictures = [questions_about(arrays.things_of(row)) for row in range(len(rows))]
+            batch = self._packer.pack([draw_questions(each, kinds, rng) for each in pictures])
+            features = self._features.take(chunk, rows)
+            loss, right = answer_loss(self.model, features, batch, per_question=True)
             yield loss, {kind: share_of_kind(right, batch.kinds, kind) for kind in kinds}
-
-
-def drawn_questions(
-    things: tuple[Thing, ...], per_kind: Mapping[str, int], rng: np.random.Generator
-) -> list[SceneQuestion]:
-    """``per_kind`` questions of each kind, as far as the objects allow any."""
-    groups = questions_about(things)
-    kinds = [kind for kind, number in per_kind.items() for _ in range(number)]
-    drawn = [draw_question(groups, kind, rng) for kind in kinds]
-    return [question for question in drawn if question is not None]
 
 
 def share_of_kind(right: Tensor, kinds: tuple[str, ...], kind: str) -> float:
