@@ -346,8 +346,11 @@ def main() -> int:
     number = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
     directory = options.directory / "inputs"
     shutil.rmtree(directory, ignore_errors=True)
-    made = options.directory / "tiny" if options.tiny is None else options.tiny
-    if not made.exists():
+    made = options.tiny
+    if made is None:
+        # Made anew each time: what lies there may be half of one, or another version's.
+        made = options.directory / "tiny"
+        shutil.rmtree(made, ignore_errors=True)
         import tiny
         from helpers import build_tiny
 
