@@ -344,6 +344,9 @@ def main() -> int:
     parser.add_argument("--table", type=Path)
     options = parser.parse_args()
     number = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
+    from lvlm_export.cli.console import quiet_libraries
+
+    quiet_libraries()  # As the command does, before anything loads transformers.
     directory = options.directory / "inputs"
     shutil.rmtree(directory, ignore_errors=True)
     made = options.tiny
@@ -357,9 +360,6 @@ def main() -> int:
         build_tiny(tiny.llava(made / "checkpoint"), made / "bundle", 0.5)
     make_inputs(directory, made / "checkpoint", made / "bundle")
     os.environ["OMP_NUM_THREADS"] = "1"
-    from lvlm_export.cli.console import quiet_libraries
-
-    quiet_libraries()
     stop_before_the_work()
     limit_memory()
     print(f"seed {number}", flush=True)

@@ -62,9 +62,12 @@ class Reference:
             ids += [*image, *run]
         input_ids = torch.tensor([ids])
         pixels = torch.from_numpy(request.pixel_values)
+        # The cache that generate would make forgets what lies before a sliding_window, in a model
+        # that has none too (a left-over of its config.json); the model itself attends to all.
         out = self.model.generate(
             input_ids=input_ids,
             attention_mask=torch.ones_like(input_ids),
+            past_key_values=DynamicCache(),
             **self.family.generate_inputs(
                 pixels, request.layout, request.image_sizes, self._question(request)
             ),
