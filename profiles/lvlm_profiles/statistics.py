@@ -1,4 +1,4 @@
-"""Statistics of latency samples, and whether two sets of them differ. Pure functions."""
+"""Statistics of latency samples and of answers, and whether two sets of them differ. Pure functions."""
 
 from __future__ import annotations
 
@@ -57,6 +57,29 @@ class Interval:
     change: float
     low: float
     high: float
+
+
+@dataclass(frozen=True)
+class PairedChange:
+    """From one set of answers to another, over the same questions.
+
+    Attributes:
+        questions: How many.
+        lost: Right before and wrong after.
+        won: Wrong before and right after.
+        change: Accuracy after minus before.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        p: Of McNemar's exact test, two-sided: how often chance alone parts so far or further.
+    """
+
+    questions: int
+    lost: int
+    won: int
+    change: float
+    low: float
+    high: float
+    p: float
 
 
 def summarize(samples: Sequence[float]) -> Summary:
@@ -125,3 +148,40 @@ def _ratio(after: float, before: float) -> float:
     if before == 0:
         return 0.0 if after == 0 else math.inf
     return after / before - 1
+
+
+def paired_change(before: Sequence[bool], after: Sequence[bool]) -> PairedChange:
+    """Compare answers to the same questions, at least one, in the same order.
+
+    Example:
+        >>> change = paired_change([True] * 9 + [False] * 11, [False] * 9 + [True] + [False] * 10)
+        >>> change.lost, change.won, round(change.p, 4)
+        (9, 1, 0.0215)
+    """
+    pairs = list(zip(before, after, strict=True))
+    lost, won = pairs.count((True, False)), pairs.count((False, True))
+    low, high = paired_interval(lost, won, len(pairs))
+    change = (won - lost) / len(pairs)
+    return PairedChange(len(pairs), lost, won, change, low, high, mcnemar_exact(lost, won))
+
+
+def mcnemar_exact(lost: int, won: int) -> float:
+    """Two-sided p of so many changes one way and the other, where both ways are as probable.
+
+    Source: Q. McNemar, Psychometrika 12 (1947), 153-157, with the binomial distribution itself.
+    """
+    changed, fewer = lost + won, min(lost, won)
+    tail = sum(math.comb(changed, k) for k in range(fewer + 1))
+    return min(1.0, float(2 * tail / 2**changed))
+
+
+def paired_interval(lost: int, won: int, questions: int) -> tuple[float, float]:
+    """95 % interval of the difference of two accuracies on the same questions.
+
+    One more change of each kind is counted, so that the interval holds for few changes too.
+    Source: D. G. Bonett and R. M. Price, J. Educ. Behav. Stat. 37 (2012), 479-488.
+    """
+    z = statistics.NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
+    down, up = (lost + 1) / (questions + 2), (won + 1) / (questions + 2)
+    half = z * math.sqrt((down + up - (up - down) ** 2) / (questions + 2))
+    return max(-1.0, up - down - half), min(1.0, up - down + half)
