@@ -20,6 +20,7 @@ FLOORS = {
             "__main__",
             "cli",
             "demo",
+            "tune",
             "bundle",
             "study",
             "check",

@@ -15,6 +15,7 @@ from lvlm_export.advise.subject import Subject
 from lvlm_export.plan.fit import check_fit, check_rank
 from lvlm_export.reduction import load_method
 from lvlm_export.reduction.budget import BudgetPlan
+from lvlm_export.reduction.method import Method
 from lvlm_export.reduction.schedule import plan_budget
 from lvlm_profiles.cost.reducers import is_known
 from lvlm_profiles.cost.roofline import PUBLISHED
@@ -150,11 +151,18 @@ def make_candidate(
         check_fit(loaded, subject.geometry, subject.dims.vision.prefix, subject.packed)
     budget = plan_budget(ratio, loaded, subject.geometry)
     check_rank(loaded, budget, subject.dims.text.width)
+    return candidate_of(subject, choices, loaded, budget, precision)
+
+
+def candidate_of(
+    subject: Subject, choices: Choices, method: Method, budget: BudgetPlan, precision: str
+) -> Candidate:
+    """What one picture takes everywhere under a budget, which may be placed by hand."""
     layout = subject.geometry.layouts[0]
     part = budget.layouts[0]
     kept = budget.kept_per_tile(subject.geometry.vision_tokens)
     path = TokenPath(
-        method=method,
+        method=method.name,
         images=1,
         tiles=layout.tiles,
         text_tokens=choices.text_tokens,
@@ -164,9 +172,9 @@ def make_candidate(
         cuts=_cuts(budget),
         condensed=subject.condensed,
         query_tokens=choices.text_tokens if subject.reads_text else 0,
-        sized=loaded.sizes_in_decoder and ratio < 1,
+        sized=method.sizes_in_decoder and budget.ratio < 1,
     )
-    return Candidate(method, precision, ratio, part.achieved, path)
+    return Candidate(method.name, precision, budget.ratio, part.achieved, path)
 
 
 def unknown_costs(methods: Sequence[str]) -> list[str]:

@@ -16,13 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from lvlm_export.check.clues import (
-    decoder_clues,
-    packed_sizes,
-    vision_clues,
-    watch_projections,
-)
+from lvlm_export.check.clues import decoder_clues, packed_sizes, vision_clues
 from lvlm_export.check.decisions import Decisions
+from lvlm_export.check.layers import decoder_layers, vision_attention
 from lvlm_export.check.reference_io import DecoderEntry, ReferenceRequest, Trace, load_eager
 from lvlm_export.families import Family, Parts
 from lvlm_export.graphs.reducers import make_reducer
@@ -152,12 +148,8 @@ class Reference:
                 trace.note_reduced(site.name, hidden, places, decisions.made)
 
         for index, layer in enumerate(self.parts.vision_layers):
-            bias = sizes.log()[:, None, None] if self.plan.method.tracks_size else None
-            with watch_projections(layer.self_attn) as projections:
-                attended, weights = layer.self_attn(
-                    hidden_states=layer.layer_norm1(hidden), attention_mask=bias
-                )
-            hidden = hidden + attended
+            counted = sizes if self.plan.method.tracks_size else None
+            hidden, weights, projections = vision_attention(layer, hidden, counted)
             reduce_at(Site("vision", index))
             hidden = feed_forward(layer, hidden)
             if index + 1 in self.parts.levels:
@@ -319,25 +311,5 @@ class Reference:
 
         ``bias [L]`` is added to the scores of every row of the caches, the new ones included.
         """
-        length = hidden.shape[1]
-        mask = torch.full((length, length), torch.finfo(torch.float32).min).triu(1)[None, None]
-        if self.plan.sized and bias is not None:
-            mask = mask + bias if length > 1 else bias[None, None, None]
-        rotary = self.parts.rotary(hidden, positions)
-        for index in layers:
-            layer = self.parts.text_layers[index]
-            handle = None
-            if weights is not None and index == layers[-1]:
-                handle = layer.self_attn.register_forward_hook(
-                    lambda _module, _inputs, output: weights.append(output[1])
-                )
-            hidden = layer(
-                hidden,
-                attention_mask=mask if length > 1 or self.plan.sized else None,
-                position_ids=positions,
-                past_key_values=cache,
-                position_embeddings=rotary,
-            )
-            if handle is not None:
-                handle.remove()
-        return hidden
+        added = bias[None] if self.plan.sized and bias is not None else None
+        return decoder_layers(self.parts, hidden, positions, cache, layers, weights, added)

@@ -23,6 +23,7 @@ from lvlm_runtime.errors import LvlmError, UsageError
 COMMANDS: dict[str, str] = {
     "plan": "lvlm_export.cli.commands.plan:plan",
     "choose": "lvlm_export.cli.commands.choose:choose",
+    "tune": "lvlm_export.cli.commands.tune:tune",
     "build": "lvlm_export.cli.commands.build:build",
     "run": "lvlm_export.cli.commands.run:run",
     "verify": "lvlm_export.cli.commands.verify:verify",

@@ -65,6 +65,22 @@ class Milliseconds(click.ParamType):  # type: ignore[type-arg]
         return found
 
 
+class Points(click.ParamType):  # type: ignore[type-arg]
+    """Points of accuracy, ``1%`` or ``1``, as a share."""
+
+    name = "points"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Check and convert."""
+        match = re.fullmatch(r"(\d{1,3}(?:\.\d*)?|\.\d+)\s*%?", str(value).strip())
+        found = -1.0 if match is None else float(match[1]) / 100
+        if not 0 <= found <= 1:
+            self.fail(f"{value!r} is no number of points; write 1% or 0.5%", param, ctx)
+        return found
+
+
 class MethodName(click.ParamType):  # type: ignore[type-arg]
     """A reduction method, or one before the decoder and one in it with a plus between."""
 

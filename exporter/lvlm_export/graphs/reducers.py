@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lvlm_export.families import ModelShape
 from lvlm_export.graphs.export import Signature, example
 from lvlm_export.plan.plan import Plan
 from lvlm_export.reduction.budget import SiteCount
-from lvlm_export.reduction.method import ReducerShape
+from lvlm_export.reduction.method import Method, ReducerShape
 from lvlm_export.reduction.reducers import (
     DecoderReducer,
     PixelReducer,
@@ -24,25 +25,35 @@ Reducer = PixelReducer | VisionReducer | ProjectedReducer | DecoderReducer
 
 def make_reducer(plan: Plan, count: SiteCount) -> Reducer:
     """The module that reduces at a site of a plan."""
-    vision, text = plan.shape.vision, plan.shape.text
+    return reducer_of(plan.method, plan.shape, plan.options.seed, count, plan.sized)
+
+
+def reducer_of(
+    method: Method, model: ModelShape, seed: int, count: SiteCount, sized: bool = False
+) -> Reducer:
+    """The module that reduces by a method at one of its sites in a model.
+
+    ``sized``: attention of the decoder counts the patches that a token stands for.
+    """
+    vision, text = model.vision, model.text
     before = count.site.stage in ("vision", "features")
     shape = ReducerShape(
         count.tokens_in,
         count.tokens_out,
         vision.prefix if before else 0,
         vision.scale if before else text.scale,
-        plan.options.seed,
+        seed,
         vision.tokens if before else 0,
     )
-    selector = plan.method.selector(count.site, shape)
+    selector = method.selector(count.site, shape)
     if count.site.stage == "pixels":
         return PixelReducer(shape, selector)
     if before:
         return VisionReducer(shape, selector)
     if count.site.stage == "projected":
         return ProjectedReducer(shape, selector)
-    sized = plan.sized and SizedDecoderReducer.suits(selector)
-    return (SizedDecoderReducer if sized else DecoderReducer)(shape, selector)
+    counts = sized and SizedDecoderReducer.suits(selector)
+    return (SizedDecoderReducer if counts else DecoderReducer)(shape, selector)
 
 
 def reducer_inputs(

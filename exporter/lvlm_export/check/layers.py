@@ -1,0 +1,84 @@
+"""Layers of an eager Hugging Face model, one or several at a time, with what reducers ask of them.
+
+The reference runs a request through them, and ``lvlm-export tune`` many at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from lvlm_export.check.clues import Projections, watch_projections
+from lvlm_export.families import Parts
+
+
+def vision_attention(
+    layer: Any, hidden: Tensor, sizes: Tensor | None
+) -> tuple[Tensor, Tensor, Projections]:
+    """First half of a vision block: the states after it, its weights and its projections.
+
+    Args:
+        layer: The block.
+        hidden: ``[B, T, C]``.
+        sizes: ``[B, T]``, how many patches each token stands for, where attention counts them.
+
+    Returns:
+        ``hidden + attention [B, T, C]``, weights ``[B, H, T, T]``, and the projections.
+    """
+    bias = None if sizes is None else sizes.log()[:, None, None]
+    with watch_projections(layer.self_attn) as projections:
+        attended, weights = layer.self_attn(
+            hidden_states=layer.layer_norm1(hidden), attention_mask=bias
+        )
+    return hidden + attended, weights, projections
+
+
+def decoder_layers(
+    parts: Parts,
+    hidden: Tensor,
+    positions: Tensor,
+    cache: DynamicCache,
+    layers: range,
+    weights: list[Tensor] | None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Run decoder layers on rows that stand behind what a cache holds.
+
+    Args:
+        parts: The model.
+        hidden: ``[B, S, C]``.
+        positions: ``[B, S]``.
+        cache: Of these layers, all with the same number of rows R where S is above 1.
+        layers: Which.
+        weights: Collects the last one's attention ``[B, H, S, R + S]``.
+        bias: ``[B, R + S]``, added to the scores of every row of the cache, the new ones included;
+            None for a decoder that counts no sizes.
+    """
+    length = hidden.shape[1]
+    mask = None if bias is None else bias[:, None, None]
+    if length > 1:
+        held = cache.get_seq_length(layers[0])
+        causal = torch.full((length, held + length), torch.finfo(torch.float32).min)
+        causal = causal.triu(1 + held)[None, None]
+        mask = causal if mask is None else causal + mask
+    rotary = parts.rotary(hidden, positions)
+    for index in layers:
+        layer = parts.text_layers[index]
+        handle = None
+        if weights is not None and index == layers[-1]:
+            handle = layer.self_attn.register_forward_hook(
+                lambda _module, _inputs, output: weights.append(output[1])
+            )
+        hidden = layer(
+            hidden,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            position_embeddings=rotary,
+        )
+        if handle is not None:
+            handle.remove()
+    return hidden
