@@ -32,7 +32,8 @@ Value = Any  # an ort.OrtValue, or a View of one
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
-_ERROR_ONLY = 3
+# Its errors are raised; logged too, they would be lines of their own beside ours.
+_FATAL_ONLY = 4
 _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 # How ONNX Runtime says that a graph is of a newer opset than it knows.
 _NEWEST_OPSET = re.compile(r"support for domain ai\.onnx is till opset (\d+)")
@@ -155,7 +156,7 @@ class OrtBackend:
     def load(self, bundle: Bundle, graph: str) -> OrtRunner:
         path = bundle.path(graph)
         options = ort.SessionOptions()
-        options.log_severity_level = _ERROR_ONLY
+        options.log_severity_level = _FATAL_ONLY
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         _share_arena()

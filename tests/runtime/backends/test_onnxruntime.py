@@ -28,6 +28,17 @@ def test_a_graph_of_a_newer_opset_is_one_line_that_says_what_to_do(tmp_path: Pat
         open_backend("onnxruntime", "cpu", 1).load(bundle, "new.onnx")
 
 
+def test_what_does_not_load_is_one_line_and_nothing_beside_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bundle = Bundle(tmp_path, None)  # type: ignore[arg-type]
+    bundle._graphs["empty.onnx"] = OPSET_99.replace(b"\x63", b"\x15")
+    with pytest.raises(LvlmError, match=r"empty\.onnx does not load in ONNX Runtime: .") as error:
+        open_backend("onnxruntime", "cpu", 1).load(bundle, "empty.onnx")
+    assert "\n" not in str(error.value)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_build_without_cuda_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
     assert backend.open_backend("auto", None).device == "cpu"
