@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,10 @@ class Caution:
 
     code: str
     message: str
+
+
+# Fields that hold what was measured, a number a round.
+_SAMPLES = ("samples", "samples_ms", "stopwatch_ms", "reported_ms")
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,24 @@ def from_json(content: Any, where: str | Path, remedy: str = REMEDY) -> Report:
             f"{where} has schema {content.get('schema')!r} and this version reads {SCHEMA};"
             f" {remedy}"
         )
-    return read(Report, content, where, remedy)
+    report = read(Report, content, where, remedy)
+    if empty := next(_without_samples(report, ""), None):
+        raise LvlmError(f"{where}, {empty}: expected one number or more, got none; {remedy}")
+    return report
+
+
+def _without_samples(value: Any, place: str) -> Iterator[str]:
+    """Places of figures without a sample; whatever reads a report takes their medians."""
+    if isinstance(value, tuple):
+        for number, each in enumerate(value):
+            yield from _without_samples(each, f"{place}[{number}]")
+    elif dataclasses.is_dataclass(value):
+        for name in (field.name for field in dataclasses.fields(value)):
+            part = getattr(value, name)
+            inner = f"{place}.{name}".removeprefix(".")
+            if part == () and name in _SAMPLES:
+                yield inner
+            yield from _without_samples(part, inner)
 
 
 def load_report(path: Path, remedy: str = REMEDY) -> Report:

@@ -55,6 +55,25 @@ def test_what_is_no_report_is_refused_in_one_line(damaged: object, message: str)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("entry", "place"),
+    [
+        ("ttft_ms", r"budgets\[0\]\.ttft_ms\.samples"),
+        ("stages", r"budgets\[0\]\.stages\[0\]\.samples_ms"),
+        ("wall_check", r"budgets\[0\]\.wall_check\.stopwatch_ms"),
+    ],
+)
+def test_figures_without_a_sample_are_refused(entry: str, place: str) -> None:
+    damaged = json.loads(to_json(full_report()))
+    figures = damaged["budgets"][0][entry]
+    figures = figures[0] if entry == "stages" else figures
+    name = place.rpartition(".")[2]
+    assert figures[name], "the report has samples there"
+    figures[name] = []
+    with pytest.raises(LvlmError, match=rf"^x, {place}: expected one number or more, got none; "):
+        from_json(damaged, "x")
+
+
 def test_a_missing_and_a_broken_file(tmp_path: Path) -> None:
     with pytest.raises(LvlmError, match=r"there is no report .*; `lvlm-export profile -o` writes"):
         load_report(tmp_path / "report.json")
