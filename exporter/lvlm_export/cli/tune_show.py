@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,7 +41,7 @@ def opening_lines(
     contest: Contest, space: Space, halves: Halves, basis: CostBasis
 ) -> Iterator[str]:
     """What the search will do."""
-    counts = [sum(len(p.questions) for p in half) for half in (halves.search, halves.held)]
+    counts = halves.counts
     yield (
         f"questions {sum(counts)}: {counts[0]} to choose by, {counts[1]} held out, no picture in both"
     )
@@ -94,10 +95,7 @@ def result_of(
     seed: int,
 ) -> TuningResult:
     """The whole search as a record."""
-    counts = [
-        sum(len(each.questions) for each in half)
-        for half in (contest.halves.search, contest.halves.held)
-    ]
+    counts = contest.halves.counts
     record = state.record
     return TuningResult(
         model=model,
@@ -130,8 +128,10 @@ def name_of(plan: TrialPlan | None) -> str | None:
     return None if plan is None else plan.trial.name
 
 
-def write_files(output: Path, result: TuningResult, chosen: Trial) -> None:
-    """Recipe, result and report."""
+def write_files(
+    output: Path, result: TuningResult, chosen: Trial, flags: Mapping[str, str | int]
+) -> None:
+    """Recipe, result and report; ``flags`` of ``build`` go into the recipe."""
     import dataclasses
     import json
 
@@ -140,7 +140,7 @@ def write_files(output: Path, result: TuningResult, chosen: Trial) -> None:
     from lvlm_profiles.report.html.tuning import tuning_page
 
     texts = {
-        RECIPE: recipe_text(chosen, result.seed, f"{COMMENT}; lvlm-export build --recipe {RECIPE}"),
+        RECIPE: recipe_text(chosen, flags, f"{COMMENT}; lvlm-export build --recipe {RECIPE}"),
         RESULT: json.dumps(dataclasses.asdict(result), indent=1) + "\n",
         REPORT: tuning_page(result),
     }
@@ -165,7 +165,8 @@ def show(result: TuningResult, output: Path) -> None:
     for line in verdict(result):
         say(line)
     say(f"report    {output / REPORT}, {RESULT}")
-    say(f"next      lvlm-export build --model {result.model} --recipe {output / RECIPE}")
+    words = ["lvlm-export", "build", "--model", result.model, "--recipe", str(output / RECIPE)]
+    say(f"next      {shlex.join(words)}")
 
 
 def verdict(result: TuningResult) -> Iterator[str]:

@@ -71,17 +71,12 @@ class Contest:
     @property
     def rungs(self) -> tuple[Rung, ...]:
         """Its steps; questions are whole pictures."""
-        count = sum(len(each.questions) for each in self.halves.search)
-        made = make_rungs(len(self.plans), self.finalists, self.first, count)
-        return tuple(replace(rung, questions=self._whole(rung.questions)) for rung in made)
-
-    def _whole(self, questions: int) -> int:
-        reached = 0
-        for each in self.halves.search:
-            if reached >= questions:
-                break
-            reached += len(each.questions)
-        return reached
+        borders, _ = self.halves.borders
+        made = make_rungs(len(self.plans), self.finalists, self.first, borders[-1])
+        return tuple(
+            replace(rung, questions=next(end for end in borders if end >= rung.questions))
+            for rung in made
+        )
 
 
 def search_goal(

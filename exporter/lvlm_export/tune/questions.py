@@ -6,6 +6,7 @@ import hashlib
 import random
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Protocol
 
@@ -56,6 +57,21 @@ class Halves:
     search: tuple[PictureQuestions, ...]
     held: tuple[PictureQuestions, ...]
     digest: str
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """Questions of both."""
+        search, held = self.borders
+        return search[-1], held[-1]
+
+    @property
+    def borders(self) -> tuple[list[int], list[int]]:
+        """Of both, how many questions there are about the first 0, 1, 2, … pictures."""
+        search, held = (
+            list(accumulate((len(each.questions) for each in half), initial=0))
+            for half in (self.search, self.held)
+        )
+        return search, held
 
 
 def of_files(questions: Iterable[Question]) -> list[tuple[Hashable, Picture, Question]]:

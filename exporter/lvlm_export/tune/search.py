@@ -74,12 +74,13 @@ class Search:
             LvlmError: No trial meets the goal; names the nearest.
         """
         steps, alive = self._halve()
-        held = self.contest.halves.held
-        count = sum(len(each.questions) for each in held)
-        standings = self._standings(alive.values())
-        single = self._best_single(standings, self.contest.goal.against, alive)
+        halves = self.contest.halves
+        standings = self._standings(alive.values(), halves.counts[0])
+        single = self._best_single(standings, alive)
         best = alive[self._choose(standings, single).name]
-        self._ask("held", alive.values(), held, count, f"held out: {len(alive)} trials")
+        self._ask(
+            "held", alive.values(), halves.held, halves.counts[1], f"held out: {len(alive)} trials"
+        )
         against = None if single is None else self._change(single, best)
         chosen, refuted = best, None
         if against is not None and against.change < 0 and self.contest.goal.beats_single:
@@ -109,12 +110,13 @@ class Search:
         alive = {plan.trial.name: plan for plan in contest.plans}
         for number, rung in enumerate(contest.rungs):
             if number:
-                standings = self._standings(alive.values())
-                single = self._best_single(standings, contest.goal.against, alive)
+                asked = steps[-1].questions
+                standings = self._standings(alive.values(), asked)
+                single = self._best_single(standings, alive)
                 names = survivors(
                     standings,
                     rung.trials,
-                    self.state.right("search", WHOLE.name),
+                    self._unreduced(asked),
                     contest.goal.within,
                     self._limit(single),
                 )
@@ -134,7 +136,7 @@ class Search:
 
     def _fitting(self, standings: Sequence[Standing], single: TrialPlan | None) -> Standing | None:
         """The best of some trials by the search half; None where none meets the goal."""
-        unreduced = self.state.right("search", WHOLE.name)
+        unreduced = self._unreduced(self.contest.halves.counts[0])
         return choose(standings, unreduced, self._limit(single), self.contest.goal.within)
 
     def _limit(self, single: TrialPlan | None) -> float | None:
@@ -149,26 +151,34 @@ class Search:
         right = [self.state.right("held", each.trial.name) for each in (before, after)]
         return paired_change(*right)
 
-    def _standings(self, plans: Iterable[TrialPlan]) -> list[Standing]:
-        """All trials as they stand; the best single method of every ratio stays to the end."""
+    def _unreduced(self, questions: int) -> tuple[bool, ...]:
+        return self.state.right("search", WHOLE.name)[:questions]
+
+    def _standings(self, plans: Iterable[TrialPlan], questions: int) -> list[Standing]:
+        """All trials as they stand; the best single method at the goal's ratio stays to the end.
+
+        ``questions``: those that this step had asked; a search that goes on may know of more.
+        """
         made = [
             Standing(
                 plan.trial.name,
                 self.contest.costs[plan.trial.name],
-                self.state.right("search", plan.trial.name),
+                self.state.right("search", plan.trial.name)[:questions],
             )
             for plan in plans
         ]
         by_name = {plan.trial.name: plan for plan in plans}
-        ratios = {plan.trial.ratio for plan in by_name.values()}
-        best = [self._best_single(made, ratio, by_name) for ratio in sorted(ratios)]
-        kept = {plan.trial.name for plan in best if plan is not None}
-        return [replace(each, kept=each.name in kept) for each in made]
+        single = self._best_single(made, by_name)
+        return [
+            replace(each, kept=single is not None and each.name == single.trial.name)
+            for each in made
+        ]
 
     def _best_single(
-        self, standings: Sequence[Standing], ratio: float, plans: dict[str, TrialPlan]
+        self, standings: Sequence[Standing], plans: dict[str, TrialPlan]
     ) -> TrialPlan | None:
-        """The most accurate single method of a ratio on the search half; of equals the cheapest."""
+        """The most accurate single method at the goal's ratio; of equals the cheapest."""
+        ratio = self.contest.goal.against
         found = [
             each
             for each in standings
@@ -235,8 +245,8 @@ class Search:
         )
 
     def _why_none(self, standings: Sequence[Standing]) -> str:
-        unreduced = self.state.right("search", WHOLE.name)
         nearest = max(standings, key=lambda each: (each.accuracy, -each.cost))
+        unreduced = self._unreduced(len(nearest.right))
         lost = -100 * paired_change(unreduced, nearest.right).change
         return (
             f"no trial meets the goal; the nearest is {nearest.name}, which loses {lost:.1f} points"

@@ -8,8 +8,9 @@ the decoder and one in it are a method too (``tome+fastv``), at every split.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lvlm_export.plan.fit import check_fit, check_rank
@@ -219,17 +220,27 @@ def check_selectors(plan: TrialPlan, fit: ModelFit) -> None:
         plan.method.selector(count.site, shape)
 
 
-def recipe_text(trial: Trial, seed: int, comment: str) -> str:
+def recipe_text(trial: Trial, flags: Mapping[str, str | int], comment: str) -> str:
     """A trial as a recipe of ``build``, TOML.
 
     Args:
         trial: Which.
-        seed: For methods that draw numbers.
+        flags: Other flags of ``build`` that it was searched with, by name.
         comment: One line on where it comes from.
+
+    Example:
+        >>> print(recipe_text(Trial("tome", 0.5), {"seed": 0, "target": "rtx"}, "found"), end="")
+        # found
+        method = "tome"
+        ratios = [0.5]
+        seed = 0
+        target = "rtx"
     """
     lines = [f"# {comment}", f'method = "{trial.method}"', f"ratios = [{trial.ratio!r}]"]
     if trial.sites:
         lines.append(f"sites = [{', '.join(f'{chr(34)}{site}{chr(34)}' for site in trial.sites)}]")
     if trial.share is not None:
         lines.append(f"share = {trial.share!r}")
-    return "\n".join([*lines, f"seed = {seed}"]) + "\n"
+    # What JSON writes of a word or a number, TOML reads.
+    lines += [f"{name} = {json.dumps(value)}" for name, value in flags.items()]
+    return "\n".join(lines) + "\n"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lvlm_profiles.files import write_whole
-from lvlm_profiles.records import read, read_json
+from lvlm_profiles.records import mismatch, read, read_json
 from lvlm_runtime.errors import LvlmError
 
 REMEDY = "delete it to begin again, or name another --output"
@@ -42,19 +43,26 @@ class SearchState:
     Args:
         path: The file; it need not be there.
         run: What must be equal to go on.
+        trials: Names of all trials, the unreduced model's included.
+        borders: Numbers of questions up to which pictures are whole, of the search half and of the
+            held-out half.
 
     Raises:
         LvlmError: It is of another search, or damaged.
     """
 
-    def __init__(self, path: Path, run: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        run: Mapping[str, str],
+        trials: Collection[str],
+        borders: tuple[Collection[int], Collection[int]],
+    ) -> None:
         self.path, self.record = path, SearchRecord(dict(run))
         if not path.exists():
             return
         found: Any = read_json(path, REMEDY)
         self.record = read(SearchRecord, found, path, REMEDY)
-        if any(set(text) - {"0", "1"} for text in self._texts()):
-            raise LvlmError(f"{path}: answers are zeros and ones; {REMEDY}")
         for name in dict.fromkeys((*run, *self.record.run)):
             before, now = self.record.run.get(name), run.get(name)
             if before != now:
@@ -62,9 +70,18 @@ class SearchState:
                     f"{path} is of a search with another {name}: {_short(before)} there and"
                     f" {_short(now)} here; type the same command, {REMEDY}"
                 )
-
-    def _texts(self) -> tuple[str, ...]:
-        return (*self.record.search.values(), *self.record.held.values())
+        for half, whole in zip(("search", "held"), borders, strict=True):
+            for name, answers in self._half(half).items():
+                if name not in trials:
+                    raise mismatch(path, half, "names of trials", repr(name), REMEDY)
+                if set(answers) - {"0", "1"} or len(answers) not in whole:
+                    wanted = "zeros and ones, one for each question about the first pictures"
+                    raise mismatch(path, f"{half}.{name}", wanted, repr(_short(answers)), REMEDY)
+        record = self.record
+        amounts = {"done": record.done, "alone": record.alone}
+        for name, value in (amounts | {"processor_seconds": record.processor_seconds}).items():
+            if not (math.isfinite(value) and value >= 0):
+                raise mismatch(path, name, "a number of 0 or more", repr(value), REMEDY)
 
     def right(self, half: str, name: str) -> tuple[bool, ...]:
         """A trial's answers to ``search`` or ``held`` so far."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from lvlm_export.tune.space import ModelFit, Trial, TrialPlan
 from lvlm_runtime.prompt.encoder import PromptEncoder
 
 TOKENS = 4
-TRIALS = (
+FULL = (
     Trial("none", 1.0),
     *(
         Trial(name, 0.5)
@@ -32,6 +34,16 @@ TRIALS = (
     Trial("illava", 0.5, share=0.85),
     Trial("tome", 0.5, sites=("vision@2", "vision@3")),
 )
+# What a CLS token, tiles and a trained projector change: prefix, packer, what a question is asked of.
+FEW = tuple(Trial(name, 0.5) for name in ("local", "visionzip", "tome+fastv", "illava"))
+TILED = tuple(Trial(name, 0.5) for name in ("local", "tome+fastv", "uniform", "sparsevlm"))
+AFTER = tuple(Trial(name, 0.5) for name in ("fastv", "pyramiddrop"))
+MODELS: dict[str, tuple[Callable[[Path], Path], tuple[Trial, ...]]] = {
+    "siglip": (partial(tiny.llava, tower="siglip"), FULL),
+    "clip": (tiny.llava, (Trial("none", 1.0), *FEW)),
+    "tiles": (tiny.onevision, (Trial("none", 1.0), *TILED)),
+    "quecc": (partial(tiny.projected, kind="quecc", cell=3), (Trial("none", 1.0), *AFTER)),
+}
 
 
 def reference_answers(
@@ -55,17 +67,14 @@ def reference_answers(
     return texts
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny.llava(tmp_path_factory.mktemp("tune") / "model", tower="siglip")
-
-
-def test_answers_are_those_of_the_reference(folder: Path) -> None:
+@pytest.mark.parametrize("name", MODELS)
+def test_answers_are_those_of_the_reference(name: str, tmp_path: Path) -> None:
     """Each trial's own answers, asked of all trials as the expected ones: right where they agree."""
-    checkpoint = Checkpoint.open(folder)
+    make, trials = MODELS[name]
+    checkpoint = Checkpoint.open(make(tmp_path / "model"))
     shape = checkpoint.shape(None)
     fit = ModelFit(geometry_of(shape), shape.vision.prefix, shape.packed, shape.text.hidden_size)
-    plans = [fit.plan(trial) for trial in TRIALS]
+    plans = [fit.plan(trial) for trial in trials]
     pictures = [sample.images[0] for sample in synthetic_samples(shape.layouts, 2)]
     samples = [
         ParitySample((picture,), question)
@@ -73,8 +82,10 @@ def test_answers_are_those_of_the_reference(folder: Path) -> None:
         for question in ("What?", "Is it a longer question?")
     ]
     answers = reference_answers(checkpoint, plans, samples)
+    plain = [[text.strip().rstrip(".").strip().casefold() for text in row] for row in answers]
     differing = 0
-    for number in (0, 1, 3, 7):
+    # The drafts are right for all to begin with, or only for what shares little with most.
+    for number in (0, len(plans) // 2):
         asked = [
             Question(f"q:{n}", Path(), sample.question, answers[number][n] or "-", "k", False)
             for n, sample in enumerate(samples)
@@ -83,13 +94,11 @@ def test_answers_are_those_of_the_reference(folder: Path) -> None:
             PictureQuestions(picture, tuple(asked[2 * n : 2 * n + 2]))
             for n, picture in enumerate(pictures)
         ]
-        asker = Asker(checkpoint, AskOptions(TOKENS, None, 0))
-        outcome = asker.ask(plans, groups)
-        plain = [[text.strip().rstrip(".").strip().casefold() for text in row] for row in answers]
+        outcome = Asker(checkpoint, AskOptions(TOKENS, None, 0)).ask(plans, groups)
         expected = tuple(
             tuple(row[n] == plain[number][n] for n in range(len(samples))) for row in plain
         )
         assert outcome.right == expected
         assert outcome.effort.done > 0
         differing += sum(not right for row in expected for right in row)
-    assert differing > 10
+    assert differing >= len(plans) // 2

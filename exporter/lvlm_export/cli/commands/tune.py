@@ -101,7 +101,7 @@ DEMO_QUESTIONS = 2000
 )
 @click.option(
     "--finalists",
-    type=click.IntRange(1),
+    type=click.IntRange(2),
     metavar="N",
     default=8,
     show_default=True,
@@ -185,19 +185,21 @@ def tune(
     asking = AskOptions(options["max_new_tokens"], options["image_size"], seed)
     run = run_identity(checkpoint, contest, halves, asking, basis)
     output.mkdir(parents=True, exist_ok=True)
-    state = SearchState(output / "state.json", run)
+    names = [plan.trial.name for plan in (contest.unreduced, *contest.plans)]
+    state = SearchState(output / "state.json", run, names, halves.borders)
     from lvlm_export.cli.tune_show import opening_lines
 
     for line in opening_lines(contest, space, halves, basis):
         say(line, err=True)
     progress = open_progress()
     finding = Search(contest, state, make_asker(checkpoint, asking, ray), progress).run()
+    from lvlm_export.cli.commands.plan import build_name
     from lvlm_export.cli.tune_show import result_of, show
 
-    result = result_of(model, finding, contest, space, state, basis, seed)
+    result = result_of(build_name(model, revision), finding, contest, space, state, basis, seed)
     if measure:
         result = with_measured(checkpoint, model, result, contest, halves, options, seed, output)
-    write_files(output, result, finding.chosen.trial)
+    write_files(output, result, finding.chosen.trial, recipe_flags(seed, device, basis, options))
     if as_json:
         import dataclasses
 
@@ -206,6 +208,23 @@ def tune(
         echo_json(dataclasses.asdict(result))
     else:
         show(result, output)
+
+
+def recipe_flags(
+    seed: int, device: str | None, basis: CostBasis, options: dict[str, Any]
+) -> dict[str, str | int]:
+    """What a build has to have in common with the search beside the trial."""
+    flags: dict[str, str | int] = {"seed": seed}
+    if options["image_size"] is not None:
+        flags["image_size"] = size_words(options["image_size"])
+    if device is not None:
+        flags |= {"target": device, "precision": basis.precision}
+    return flags
+
+
+def size_words(size: tuple[int, int]) -> str:
+    """A picture's height and width as they are typed."""
+    return f"{size[1]}x{size[0]}"
 
 
 def check_goal(device: str | None, options: dict[str, Any]) -> None:
@@ -285,7 +304,7 @@ def run_identity(
         "set of questions": halves.digest,
         "--seed": str(asking.seed),
         "--max-new-tokens": str(asking.max_new_tokens),
-        "--image-size": "none" if size is None else f"{size[1]}x{size[0]}",
+        "--image-size": "none" if size is None else size_words(size),
         "--within": f"{contest.goal.within}",
         "--ttft": f"{contest.goal.most_cost}",
         "--against": f"{contest.goal.against}",
