@@ -6,6 +6,7 @@
 # make test-gpu   the tests that need an NVIDIA GPU; with ONNXRUNTIME=cuda those of its ONNX Runtime too
 # make test-py310 the runtime's and profiles' tests on Python 3.10 (JetPack 6), where it is at hand
 # make test-lowest    the same with the lowest versions that pyproject.toml admits
+# make test-ray   a search on a local Ray, which is installed into .venv-ray for it
 # make lint       ruff, mypy and shellcheck
 # make fuzz       50,000 attacks on every reader with a random seed (ATTACKS=, MINUTES=), then the binary
 #                 readers under atheris (SECONDS_EACH=)
@@ -22,7 +23,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := all
-.PHONY: all help setup test test-slow test-gpu test-py310 test-lowest lint fuzz attacks demo demo-table \
+.PHONY: all help setup test test-slow test-gpu test-py310 test-lowest test-ray lint fuzz attacks demo demo-table \
   demo-quecc bench bench-peers bench-engines readme clean
 
 BASE_PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -71,6 +72,18 @@ test-lowest: $(STAMP)
 	@BIN=$(BIN) JOBS=$(JOBS) tools/test_runtime.sh 3.10 lowest decomposed
 	@BIN=$(BIN) JOBS=$(JOBS) tools/test_runtime.sh 3.11 lowest opset24
 
+SITE_PACKAGES = $$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')
+
+# Ray is large and for clusters, so it is not among the packages of the tests.
+.venv-ray/.ready: constraints.txt
+	@$(BASE_PYTHON) -m venv .venv-ray
+	@.venv-ray/bin/pip -qq install -c constraints.txt "ray>=2.40"
+	@touch $@
+
+test-ray: $(STAMP) .venv-ray/.ready
+	@PYTHONPATH=$(CURDIR)/exporter:$(CURDIR)/runtime:$(CURDIR)/profiles:$(SITE_PACKAGES) \
+	  .venv-ray/bin/python -m pytest -m slow tests/exporter/tune/test_on_ray.py
+
 lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -82,7 +95,7 @@ MINUTES ?= 60
 SECONDS_EACH ?= 120
 ATTACK := PYTHONPATH=tests/support $(BIN)/python tools/attack.py build/fuzz
 # atheris has wheels for some versions of Python alone, so it is not among the packages of the tests.
-ATTACK_BINARY := PYTHONPATH=exporter:runtime:profiles:$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])') \
+ATTACK_BINARY := PYTHONPATH=exporter:runtime:profiles:$(SITE_PACKAGES) \
   .venv-atheris/bin/python tools/attack_binary.py build/fuzz --seconds $(SECONDS_EACH)
 
 .venv-atheris/.ready:

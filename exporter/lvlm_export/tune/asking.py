@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -99,11 +100,12 @@ class Asker:
             LvlmError: A picture cannot be read.
         """
         branching = Branching(plans, self.shape, self.layout.name, self.options.seed)
-        effort = Effort()
+        effort, before = Effort(), time.process_time()
         right: list[list[bool]] = [[] for _ in plans]
         for some in self._batches(pictures):
             for sofar, more in zip(right, self._ask_batch(branching, some, effort), strict=True):
                 sofar += more
+        effort.seconds = time.process_time() - before
         return Outcome(tuple(map(tuple, right)), effort)
 
     def _batches(self, pictures: Sequence[PictureQuestions]) -> list[list[PictureQuestions]]:

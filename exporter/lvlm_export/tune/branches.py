@@ -35,20 +35,23 @@ class Act:
 
 @dataclass
 class Effort:
-    """Floating-point operations of the layers.
+    """What answers took.
 
     Attributes:
-        done: Of all trials together, as they were run.
-        alone: Of every trial asked every question by itself.
+        done: Floating-point operations of the layers, of all trials together, as they were run.
+        alone: Those of every trial asked every question by itself.
+        seconds: Time of the processor, over all processes that answered.
     """
 
     done: float = 0.0
     alone: float = 0.0
+    seconds: float = 0.0
 
     def add(self, other: Effort) -> None:
         """Count another's operations too."""
         self.done += other.done
         self.alone += other.alone
+        self.seconds += other.seconds
 
 
 class Branching:

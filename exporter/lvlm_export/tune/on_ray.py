@@ -7,10 +7,11 @@ the picture files lie under the same paths on all machines.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from lvlm_export.tune.branches import Effort
 from lvlm_export.tune.space import ModelFit, Trial, TrialPlan
 from lvlm_runtime.errors import LvlmError
 
-# A task with fewer trials saves too little by what they share.
+# A task with fewer trials saves too little by what they share, as long as there are others.
 LEAST_TRIALS = 8
 
 
@@ -65,6 +66,8 @@ class RayAsker:
                 "--ray needs Ray, which is not installed; pip install 'lvlm-export[ray]', or leave"
                 " --ray out"
             ) from None
+        # Ray's own environment variable, its only switch; a user's setting stays.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._ray: Any = ray
         self.directory, self.options = directory.absolute(), options
         if not ray.is_initialized():
@@ -75,12 +78,14 @@ class RayAsker:
         """As of ``Asker``."""
         trials = [plan.trial for plan in plans]
         workers = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
-        shares = shares_of(len(trials), workers)
+        shares = shares_of(len(trials), max(1, min(workers, len(trials) // LEAST_TRIALS)))
+        # Few trials leave workers free: each share then takes its pictures apart.
+        parts = shares_of(len(pictures), max(1, min(len(pictures), workers // len(shares))))
+        shown = [self._ray.put(pictures[part.start : part.stop]) for part in parts]
         tasks = [
-            self._task.remote(
-                self.directory, self.options, [trials[number] for number in share], pictures
-            )
+            self._task.remote(self.directory, self.options, trials[share.start : share.stop], some)
             for share in shares
+            for some in shown
         ]
         try:
             outcomes: list[Outcome] = self._ray.get(tasks)
@@ -88,20 +93,22 @@ class RayAsker:
             if isinstance(error.cause, LvlmError):
                 raise error.cause from None
             raise
-        effort, right = Effort(), dict[int, tuple[bool, ...]]()
-        for share, outcome in zip(shares, outcomes, strict=True):
-            effort.add(outcome.effort)
-            right.update(zip(share, outcome.right, strict=True))
-        return Outcome(tuple(right[number] for number in range(len(trials))), effort)
+        effort, right = Effort(), list[tuple[bool, ...]]()
+        for first in range(0, len(outcomes), len(parts)):
+            of_share = outcomes[first : first + len(parts)]
+            for outcome in of_share:
+                effort.add(outcome.effort)
+            rows = zip(*(outcome.right for outcome in of_share), strict=True)
+            right += [tuple(chain.from_iterable(row)) for row in rows]
+        return Outcome(tuple(right), effort)
 
 
-def shares_of(trials: int, workers: int) -> list[range]:
-    """Runs of neighbouring trials, as many as there are workers unless they would get too short.
+def shares_of(count: int, parts: int) -> list[range]:
+    """Numbers from 0 in runs of neighbours whose lengths differ by one at most.
 
     Example:
-        >>> [len(each) for each in shares_of(100, 3)]
-        [34, 33, 33]
+        >>> shares_of(10, 3)
+        [range(0, 4), range(4, 7), range(7, 10)]
     """
-    parts = max(1, min(workers, trials // LEAST_TRIALS))
-    bounds = [-(-trials * part // parts) for part in range(parts + 1)]
+    bounds = [-(-count * part // parts) for part in range(parts + 1)]
     return [range(first, last) for first, last in pairwise(bounds)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -214,10 +213,9 @@ class Search:
             return
         with self.progress.stage(title, len(parts)) as advance:
             for behind, some in parts:
-                before = time.process_time()
                 outcome = self.ask(behind, some)
                 record = self.state.record
-                record.processor_seconds += time.process_time() - before
+                record.processor_seconds += outcome.effort.seconds
                 record.done += outcome.effort.done
                 record.alone += outcome.effort.alone
                 names = [plan.trial.name for plan in behind]

@@ -8,9 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 import tiny
 from command_line import error_line, typed
@@ -18,6 +16,7 @@ from lvlm_export.plan.recipe import read_recipe
 from lvlm_export.tune.asking import Asker, Outcome, PictureQuestions
 from lvlm_export.tune.branches import Effort
 from lvlm_export.tune.space import TrialPlan
+from pictured import write_questions
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight questions about four pictures."""
-    directory = tmp_path_factory.mktemp("data")
-    lines = []
-    for number in range(4):
-        noise = np.random.default_rng(number).integers(0, 256, (48, 48, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(directory / f"{number}.png")
-        lines += [
-            json.dumps({"image": f"{number}.png", "question": question, "answer": "red"})
-            for question in ("What?", "Which color?")
-        ]
-    path = directory / "questions.jsonl"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+    return write_questions(tmp_path_factory.mktemp("data"), 4)
 
 
 def test_a_search_from_the_command_line(folder: Path, data: Path, tmp_path: Path) -> None:
