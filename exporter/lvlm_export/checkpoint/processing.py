@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from lvlm_export.checkpoint.files import one_reason, read_json
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.prompt.chat_template import default_template
+from lvlm_runtime.prompt.chat_template import default_template, shown
 from lvlm_runtime.prompt.encoder import image_token_of
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 PROCESSOR = "processor_config.json"
 PREPROCESSOR = "preprocessor_config.json"
+# The library tokenizers writes a vocabulary id by id, up to the highest one.
+_HIGHEST_ID = (1 << 24) - 1
 
 
 def image_settings(directory: Path, config: PretrainedConfig) -> dict[str, Any]:
@@ -108,7 +110,8 @@ def load_tokenizer(directory: Path) -> Any:
     """The checkpoint's tokenizer as ``AutoTokenizer`` makes it.
 
     Raises:
-        LvlmError: transformers refuses it, or it is none of the library ``tokenizers``.
+        LvlmError: transformers refuses it, it is none of the library ``tokenizers``, or an id is
+            absurd.
     """
     _check_json(
         directory,
@@ -125,6 +128,12 @@ def load_tokenizer(directory: Path) -> Any:
         raise LvlmError(
             f"the tokenizer in {directory} is a {type(tokenizer).__name__}, which is not a fast one;"
             " save it as tokenizer.json"
+        )
+    name, highest = max(tokenizer.get_vocab().items(), key=lambda entry: entry[1], default=("", 0))
+    if highest > _HIGHEST_ID:
+        raise LvlmError(
+            f"the tokenizer in {directory} gives {shown(name)} the id {highest}, at most"
+            f" {_HIGHEST_ID} is read; correct tokenizer.json"
         )
     return tokenizer
 

@@ -231,6 +231,14 @@ def class_with_a_pre_tokenizer(directory: Path) -> None:
     edit_json(directory / TOKENIZER, tokenizer_class="Qwen2Tokenizer")
 
 
+@trait(refused(r"gives 'z' the id 2147483648, at most 16777215 is read; correct tokenizer\.json"))
+def id_beyond_every_vocabulary(directory: Path) -> None:
+    """An id up to which the library tokenizers would count, for minutes and gigabytes."""
+    model = read_json(directory / "tokenizer.json")["model"]
+    vocabulary = {**model["vocab"], "z": 1 << 31}
+    edit_json(directory / "tokenizer.json", model={**model, "vocab": vocabulary})
+
+
 @trait(same_prompt)
 def class_of_another_kind(directory: Path) -> None:
     """LlamaTokenizer named beside a byte-level tokenizer.json."""
