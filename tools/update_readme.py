@@ -18,6 +18,7 @@ import click
 from lvlm_export.cli import COMMANDS, cli
 from lvlm_export.demo.curve import stage_text
 from lvlm_export.demo.train import few_tokens as few
+from lvlm_export.demo.train import tuned
 from lvlm_export.demo.train.table import BASELINE, RESULT, UNREDUCED, accuracy_by_ratio, as_markdown
 from lvlm_profiles.files import write_whole
 
@@ -245,6 +246,7 @@ def render(text: str) -> str:
         ("commands", commands),
         ("methods", methods),
         ("accuracy", accuracy),
+        ("tuned", tuned.as_markdown),
         ("few tokens", few_tokens),
         ("benchmark", benchmark),
         ("peers", peers),

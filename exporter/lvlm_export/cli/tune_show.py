@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,6 +96,9 @@ def result_of(
     seed: int,
 ) -> TuningResult:
     """The whole search as a record."""
+    from lvlm_export.plan.versions import versions
+    from lvlm_profiles.devices.machine import cores, processor
+
     counts = contest.halves.counts
     record = state.record
     return TuningResult(
@@ -120,6 +124,9 @@ def result_of(
         against_next=finding.against_next,
         effort=record.done / record.alone if record.alone else 1.0,
         processor_seconds=record.processor_seconds,
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        machine=f"{cores()} cores of {processor()}",
+        versions=versions(),
     )
 
 

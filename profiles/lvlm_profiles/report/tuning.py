@@ -95,6 +95,9 @@ class TuningResult:
         against_next: The change from it to the chosen one on the held-out half, or None.
         effort: What all questions took of the operations of asking each trial by itself.
         processor_seconds: Time of the processor for all questions.
+        created: When, ISO 8601.
+        machine: What answered, and measured.
+        versions: Of the packages that did.
     """
 
     model: str
@@ -119,6 +122,9 @@ class TuningResult:
     against_next: PairedChange | None
     effort: float
     processor_seconds: float
+    created: str
+    machine: str
+    versions: dict[str, str]
 
     def trial(self, name: str) -> TunedTrial:
         """The trial of a name."""

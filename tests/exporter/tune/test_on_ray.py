@@ -43,6 +43,7 @@ def test_a_search_on_ray_finds_what_one_process_finds(
         # Two processes share less than one, and neither's time is this one's.
         assert 0 < result.pop("effort") < 1
         assert result.pop("processor_seconds") >= 0
+        assert result.pop("created")
         results.append(result)
         state = json.loads((tmp_path / name / "state.json").read_text())
         states.append((state["search"], state["held"]))

@@ -53,7 +53,7 @@ def test_a_search_from_the_command_line(folder: Path, data: Path, tmp_path: Path
     again = typed(*command, "--json")
     assert again.exit_code == 0, again.stderr
     assert "1 of" not in again.stderr
-    assert json.loads(again.stdout) == result
+    assert {**json.loads(again.stdout), "created": result["created"]} == result
     line = error_line(typed(*command, "--seed", "1"), 1)
     assert "is of a search with another set of questions" in line
     (tmp_path / "out" / "state.json").write_text("{}")
@@ -94,6 +94,23 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
     assert "recipe.toml is there and was not written by this command" in line
 
 
+def test_a_device_and_a_time(folder: Path, data: Path, tmp_path: Path) -> None:
+    """Costs are estimated milliseconds, and the recipe is for that device."""
+    base = ("tune", "--model", folder, "--data", data, "--ratio", "0.5", "--method", "tome")
+    command = (*base, "--device", "orin_nano_8gb", "--ttft", "300ms", "--max-new-tokens", "2")
+    done = typed(*command, "-o", tmp_path / "out")
+    assert done.exit_code == 0, done.stderr
+    assert "goal      the most accurate of at most 300 ms" in done.stderr
+    assert "costs     ESTIMATED for " in done.stderr
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert result["unit"] == "ms"
+    assert 0 < result["trials"][0]["cost"] < result["unreduced"]["cost"] < 300
+    flags = ("method", "ratios", "sites", "seed", "target", "precision")
+    recipe = read_recipe(tmp_path / "out" / "recipe.toml", flags)
+    assert recipe.flags["target"] == "orin_nano_8gb"
+    assert recipe.flags["precision"] == "fp16"
+
+
 class Interrupted(Asker):
     """Asks some times, and is then stopped as by Ctrl-C."""
 
@@ -126,7 +143,7 @@ def test_a_search_that_was_stopped_goes_on(
     assert Interrupted.left < 100
     found, expected = json.loads(done.stdout), json.loads(whole.stdout)
     for result in (found, expected):
-        del result["effort"], result["processor_seconds"]
+        del result["effort"], result["processor_seconds"], result["created"]
     assert found == expected
     for name in ("recipe.toml", "state.json"):
         texts = [(tmp_path / each / name).read_text() for each in ("whole", "out")]
