@@ -145,7 +145,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def one_reason(error: Exception) -> str:
+def one_reason(error: BaseException) -> str:
     """A library's words in one line of at most 200 characters; some list all that they know."""
     words = " ".join(str(error).split()) or type(error).__name__
     return words if len(words) <= 200 else f"{words[:200]}…"

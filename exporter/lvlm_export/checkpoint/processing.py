@@ -22,6 +22,7 @@ from lvlm_export.checkpoint.files import one_reason, read_json
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.prompt.chat_template import default_template, shown
 from lvlm_runtime.prompt.encoder import image_token_of
+from lvlm_runtime.prompt.panics import is_panic
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -147,7 +148,9 @@ def _one_line(directory: Path, what: str) -> Iterator[None]:
     logging.set_verbosity_error()
     try:
         yield
-    except Exception as error:  # it has many error types, and the library tokenizers plain ones
+    except BaseException as error:  # it has many error types, and the library tokenizers panics too
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         raise LvlmError(
             f"transformers does not read the {what} in {directory}: {one_reason(error)}; save it"
             " again"

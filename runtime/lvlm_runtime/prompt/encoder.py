@@ -30,12 +30,15 @@ from lvlm_runtime.prompt.messages import (
     forms_of_user,
     in_form,
 )
+from lvlm_runtime.prompt.panics import named
 
 # What is read of a directory; the last two are in older bundles and in checkpoints.
 PROMPT_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "processor_config.json"),
     *TEMPLATE_FILES,
 )
+# Of a tokenizer that was read and fails at a text.
+DAMAGED = "tokenizer.json is damaged or of another version, save or copy it again"
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 
 
@@ -198,7 +201,8 @@ class PromptEncoder:
         """
         bos = self.special_tokens.get("bos_token")
         has_bos = bos is not None and text.startswith(bos)
-        return list(self.tokenizer.encode(text, add_special_tokens=not has_bos).ids)
+        with named("the tokenizer does not take this text", DAMAGED):
+            return list(self.tokenizer.encode(text, add_special_tokens=not has_bos).ids)
 
 
 class StreamDecoder:
@@ -239,8 +243,9 @@ class StreamDecoder:
 
     def _pending(self) -> str:
         # The shown tokens are decoded again, since a decoder treats a text's first token apart.
-        before = self._tokenizer.decode(self._window[: self._shown], skip_special_tokens=True)
-        return self._tokenizer.decode(self._window, skip_special_tokens=True)[len(before) :]
+        with named("the tokenizer has no text for this answer", DAMAGED):
+            before = self._tokenizer.decode(self._window[: self._shown], skip_special_tokens=True)
+            return self._tokenizer.decode(self._window, skip_special_tokens=True)[len(before) :]
 
     def _give(self, text: str) -> str:
         if text:
@@ -270,12 +275,8 @@ def _render(
 
 def _read_tokenizer(content: bytes, where: str) -> Tokenizer:
     """The tokenizer of a ``tokenizer.json``, without the truncation and padding saved with it."""
-    try:
+    with named(f"{where} is not a tokenizer", "export it again"):
         tokenizer = Tokenizer.from_buffer(content)
-    except Exception as error:  # tokenizers raises plain Exception
-        raise LvlmError(
-            f"{where} is not a tokenizer: {one_line(error)}; export it again"
-        ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from transformers import LlavaProcessor, PreTrainedTokenizerFast
 
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.prompt.encoder import PromptEncoder, image_token_of
+from lvlm_runtime.prompt.panics import named
 from prompt_processors import PROCESSORS, save
 
 
@@ -142,6 +144,62 @@ def test_truncation_that_was_saved_is_not_applied(directory: Path) -> None:
     tokenizer.enable_padding(length=50)
     tokenizer.save(str(path))
     assert 10 < len(PromptEncoder.open(directory).encode("the cat sat on", 1)) < 50
+
+
+@pytest.mark.parametrize(
+    ("part", "content"),
+    [
+        # A panic of Rust, which is no Exception.
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "BAAAAAABAgM="}),
+        # An error of the library at a text, where reading the file was none.
+        (
+            "model",
+            {
+                **{"type": "WordPiece", "unk_token": "x", "continuing_subword_prefix": "##"},
+                **{"max_input_chars_per_word": 100, "vocab": {"a": 1}},
+            },
+        ),
+    ],
+)
+def test_a_tokenizer_that_fails_at_a_text_is_one_line(
+    part: str, content: dict[str, object], directory: Path
+) -> None:
+    path = directory / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), part: content}))
+    with pytest.raises(
+        LvlmError,
+        match=r"^the tokenizer does not take this text: .*; tokenizer\.json is damaged or of",
+    ) as error:
+        PromptEncoder.open(directory).encode("the cat sat", 1)
+    assert "\n" not in str(error.value)
+
+
+def test_an_answer_without_text_is_one_line(directory: Path) -> None:
+    class Panicking:
+        """As a tokenizer whose decoder has met something odd."""
+
+        def get_added_tokens_decoder(self) -> dict[int, object]:
+            return {}
+
+        def id_to_token(self, _: int) -> str:
+            return "a"
+
+        def decode(self, *_: object, **__: object) -> str:
+            raise PanicException("index out of bounds")
+
+    encoder = dataclasses.replace(PromptEncoder.open(directory), tokenizer=Panicking())  # type: ignore[arg-type]
+    message = r"^the tokenizer has no text for this answer: index out of bounds; tokenizer\.json is"
+    with pytest.raises(LvlmError, match=message):
+        encoder.decoder().push(1)
+
+
+class PanicException(BaseException):
+    """What pyo3 raises for a panic; no module exports the class."""
+
+
+def test_an_interruption_is_no_fault_of_the_tokenizer() -> None:
+    with pytest.raises(KeyboardInterrupt), named("the tokenizer", "save it"):
+        raise KeyboardInterrupt
 
 
 def with_template(directory: Path, template: str) -> PromptEncoder:
