@@ -46,6 +46,12 @@ PROGRESS = re.compile(
     r"(?!error: )(loading PyTorch and reading the checkpoint.*|.+: \d+ of \d+, .+|.+ …)"
 )
 
+# What Rust writes of a panic before anybody can catch it.
+PANIC = re.compile(
+    r"^\n?thread '[^']*' (\(\d+\) )?panicked at .*?\nnote: [^\n]*RUST_BACKTRACE=[^\n]*\n?",
+    re.M | re.S,
+)
+
 
 class TooSlow(BaseException):
     """Not an Exception, so that nothing turns it into a line."""
@@ -231,7 +237,7 @@ def stderr_of_libraries() -> Iterator[list[str]]:
             os.dup2(saved, 2)
             os.close(saved)
             file.seek(0)
-            lines += file.read().decode(errors="replace").splitlines()
+            lines += PANIC.sub("", file.read().decode(errors="replace")).splitlines()
 
 
 @contextlib.contextmanager
@@ -297,7 +303,7 @@ def table(campaign: Campaign, number: int, seconds: float, binary: Path) -> str:
         "Written by `make attacks`. A valid input is changed, in its structure, in its bytes or in what",
         "lies at its place (a directory, a pipe, a link that leads nowhere or to itself, 10 GB); then a",
         "command reads it as a user types it. It must end with status 0, 1, 2 or 130, with at most one",
-        "line of error and no traceback, without a change of any file but its output, within 20 s and",
+        "line of error (behind what Rust writes of a panic in a library) and no traceback, without a change of any file but its output, within 20 s and",
         "4 GB. `make fuzz` runs 50,000 of them with a seed of its own, the test suite the first 2,000.",
         "",
         f"{total['invocations']:,} invocations with seed {number} in {seconds / 60:.0f} minutes on"
