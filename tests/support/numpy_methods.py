@@ -237,6 +237,26 @@ def local(
     return list(groups), np.stack(merged), np.array([sizes[g].sum() for g in groups.values()])
 
 
+def checkerboard(
+    tokens: Rows, keys: Rows, keep: int, side: int, penalty: float
+) -> tuple[list[int], Rows]:
+    """Places and tokens after the colour of the corner has joined the other, its best pairs first."""
+    rows, columns = np.divmod(np.arange(side * side), side)
+    leaving = [i for i in range(side * side) if (rows[i] + columns[i]) % 2 == 0]
+    others = [i for i in range(side * side) if i not in leaving]
+    joins = {}
+    for i in leaving:
+        steps = [(rows[i] - rows[j]) ** 2 + (columns[i] - columns[j]) ** 2 for j in others]
+        like = [
+            cosine(keys[i], keys[j]) - penalty * far for j, far in zip(others, steps, strict=True)
+        ]
+        joins[i] = (max(like), others[int(np.argmax(like))])
+    gone = sorted(leaving, key=lambda i: -joins[i][0])[: len(tokens) - keep]
+    places = [i for i in range(len(tokens)) if i not in gone]
+    groups = [[i, *(j for j in gone if joins[j][1] == i)] for i in places]
+    return places, np.stack([tokens[group].mean(axis=0) for group in groups])
+
+
 def area_resize(picture: Rows, edge: int) -> Rows:
     """A square picture ``[H, H]`` averaged over areas, sampled so finely that all is whole."""
     fine = np.kron(picture, np.ones((edge, edge)))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 METHODS: dict[str, str] = {
     "anchors": "lvlm_export.reduction.methods.anchors:METHOD",
     "cdpruner": "lvlm_export.reduction.methods.cdpruner:METHOD",
+    "checkerboard": "lvlm_export.reduction.methods.checkerboard:METHOD",
     "dart": "lvlm_export.reduction.methods.dart:METHOD",
     "divprune": "lvlm_export.reduction.methods.divprune:METHOD",
     "downsample": "lvlm_export.reduction.methods.downsample:METHOD",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from lvlm_export.reduction.selectors import Selector
 
 # Depths for which a method lists its sites here; the stages of the sites are those of any depth.
-NOMINAL = (26, 28, 0.5)
+NOMINAL = (26, 28, 0.33)
 FLAGS = tuple(name for name, kind in Method.__annotations__.items() if "bool" in kind)
 SITE_EXAMPLE = "write stage@layer, for example vision@5,vision@6,decoder@8"
 
@@ -79,6 +79,9 @@ class Composed(Method):
     def vision_counts(self, tokens: int, kept: int, sites: int) -> tuple[int, ...] | None:
         return self.parts[0].vision_counts(tokens, kept, sites)
 
+    def least_of_tile(self, tokens: int) -> int:
+        return self.parts[0].least_of_tile(tokens)
+
     def merges_at(self, site: Site) -> bool:
         return self.part_at(site).merges_at(site)
 
@@ -104,6 +107,7 @@ class PlacedMethod(Method):
         self.vision_share = method.vision_share
         for flag in FLAGS:
             setattr(self, flag, getattr(method, flag))
+        self.shared_by_hand = placement.vision_share is not None
         if placement.vision_share is not None:
             _check_share(method)
             self.vision_share = placement.vision_share
@@ -134,6 +138,10 @@ class PlacedMethod(Method):
 
     def vision_counts(self, tokens: int, kept: int, sites: int) -> tuple[int, ...] | None:
         return self.inner.vision_counts(tokens, kept, sites)
+
+    def least_of_tile(self, tokens: int) -> int:
+        # A share that a user gave is kept or refused, not moved.
+        return 1 if self.shared_by_hand else self.inner.least_of_tile(tokens)
 
     def merges_at(self, site: Site) -> bool:
         return self.inner.merges_at(site)

@@ -124,6 +124,10 @@ class Method(Protocol):
         """Tokens of a tile after each site up to the projector; None for equal removals."""
         return None
 
+    def least_of_tile(self, tokens: int) -> int:
+        """Fewest of a tile's tokens that can stay before the decoder, which then takes the rest."""
+        return 1
+
     def merges_at(self, site: Site) -> bool:
         """Whether what leaves at a site is merged into what stays."""
         return self.merges

@@ -99,9 +99,10 @@ def _kept_per_tile(
     ratio: float, target: float, decoder_follows: bool, method: Method, geometry: Geometry
 ) -> int:
     """Tokens that a tile keeps in the vision encoder: nearest count (or square) to the target."""
+    least = method.least_of_tile(geometry.vision_tokens)
     if not (geometry.square_tiles or method.keeps_square):
-        return max(1, round(target))
-    side = max(1, round(math.sqrt(target)))
+        return max(least, round(target))
+    side = max(math.isqrt(least - 1) + 1, round(math.sqrt(target)))
     # A square below the target may leave fewer tokens than the ratio needs at the end.
     while decoder_follows and any(
         geometry.visual_tokens(layout, side * side) < round(ratio * full_count(layout, geometry))

@@ -167,6 +167,7 @@ def sparsevlm(at: Place) -> Amount:
 REDUCERS: Mapping[str, Mapping[str, tuple[Step, ...]]] = {
     "anchors": {"vision": (anchors,)},
     "cdpruner": {"projected": (text_cosines, cosines, cholesky)},
+    "checkerboard": {"vision": (local,), "decoder": (one_row,)},
     "dart": {"decoder": (pivot_cosines,)},
     "divprune": {"projected": (cosines, farthest)},
     "fastv": {"decoder": (one_row,)},

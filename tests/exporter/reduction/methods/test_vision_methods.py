@@ -1,4 +1,4 @@
-"""VisPruner, ToMe and downsampling: counts, refusals, and their numpy statements."""
+"""VisPruner, ToMe, those of this project and downsampling: counts, refusals, and their numpy statements."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from lvlm_export.reduction.reducers import VisionReducer
 from lvlm_export.reduction.schedule import plan_budget
 from lvlm_export.reduction.selectors import Clues, Selector
 from lvlm_export.reduction.selectors.downsample import centre_places
+from lvlm_runtime.bundle.placement import HandPlacement
 from lvlm_runtime.errors import UsageError
 from lvlm_runtime.image import anyres
 
@@ -207,6 +208,57 @@ def test_half_of_a_grid_is_a_checkerboard() -> None:
 def test_anchors_refuse_tokens_that_are_no_grid() -> None:
     with pytest.raises(UsageError, match=r"square of patches, and site vision@3 has 30 tokens; "):
         selector("anchors", INSIDE, 30, 14)
+
+
+@pytest.mark.parametrize(("side", "keep"), [(6, 18), (6, 25), (6, 35), (7, 24), (7, 25)])
+def test_checkerboard_equals_the_numpy_statement(side: int, keep: int) -> None:
+    tokens, keys = draw(keep, (2, side**2, 6), (2, side**2, 8))
+    module = selector("checkerboard", INSIDE, side**2, keep)
+    assert (module.needs, module.gives_origins) == ({"keys"}, False)
+    got, places = module(tensor(tokens), Clues(keys=tensor(keys)))
+    for image in range(2):
+        args = tokens[image], keys[image], keep, side, penalty(side)
+        expected_places, expected = numpy_methods.checkerboard(*args)
+        assert places[image].tolist() == expected_places
+        np.testing.assert_allclose(got[image].numpy(), expected, atol=1e-5)
+
+
+@given(side=st.integers(2, 40), ratio=st.floats(0.01, 1.0, exclude_max=True))
+@settings(deadline=None, max_examples=100)
+def test_checkerboard_halves_at_most_and_the_decoder_takes_the_rest(
+    side: int, ratio: float
+) -> None:
+    whole = side * side
+    if round(ratio * whole) < 1:
+        return
+    budget = plan_budget(ratio, load_method("checkerboard"), llava(whole))
+    (halving,), (layout,) = budget.vision, budget.layouts
+    assert halving.tokens_out == max(1, whole // 2, round(ratio * whole))
+    assert layout.tokens_out == round(ratio * whole)
+    assert bool(layout.decoder) == (ratio < 0.5)
+
+
+def test_checkerboard_at_its_published_point() -> None:
+    method = load_method("checkerboard")
+    assert [site.name for site in method.sites(12, 6, 0.33)] == ["vision@4", "decoder@4"]
+    assert [site.name for site in method.sites(27, 28, 0.33)] == ["vision@9", "decoder@19"]
+    assert [site.name for site in method.sites(12, 6, 0.5)] == ["vision@4"]
+    budget = plan_budget(0.33, method, llava(196))
+    assert budget.vision[0].tokens_out == 98
+    assert budget.layouts[0].decoder[0].tokens_out == 65
+    assert [method.merges_at(site) for site in method.sites(12, 6, 0.33)] == [True, False]
+
+
+def test_checkerboard_refuses_what_it_cannot_halve() -> None:
+    with pytest.raises(UsageError, match=r"square of patches, and site vision@3 has 30 tokens; "):
+        selector("checkerboard", INSIDE, 30, 15)
+    with pytest.raises(UsageError, match=r"take 49 tokens to 23 at site vision@3; .* is half, 24"):
+        selector("checkerboard", INSIDE, 49, 23)
+    # A share that a user gave is not moved to what the method can do.
+    placed = load_method("checkerboard", HandPlacement(vision_share=0.9))
+    (count,) = plan_budget(0.33, placed, llava(196)).vision
+    with pytest.raises(UsageError, match="take 196 tokens to 72 at site"):
+        placed.selector(count.site, ReducerShape(196, count.tokens_out, 0, 0.5, 0))
 
 
 @pytest.mark.parametrize(("before", "after"), [(6, 4), (6, 2), (6, 5), (7, 3), (6, 6)])
