@@ -240,20 +240,20 @@ def local(
 def checkerboard(
     tokens: Rows, keys: Rows, keep: int, side: int, penalty: float
 ) -> tuple[list[int], Rows]:
-    """Places and tokens after the colour of the corner has joined the other, its best pairs first."""
+    """Places and tokens after evenly spaced ones of the corner's colour have joined the other."""
     rows, columns = np.divmod(np.arange(side * side), side)
-    leaving = [i for i in range(side * side) if (rows[i] + columns[i]) % 2 == 0]
-    others = [i for i in range(side * side) if i not in leaving]
+    colour = [i for i in range(side * side) if (rows[i] + columns[i]) % 2 == 0]
+    others = [i for i in range(side * side) if i not in colour]
+    removed = len(tokens) - keep
+    gone = [colour[int((n + 0.5) * len(colour) / removed)] for n in range(removed)]
     joins = {}
-    for i in leaving:
+    for i in gone:
         steps = [(rows[i] - rows[j]) ** 2 + (columns[i] - columns[j]) ** 2 for j in others]
-        like = [
-            cosine(keys[i], keys[j]) - penalty * far for j, far in zip(others, steps, strict=True)
-        ]
-        joins[i] = (max(like), others[int(np.argmax(like))])
-    gone = sorted(leaving, key=lambda i: -joins[i][0])[: len(tokens) - keep]
+        pairs = zip(others, steps, strict=True)
+        like = [cosine(keys[i], keys[j]) - penalty * far for j, far in pairs]
+        joins[i] = others[int(np.argmax(like))]
     places = [i for i in range(len(tokens)) if i not in gone]
-    groups = [[i, *(j for j in gone if joins[j][1] == i)] for i in places]
+    groups = [[i, *(j for j in gone if joins[j] == i)] for i in places]
     return places, np.stack([tokens[group].mean(axis=0) for group in groups])
 
 

@@ -136,6 +136,11 @@ def anchors(at: Place) -> Amount:
     return at.products(at.tokens, at.kept, at.inner + at.width + 1)
 
 
+def checkerboard(at: Place) -> Amount:
+    """Cosines of what leaves with the other colour, and the means."""
+    return at.products(at.tokens - at.kept, at.tokens // 2, at.inner + at.width)
+
+
 def farthest(at: Place) -> Amount:
     """DivPrune: K steps over the distances of the tokens."""
     return moved_only(3 * at.batch * at.kept * at.tokens)
@@ -167,7 +172,7 @@ def sparsevlm(at: Place) -> Amount:
 REDUCERS: Mapping[str, Mapping[str, tuple[Step, ...]]] = {
     "anchors": {"vision": (anchors,)},
     "cdpruner": {"projected": (text_cosines, cosines, cholesky)},
-    "checkerboard": {"vision": (local,), "decoder": (one_row,)},
+    "checkerboard": {"vision": (checkerboard,), "decoder": (one_row,)},
     "dart": {"decoder": (pivot_cosines,)},
     "divprune": {"projected": (cosines, farthest)},
     "fastv": {"decoder": (one_row,)},

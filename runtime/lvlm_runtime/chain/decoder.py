@@ -13,7 +13,7 @@ from lvlm_runtime.bundle.manifest import SIZE_BIAS, LayoutBudget, Subgraph
 from lvlm_runtime.bundle.route import Step, prompt_steps
 from lvlm_runtime.chain import kv_cache
 from lvlm_runtime.chain.loaded import LoadedGraphs
-from lvlm_runtime.chain.recorder import Recorder
+from lvlm_runtime.chain.recorder import Recorder, Reduced
 from lvlm_runtime.chain.text_query import Row
 from lvlm_runtime.chain.vision import Visual
 from lvlm_runtime.prompt.sequence import Indices, Placed, place_tokens, position_ids
@@ -182,11 +182,13 @@ class Decoder:
         visual = prompt.visual
         assert visual is not None
         images, count, _ = self.backend.shape(visual.tokens)
-        feeds = {"visual": visual.tokens, "text": prompt.text}
+        known = {"visual": visual.tokens, "text": prompt.text}
+        feeds = {name: known[name] for name in step.inputs}
+        runner = self.graphs.runner(step.graph)
         with recorder.span(step.name, "prefill", images * count):
-            out = self.graphs.runner(step.graph)({name: feeds[name] for name in step.inputs})
+            out = runner(feeds)
         recorder.show(step.name, out["visual_out"])
-        recorder.show_places(step.name, out)
+        recorder.show_reduction(step.name, Reduced(runner, feeds, out))
         places = self.backend.fetch(out["places"])
         prompt.visual = Visual(out["visual_out"], visual.origins.keep(places))
         prompt.keep(places)
@@ -241,10 +243,11 @@ class Decoder:
         feeds |= {
             name: self.backend.put(index) for name, index in places.items() if name in step.inputs
         }
+        runner = self.graphs.runner(step.graph)
         with recorder.span(step.name, "prefill", count):
-            out = self.graphs.runner(step.graph)(feeds)
+            out = runner(feeds)
         recorder.show(step.name, out["hidden_out"])
-        recorder.show_places(step.name, out)
+        recorder.show_reduction(step.name, Reduced(runner, feeds, out))
         if prompt.sizes is not None:
             prompt.keep(self._places(out, len(prompt.placed.visual)))
         prompt.placed = after

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from lvlm_runtime.backends import Runner, Value
 from lvlm_runtime.backends.clock import Clock, HostClock
 
 
@@ -30,6 +31,21 @@ class Span:
     started_ns: int = 0
 
 
+@dataclass(frozen=True)
+class Reduced:
+    """One call of a reducer.
+
+    Attributes:
+        runner: The reducer; it may be called again, with other values.
+        inputs: What it took, by name.
+        outputs: What it gave; ``places [B, K]`` unless nothing stays.
+    """
+
+    runner: Runner
+    inputs: Mapping[str, Value]
+    outputs: Mapping[str, Value]
+
+
 @dataclass
 class Recorder:
     """Collects spans; pass one to a call that should be measured.
@@ -40,13 +56,13 @@ class Recorder:
         clock: What times graph calls.
         on_stage: Called with the name and the result of every graph call, those of decoding included,
             outside the timed blocks; verification reads hidden states and logits there.
-        on_places: Called with a site's name and the places ``[B, K]`` that its reducer kept;
-            not for a site where nothing stays.
+        on_reduction: Called with a site's name and what its reducer took and gave, before anything
+            runs that could write there.
     """
 
     spans: list[Span] = field(default_factory=list)
     on_stage: Callable[[str, Any], None] | None = None
-    on_places: Callable[[str, Any], None] | None = None
+    on_reduction: Callable[[str, Reduced], None] | None = None
     steps: list[Span] = field(default_factory=list)
     clock: Clock = field(default_factory=HostClock)
 
@@ -55,10 +71,10 @@ class Recorder:
         if self.on_stage is not None:
             self.on_stage(name, value)
 
-    def show_places(self, site: str, outputs: Mapping[str, Any]) -> None:
-        """Hand a reducer's places to ``on_places``."""
-        if self.on_places is not None and "places" in outputs:
-            self.on_places(site, outputs["places"])
+    def show_reduction(self, site: str, reduced: Reduced) -> None:
+        """Hand what a reducer took and gave to ``on_reduction``."""
+        if self.on_reduction is not None:
+            self.on_reduction(site, reduced)
 
     @contextmanager
     def span(self, name: str, phase: str, tokens: int) -> Iterator[None]:

@@ -12,7 +12,7 @@ from lvlm_runtime.backends import Backend, Runner, Value
 from lvlm_runtime.bundle.manifest import Budget, LayoutBudget
 from lvlm_runtime.bundle.route import vision_steps
 from lvlm_runtime.chain.loaded import LoadedGraphs
-from lvlm_runtime.chain.recorder import Recorder
+from lvlm_runtime.chain.recorder import Recorder, Reduced
 from lvlm_runtime.chain.text_query import TextQuery
 from lvlm_runtime.prompt.sequence import Origins
 
@@ -55,12 +55,16 @@ class VisionFlow:
         self.dtype = pixel_values.dtype
         self.values = {"pixel_values": backend.put(pixel_values)}
 
-    def run(self, runner: Runner, inputs: Sequence[str]) -> dict[str, Value]:
-        """Run a graph on the values; returns its outputs, which are the next values."""
+    def take(self, inputs: Sequence[str]) -> dict[str, Value]:
+        """What a graph takes of the values."""
         if "sizes" in inputs and "sizes" not in self.values:
             tokens = self.backend.shape(self.values["hidden"])[:2]
             self.values["sizes"] = self.backend.put(np.ones(tokens, self.dtype))
-        out = runner({name: self.values[name] for name in inputs})
+        return {name: self.values[name] for name in inputs}
+
+    def run(self, runner: Runner, inputs: Sequence[str]) -> dict[str, Value]:
+        """Run a graph on the values; returns its outputs, which are the next values."""
+        out = runner(self.take(inputs))
         carried = {name: self.values[name] for name in CARRIED if name in self.values}
         named = {NEXT.get(name, name.removesuffix(SUFFIX)): value for name, value in out.items()}
         self.values = {**carried, **named}
@@ -113,11 +117,12 @@ class VisionEncoder:
                 flow.values["query"] = self._query(query_ids, recorder)
             if step.kind == "packer" and "sizes" in step.inputs:
                 flow.drop_prefix(graphs.manifest.dims.vision.prefix)
+            runner, taken = graphs.runner(step.graph), flow.take(step.inputs)
             with recorder.span(step.name, "vision", tiles * step.tokens_in):
-                out = flow.run(graphs.runner(step.graph), step.inputs)
+                out = flow.run(runner, step.inputs)
             recorder.show(step.name, flow.main)
             if step.kind == "reducer":
-                recorder.show_places(step.name, out)
+                recorder.show_reduction(step.name, Reduced(runner, taken, out))
                 places.append(out["places"])
             elif step.kind in ("projector", "packer"):
                 # Its output has an order of its own, whatever was reduced before.

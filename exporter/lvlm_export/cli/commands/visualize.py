@@ -1,9 +1,9 @@
-"""``lvlm-export visualize``: which patches stay at each site. Never imports torch."""
+"""``lvlm-export visualize``: what becomes of patches at each site. Never imports torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from lvlm_export.study.pictures import Panel
+    from lvlm_export.study.merging import Merge
+    from lvlm_export.study.panels import Panel
+    from lvlm_runtime.chain.recorder import Reduced
     from lvlm_runtime.image.preprocess import PreprocessSpec
     from lvlm_runtime.session import Session
 
-SUFFIXES = (".png", ".html")
+SUFFIXES = (".png", ".html", ".gif")
 
 
-@click.command(short_help="Draw which patches of a picture stay at each site.")
+@click.command(short_help="Draw what becomes of a picture's patches at each site.")
 @bundle_argument
 @click.option("--image", type=click.Path(path_type=Path), required=True, help="Picture file.")
 @ratio_option
@@ -39,7 +41,8 @@ SUFFIXES = (".png", ".html")
     type=click.Path(path_type=Path),
     multiple=True,
     required=True,
-    help="File to write, .png (all sites side by side) or .html (a slider); repeatable.",
+    help="File to write, .png (all sites side by side), .html (plays, with a slider) or .gif (an"
+    " animation); repeatable.",
 )
 @device_options
 def visualize(
@@ -52,11 +55,14 @@ def visualize(
     device: str,
     threads: int | None,
 ) -> None:
-    """Draw which patches stay, are merged or are dropped at each site, over what the model sees."""
+    """Draw which patches stay, are merged into which or are dropped at each site, over what the model sees."""
     for path in output:
         if path.suffix.lower() not in SUFFIXES:
-            raise UsageError(f"{path} is neither .png nor .html; give one of them to --output")
-    from lvlm_export.study.pictures import MARKS, draw_page, draw_sheet, save_sheet
+            raise UsageError(
+                f"{path} is neither .png, .html nor .gif; give one of them to --output"
+            )
+    from lvlm_export.study.picture_page import draw_page
+    from lvlm_export.study.pictures import MARKS, draw_frames, draw_sheet, save_frames, save_sheet
     from lvlm_profiles.files import refuse_other, whole_file, write_whole
     from lvlm_runtime.session import Session
 
@@ -73,7 +79,10 @@ def visualize(
             write_whole(path, draw_page(picture, sites, heading))
         else:
             with whole_file(path) as stream:
-                save_sheet(draw_sheet(picture, sites, heading), stream)
+                if path.suffix.lower() == ".gif":
+                    save_frames(draw_frames(picture, sites, heading), stream)
+                else:
+                    save_sheet(draw_sheet(picture, sites, heading), stream)
         say(f"wrote {path}")
     for panel in sites:
         say(f"{panel.title}: {panel.caption}")
@@ -88,7 +97,8 @@ def run_picture(
         UsageError: Nothing is reduced at this ratio.
         LvlmError: The model packs several tiles, whose places are not those of one grid.
     """
-    from lvlm_export.study.pictures import make_panels
+    from lvlm_export.study.merging import find_merge
+    from lvlm_export.study.panels import make_panels
     from lvlm_runtime.bundle.route import route
     from lvlm_runtime.chain.recorder import Recorder
     from lvlm_runtime.image.picture import load_image
@@ -107,16 +117,16 @@ def run_picture(
     if not reductions:
         raise UsageError(f"nothing is reduced at ratio {budget.ratio:g}; give a smaller --ratio")
     opened = load_image(image)
-    places: dict[str, NDArray[np.int64]] = {}
+    merges: dict[str, Merge] = {}
 
-    def keep(site: str, value: Any) -> None:
-        places[site] = session.chain.backend.fetch(value)[0]
+    def keep(site: str, reduced: Reduced) -> None:
+        merges[site] = find_merge(reduced, session.chain.backend, manifest.dims.vision.prefix)
 
-    recorder = Recorder(on_places=keep)
+    recorder = Recorder(on_reduction=keep)
     session.generate(prompt, [opened], budget.ratio, max_new_tokens=1, recorder=recorder)
     pixels = preprocess([opened], manifest.preprocess, layout).pixel_values[0]
     return seen_picture(pixels, manifest.preprocess), make_panels(
-        manifest.vision_tokens, reductions, places
+        manifest.vision_tokens, reductions, merges
     )
 
 

@@ -9,8 +9,10 @@ method that drops. Where the ratio asks for less than half, the decoder drops th
 its depth, where the last text token's attention has settled: what it attends least leaves (196 -> 98
 -> 65 of the demo's patches at 0.33).
 
-A ratio above a half merges the best pairs alone and has no site in the decoder. A model that packs its
-tiles as squares keeps the smallest square above a half (729 -> 400), and its decoder drops the rest.
+A ratio above a half lets evenly spaced ones of the colour leave, and has no site in the decoder. The
+best pairs in their place would be background, and the more of it there is, the less it would weigh. A
+model that packs its tiles as squares keeps the smallest square above a half (729 -> 400); its decoder
+drops the rest.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from lvlm_export.reduction.method import Method, ReducerShape, Site
 from lvlm_export.reduction.methods.anchors import penalty
+from lvlm_export.reduction.methods.uniform import even_places
 from lvlm_runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +30,19 @@ if TYPE_CHECKING:
 
 VISION_FRACTION, DECODER_FRACTION = 1 / 3, 2 / 3
 HALF = 0.5
+
+
+def leaving_places(side: int, keep: int) -> list[int]:
+    """Evenly spaced raster places of the colour of the corner that leave so that ``keep`` stay.
+
+    Example:
+        >>> leaving_places(4, 8)
+        [0, 2, 5, 7, 8, 10, 13, 15]
+        >>> leaving_places(4, 12)
+        [2, 7, 10, 15]
+    """
+    colour = [place for place in range(side * side) if (place // side + place % side) % 2 == 0]
+    return [colour[index] for index in even_places(len(colour), side * side - keep)]
 
 
 class Checkerboard(Method):
@@ -71,9 +87,9 @@ class Checkerboard(Method):
                 f"method checkerboard cannot take {shape.tokens_in} tokens to {shape.tokens_out} at"
                 f" site {site.name}; the nearest it can is half, {self.least_of_tile(shape.tokens_in)}"
             )
-        from lvlm_export.reduction.selectors.local import JoinColours
+        from lvlm_export.reduction.selectors.checkerboard import JoinColours
 
-        return JoinColours(shape, side, penalty(side))
+        return JoinColours(side, leaving_places(side, shape.tokens_out), penalty(side))
 
 
 METHOD = Checkerboard()

@@ -1,8 +1,6 @@
-"""Matching of ``local`` and ``checkerboard``: as ToMe's, with whole keys and a penalty on distance."""
+"""Local's matching: as ToMe's, with whole keys and a penalty on the distance of the places."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -39,7 +37,7 @@ class MergeNear(Selector):
         self.register_buffer("first", places[parity == 0], persistent=False)
         self.register_buffer("second", places[parity == 1], persistent=False)
 
-    def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, ...]:
+    def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         assert clues.keys is not None
         assert clues.sizes is not None
         origins = clues.origins
@@ -64,22 +62,3 @@ class MergeNear(Selector):
         rows = self._one(row).unsqueeze(2) - self._other(row).unsqueeze(1)
         columns = self._one(column).unsqueeze(2) - self._other(column).unsqueeze(1)
         return (rows * rows + columns * columns).to(torch.float32)
-
-
-class JoinColours(MergeNear):
-    """One colour of a checkerboard joins the other where nothing has left yet; no size is kept.
-
-    Where more than half is to stay, the r best pairs merge.
-    """
-
-    gives_origins = False
-
-    def __init__(self, shape: ReducerShape, side: int, penalty: float) -> None:
-        super().__init__(shape, side, penalty)
-        assert self.whole, "colours are those of a whole grid"
-        self.needs = frozenset({"keys"})
-
-    def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, ...]:
-        alone = torch.ones(tokens.shape[:2], device=tokens.device)
-        out, places, _, _ = super().forward(tokens, replace(clues, sizes=alone))
-        return out, places

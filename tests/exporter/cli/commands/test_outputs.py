@@ -13,6 +13,7 @@ from command_line import error_line, typed
 WRITERS = {
     "table.csv": ("eval", "absent", "--data", "absent.jsonl", "--csv", "{}/table.csv"),
     "sites.png": ("visualize", "absent", "--image", "absent.png", "-o", "{}/sites.png"),
+    "sites.gif": ("visualize", "absent", "--image", "absent.png", "-o", "{}/sites.gif"),
     "sites.html": ("visualize", "absent", "--image", "absent.png", "-o", "{}/sites.html"),
     "report.json": ("profile", "absent", "-o", "{}"),
     "report.md": ("profile", "absent", "-o", "{}"),
@@ -77,7 +78,9 @@ def test_own_files_are_replaced(tmp_path: Path, tiny_llava: Path) -> None:
     place = tmp_path / "place"
     place.mkdir()
     png, page, table = place / "sites.png", place / "sites.html", place / "table.csv"
-    drawn = ("visualize", bundle, "--image", PICTURE, "--ratio", "0.5", "-o", png, "-o", page)
+    moving = place / "sites.gif"
+    written = [word for path in (png, page, moving) for word in ("-o", path)]
+    drawn = ("visualize", bundle, "--image", PICTURE, "--ratio", "0.5", *written)
     asked = ("eval", bundle, "--data", data, "--max-new-tokens", "1", "--csv", table)
     for words in (drawn, asked):
         first = typed(*words)
@@ -86,5 +89,6 @@ def test_own_files_are_replaced(tmp_path: Path, tiny_llava: Path) -> None:
         again = typed(*words)
         assert again.exit_code == 0, again.stderr
         assert {path: path.stat().st_ino for path in place.iterdir()} != before
-    assert {path.name for path in place.iterdir()} == {"sites.png", "sites.html", "table.csv"}
+    names = {"sites.png", "sites.html", "sites.gif", "table.csv"}
+    assert {path.name for path in place.iterdir()} == names
     assert png.stat().st_size > 1000
