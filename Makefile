@@ -13,7 +13,7 @@
 # make attacks    the same, and its counts in docs/attacks.md
 # make demo       build the demo bundle, ask it about pictures, check it against PyTorch
 # make demo-table accuracy of the demo model at every ratio and method (half an hour)
-# make demo-tune  search for the demo model's reduction, finalists measured (half an hour)
+# make demo-tune  search for the demo model's reduction (ten minutes)
 # make demo-quecc QueCC trained at 16, 4 and 1 tokens, beside training-free methods (over an hour)
 # make bench-peers   the same chain against PyTorch and onnxruntime-genai, interleaved
 # make bench-engines time, memory and size of TensorRT-RTX engines of that checkpoint
@@ -120,7 +120,7 @@ demo-table: $(STAMP)
 	@$(BIN)/python -m lvlm_export.demo.train.table
 
 demo-tune: $(STAMP)
-	@$(BIN)/lvlm-export tune --measure -o build/tune
+	@$(BIN)/lvlm-export tune -o build/tune
 	@$(BIN)/python -m lvlm_export.demo.train.tuned build/tune/result.json
 
 QUECC := $(BIN)/python -m lvlm_export.demo.train.train_quecc --checkpoint build/quecc/tower --train-text

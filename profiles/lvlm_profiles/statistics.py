@@ -81,6 +81,12 @@ class PairedChange:
     high: float
     p: float
 
+    @property
+    def standard_error(self) -> float:
+        """Of ``change``, with the variance of paired differences."""
+        apart = self.lost + self.won - (self.won - self.lost) ** 2 / self.questions
+        return math.sqrt(apart) / self.questions
+
 
 def summarize(samples: Sequence[float]) -> Summary:
     """Statistics of at least one sample."""

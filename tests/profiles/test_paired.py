@@ -29,6 +29,14 @@ def test_the_interval_by_hand() -> None:
     assert paired_interval(4, 2, 98) == pytest.approx((-0.02 - half, -0.02 + half), abs=1e-6)
 
 
+def test_the_standard_error_is_that_of_the_differences() -> None:
+    """Two lost and one won of eight: differences -1, -1, 1 and five zeros."""
+    change = paired_change([True, True, False] + [True] * 5, [False, False, True] + [True] * 5)
+    mean = -1 / 8
+    variance = (2 * (-1 - mean) ** 2 + (1 - mean) ** 2 + 5 * mean**2) / 8
+    assert change.standard_error == pytest.approx((variance / 8) ** 0.5)
+
+
 def test_many_changes_still_have_a_p() -> None:
     assert 0 < mcnemar_exact(900, 700) < 1e-6
 

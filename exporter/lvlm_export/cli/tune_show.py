@@ -65,7 +65,7 @@ def goal_line(goal: SearchGoal, basis: CostBasis) -> str:
     if goal.beats_single:
         return (
             "the most accurate that is no dearer than the best single method at ratio"
-            f" {goal.against:g}"
+            f" {goal.against:g}, or the cheapest that is hardly less accurate"
         )
     most = "" if goal.most_cost is None else f" of at most {goal.most_cost:g} {basis.unit}"
     if goal.within is None:

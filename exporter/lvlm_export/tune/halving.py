@@ -107,7 +107,8 @@ def survivors(
         most: How many go on, those that are kept anyhow included.
         unreduced: Answers of the unreduced model to these questions.
         within: Accuracy that may be lost; who has surely lost more goes, or None.
-        limit: Cost above which a trial cannot be chosen; on a front those go first, or None.
+        limit: Cost above which a trial cannot be chosen, or None. A quarter of the places is for the
+            best of those, so that the front is known there too and a limit may rise yet.
     """
     always = [each.name for each in standings if each.kept]
     hopeful = [
@@ -117,18 +118,14 @@ def survivors(
         and (within is None or paired_change(unreduced, each.right).high >= -within)
     ]
     ranks = front_ranks({each.name: (each.cost, each.accuracy) for each in hopeful})
-    ordered = sorted(
-        hopeful,
-        key=lambda each: (
-            ranks[each.name],
-            limit is not None and each.cost > limit,
-            -each.accuracy,
-            each.cost,
-        ),
-    )
+    ordered = sorted(hopeful, key=lambda each: (ranks[each.name], -each.accuracy, each.cost))
+    room = max(0, most - len(always))
+    dear = [each for each in ordered if limit is not None and each.cost > limit]
+    near = [each for each in ordered if limit is None or each.cost <= limit]
+    few = dear[: max(room // 4, room - len(near))]
     chosen: Collection[str] = {
         *always,
-        *(each.name for each in ordered[: max(0, most - len(always))]),
+        *(each.name for each in (*few, *near[: room - len(few)])),
     }
     return tuple(each.name for each in standings if each.name in chosen)
 
@@ -138,17 +135,23 @@ def choose(
     unreduced: Sequence[bool],
     most_cost: float | None,
     within: float | None,
+    thrifty: bool = False,
 ) -> Standing | None:
     """The one to build: what the goal asks for, judged on the search half alone.
 
     With ``within`` the cheapest that loses no more than that, otherwise the most accurate; of equals
     the other decides. None where nobody meets the goal.
 
+    The most accurate of many owes a part of that to chance, so ``thrifty`` takes the cheapest of those
+    that are not a standard error of the paired difference below it (the rule of L. Breiman et al.,
+    Classification and Regression Trees, 1984, section 3.4.3).
+
     Args:
         standings: The finalists.
         unreduced: Answers of the unreduced model.
         most_cost: What the first token may cost, or None.
         within: Accuracy that may be lost, or None.
+        thrifty: Take the cheapest that is hardly less accurate.
     """
     fitting = [
         each
@@ -158,4 +161,9 @@ def choose(
     ]
     if within is not None:
         return min(fitting, key=lambda each: (each.cost, -each.accuracy), default=None)
-    return min(fitting, key=lambda each: (-each.accuracy, each.cost), default=None)
+    best = min(fitting, key=lambda each: (-each.accuracy, each.cost), default=None)
+    if best is None or not thrifty:
+        return best
+    changes = [(each, paired_change(best.right, each.right)) for each in fitting]
+    hardly = [each for each, change in changes if -change.change <= change.standard_error]
+    return min(hardly, key=lambda each: (each.cost, -each.accuracy))

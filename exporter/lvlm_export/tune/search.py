@@ -136,7 +136,9 @@ class Search:
     def _fitting(self, standings: Sequence[Standing], single: TrialPlan | None) -> Standing | None:
         """The best of some trials by the search half; None where none meets the goal."""
         unreduced = self._unreduced(self.contest.halves.counts[0])
-        return choose(standings, unreduced, self._limit(single), self.contest.goal.within)
+        goal = self.contest.goal
+        limit = self._limit(single)
+        return choose(standings, unreduced, limit, goal.within, thrifty=goal.beats_single)
 
     def _limit(self, single: TrialPlan | None) -> float | None:
         """What the first token may cost: as the goal says, or else what the best single one costs."""

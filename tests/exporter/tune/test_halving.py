@@ -39,6 +39,17 @@ def standing(name: str, cost: float, right: int, kept: bool = False) -> Standing
     return Standing(name, cost, tuple(number < right for number in range(100)), kept)
 
 
+def test_what_is_too_dear_to_be_chosen_has_a_quarter_of_the_places() -> None:
+    dear = [standing(f"dear {n}", 0.6 + n / 100, 80 + n) for n in range(8)]
+    near = [standing(f"near {n}", 0.2 + n / 100, 50 + n) for n in range(8)]
+    single = standing("single", 0.5, 60, kept=True)
+    gone_on = survivors([*dear, single, *near], 9, UNREDUCED, None, 0.5)
+    assert gone_on == ("dear 6", "dear 7", "single", *(f"near {n}" for n in range(2, 8)))
+    # Places that nobody else can have are theirs.
+    gone_on = survivors([*dear, single, *near[:1]], 5, UNREDUCED, None, 0.5)
+    assert gone_on == ("dear 5", "dear 6", "dear 7", "single", "near 0")
+
+
 UNREDUCED = (True,) * 95 + (False,) * 5
 
 
@@ -68,3 +79,14 @@ def test_the_goal_chooses() -> None:
         assert chosen is not None
         assert chosen.name == name
     assert choose(field, UNREDUCED, 0.3, 0.01) is None
+
+
+def test_of_the_hardly_less_accurate_the_cheapest_is_chosen() -> None:
+    """Two answers lost and one won are less than a standard error, four lost are two of them."""
+    near = Standing("near", 0.4, tuple(1 < number < 96 for number in range(100)))
+    field = [standing("best", 0.5, 95), near, standing("far", 0.3, 91)]
+    chosen = choose(field, UNREDUCED, None, None, thrifty=True)
+    assert chosen is not None
+    assert chosen.name == "near"
+    assert choose(field[:1] + field[2:], UNREDUCED, None, None, thrifty=True) == field[0]
+    assert choose(field, UNREDUCED, 0.1, None, thrifty=True) is None

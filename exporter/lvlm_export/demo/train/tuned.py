@@ -34,26 +34,22 @@ def as_markdown() -> str:
     rows = [_row(trial, trial["name"] == result["chosen"]) for trial in ordered]
     return "\n".join(
         [
-            "| trial | first token by FLOPs | measured | held out | change | p |",
-            "|---|---:|---:|---:|---:|---:|",
+            "| trial | first token by FLOPs | held out | change | p |",
+            "|---|---:|---:|---:|---:|",
             *rows,
             "",
             f"{_story(result, trials)} `make demo-tune`, {result['created'][:10]}: {result['machine']},"
-            f" PyTorch {result['versions']['torch']}, {result['processor_seconds'] / 60:.0f} minutes of"
-            f" the processor for all answers, {result['effort']:.0%} of the operations of asking each"
-            " trial alone. Measured: median of the whole chain here, bundles by turns, beside other"
-            " work.",
+            f" PyTorch {result['versions']['torch']}.",
         ]
     )
 
 
 def _row(trial: dict[str, Any], chosen: bool) -> str:
-    held, ms = trial["held_out"], trial["measured_ms"]
+    held = trial["held_out"]
     change = held["against_unreduced"]
     name = f"**`{trial['name']}`**" if chosen else f"`{trial['name']}`"
-    measured = "-" if ms is None else f"{ms:.0f} ms"
     return (
-        f"| {name} | {trial['cost']:.2f} | {measured} | {held['accuracy']:.1%} |"
+        f"| {name} | {trial['cost']:.2f} | {held['accuracy']:.1%} |"
         f" {100 * change['change']:+.1f} ({change['lost']} lost, {change['won']} won) |"
         f" {change['p']:.2g} |"
     )
@@ -65,15 +61,15 @@ def _story(result: dict[str, Any], trials: dict[str, Any]) -> str:
     story = (
         f"{result['asked']} trials on {result['search_questions']:,} questions, the finalists on"
         f" {result['held_questions']:,} others about other pictures; changes are to the unreduced model,"
-        " p is McNemar's. Looked for was the most accurate that is no dearer than the best single"
-        f" method at {result['against']:g}, which is `{single}`"
+        " p is McNemar's. Looked for was the cheapest that is within a standard error of the most"
+        f" accurate and no dearer than the best single method at {result['against']:g}, `{single}`"
     )
     if single == result["chosen"]:
-        story += ", and none was found that beats it"
+        story += ", and that is what was found"
         if result["refuted"] is not None:
             story += (
-                f": `{result['refuted']}` did on the first half, and on the other is"
-                f" {_points(change)} to it"
+                f": `{result['refuted']}` was better by the first half, and is {_points(change)} to it"
+                " by the other"
             )
     else:
         story += f": **`{result['chosen']}`** is {_points(change)} to it at"

@@ -248,6 +248,23 @@ def test_calibration_by_a_real_report(demo_bundle: Path, tmp_path: Path) -> None
     found = {row["ratio"]: row["estimated_ttft_ms"] for row in plan["options"]}
     assert found[0.1] > 0
     assert found[1.0] > 0
+    # Costs of a search are fitted in the same way.
+    search = (
+        "tune",
+        *cpu,
+        "--questions",
+        "20",
+        "--ratio",
+        "0.5",
+        "--method",
+        "fastv",
+        "--first",
+        "5",
+    )
+    tuned = typed(*search, "-o", tmp_path / "tune", "--json")
+    assert tuned.exit_code == 0, tuned.stderr
+    assert "ESTIMATED for " in tuned.stderr
+    assert plan["calibration"]["source"] in json.loads(tuned.stdout)["basis"]
     refused = error_line(typed("plan", "--model", SEVEN, *cpu), 1)
     assert "the report is of another model, demo: vision.layers is 12 there and 23 here" in refused
     refused = error_line(typed("plan", *ORIN, "--calibrate", tmp_path), 1)
