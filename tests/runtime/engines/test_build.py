@@ -255,9 +255,16 @@ def test_tensorrt_asks_the_driver_which_gpu_this_is(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("heads_of_16")
-@pytest.mark.parametrize("name", ["siglip-qwen2", "onevision"])
-def test_other_families_build_at_four_budgets(tmp_path: Path, name: str) -> None:
-    options: dict[str, object] = {}
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        *(("siglip-qwen2", "illava"), ("onevision", "illava")),
+        *(("siglip-qwen2", name) for name in ("local", "anchors", "checkerboard")),
+        *(("onevision", name) for name in ("local", "anchors", "checkerboard")),
+    ],
+)
+def test_other_families_build_at_four_budgets(tmp_path: Path, name: str, method: str) -> None:
+    options: dict[str, object] = {"method": method}
     if name == "onevision":
         checkpoint = tiny.onevision(tmp_path / "checkpoint")
         options["image_size"] = (100, 140)
