@@ -15,6 +15,7 @@
 # make demo-table accuracy of the demo model at every ratio and method (half an hour)
 # make demo-tune  search for the demo model's reduction (ten minutes)
 # make demo-quecc QueCC trained at 16, 4 and 1 tokens, beside training-free methods (over an hour)
+# make merging-picture  docs/merging.png: which patches of a scene go into which
 # make bench-peers   the same chain against PyTorch and onnxruntime-genai, interleaved
 # make bench-engines time, memory and size of TensorRT-RTX engines of that checkpoint
 # make readme     fill the README's generated parts from the commands and the results
@@ -25,7 +26,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := all
 .PHONY: all help setup test test-slow test-gpu test-py310 test-lowest test-ray lint fuzz attacks demo demo-table \
-  demo-tune demo-quecc bench bench-peers bench-engines readme clean
+  demo-tune demo-quecc merging-picture bench bench-peers bench-engines readme clean
 
 BASE_PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -133,6 +134,9 @@ demo-quecc: $(STAMP)
 	@$(QUECC) --tokens 4 --steps 1200 --seed 1 --start build/quecc/quecc-4 --output build/quecc/quecc-4
 	@$(QUECC) --tokens 1 --steps 1200 --seed 1 --start build/quecc/quecc-1 --output build/quecc/quecc-1
 	@$(BIN)/python -m lvlm_export.demo.train.few_tokens build/quecc
+
+merging-picture: $(STAMP)
+	@$(BIN)/python tools/merging_picture.py
 
 bench: $(STAMP)
 	@$(BIN)/python benchmarks/first_token.py

@@ -1,13 +1,13 @@
 """What it costs and gives that the decoder counts token sizes: the demo with and without, by turns.
 
-    python benchmarks/token_sizes.py [--rounds 60]
+    python benchmarks/token_sizes.py [--rounds 20]
     python benchmarks/token_sizes.py --method anchors --questions 2000
 
 Builds two bundles of one method at 0.33 that differ in ``sizes_in_decoder`` alone. Without
-``--questions``: the processor time of a decode step, which other work on the machine disturbs less than
-the clock: that of a forced answer less that of one token, on one thread, the two in turn; and the median
-of the rounds' ratios. The aim is 1 % at most, and a run ends with 1 when it is missed. With it: both
-answer the same questions, and the change is paired (McNemar's exact test).
+``--questions``: the time of a decode step, on one thread, one step of either by turns, so that what else
+the machine does falls on both alike; the result is the median of the pairs' ratios with its interval. The
+aim is 1 % at most, and a run ends with 1 when it is missed. With it: both answer the same questions, and
+the change is paired (McNemar's exact test).
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ from lvlm_export.plan.plan import BuildOptions
 from lvlm_export.reduction import METHODS, method_entry
 from lvlm_profiles.statistics import median_change, paired_change
 from lvlm_runtime import Session
+from lvlm_runtime.chain.decoder import DecodeState
+from lvlm_runtime.chain.recorder import Recorder
 from lvlm_runtime.progress import NoProgress
+from lvlm_runtime.request import check_request
 from report import RESULTS, WORK, environment, print_environment, save
 
 RATIO = 0.33
@@ -46,7 +49,7 @@ def main() -> int:
     """Measure, print, save; 1 when the aim is missed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--method", default="local", choices=sorted(tracking()))
-    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--questions", type=int, help="ask so many instead of timing steps")
     options = parser.parse_args()
     sessions = {name: open_demo(options.method, name == COUNTED) for name in (COUNTED, NOT_COUNTED)}
@@ -79,40 +82,44 @@ def open_demo(name: str, counts: bool) -> Session:
     return Session.open(output, device="cpu", threads=1)
 
 
-def step_ms(session: Session) -> float:
-    """Milliseconds of processor time of a decode step: a long answer less its first token."""
+def begin(session: Session) -> DecodeState:
+    """A question about a picture in the caches, with room for an answer."""
     picture = np.random.default_rng(0).integers(0, 255, (112, 112, 3), np.uint8)
-
-    def answer_s(tokens: int) -> float:
-        start = time.process_time()
-        session.generate("What is there?", [picture], max_new_tokens=tokens, ignore_stop=True)
-        return time.process_time() - start
-
-    return 1e3 * (answer_s(1 + STEPS) - answer_s(1)) / STEPS
+    silent, ids = Recorder(), session.encoder.encode("What is there?", 1)
+    request = check_request(session.bundle, ids, [picture], None, 1 + STEPS, silent)
+    assert request.pixel_values is not None
+    assert request.part is not None
+    chain = session.chain
+    visual = chain.encode(request.pixel_values, request.budget, request.part, silent, None)
+    state, _ = chain.prefill(request.runs, visual, request.part, 1 + STEPS, silent)
+    return state
 
 
 def time_steps(sessions: dict[str, Session], rounds: int) -> dict[str, Any]:
-    """Both in turn, every round in the other order."""
+    """Steps of both by turns, every second time in the other order; the first round is not counted."""
     times: dict[str, list[float]] = {name: [] for name in sessions}
+    silent = Recorder()
     for turn in range(-1, rounds):
-        for name in sorted(sessions, reverse=turn % 2 == 0):
-            taken = step_ms(sessions[name])
-            if turn >= 0:
-                times[name].append(round(taken, 4))
-    change = median_change(
-        [1.0] * rounds,
-        [one / other for one, other in zip(times[COUNTED], times[NOT_COUNTED], strict=True)],
-    )
+        states = {name: begin(session) for name, session in sessions.items()}
+        for step in range(STEPS):
+            for name in sorted(sessions, reverse=step % 2 == 0):
+                start = time.perf_counter()
+                sessions[name].chain.step(states[name], 5, silent)
+                if turn >= 0:
+                    times[name].append(1e3 * (time.perf_counter() - start))
+    pairs = zip(times[COUNTED], times[NOT_COUNTED], strict=True)
+    ratios = [one / other for one, other in pairs]
+    change = median_change([1.0] * len(ratios), ratios, resamples=300)
     print(
         f"a step: {median(times[COUNTED]):.3f} ms, {change.change:+.2%} ({change.low:+.2%} to"
-        f" {change.high:+.2%}) of one that counts no sizes"
+        f" {change.high:+.2%}) of one that counts no sizes; {len(ratios)} pairs"
     )
     return {
         "cost": round(change.change, 5),
-        "interval": [change.low, change.high],
+        "interval": [round(change.low, 5), round(change.high, 5)],
         "aim": AIM,
-        "steps": STEPS,
-        "step_ms": times,
+        "pairs": len(ratios),
+        "step_ms": {name: round(median(each), 4) for name, each in times.items()},
     }
 
 

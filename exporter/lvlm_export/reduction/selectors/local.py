@@ -40,15 +40,17 @@ class MergeNear(Selector):
     def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         assert clues.keys is not None
         assert clues.sizes is not None
-        origins = clues.origins
-        if origins is None:
-            every = torch.arange(tokens.shape[1], device=tokens.device)
-            origins = every.unsqueeze(0).expand(tokens.shape[0], -1)
+        stood = clues.origins
+        if stood is None:
+            # Constants: TensorRT-RTX 1.7 fails to compile places repeated for a fixed number of tiles.
+            one, other = self.first.unsqueeze(0), self.second.unsqueeze(0)
+        else:
+            one, other = self._one(stood), self._other(stood)
         like = cosine(self._one(clues.keys), self._other(clues.keys))
-        like = like - self.penalty * self._apart(origins)
+        like = like - self.penalty * self._apart(one, other)
         sets = (self._one, self._other)
         out, places, sizes = merge_best_pairs(tokens, clues.sizes, like, sets, self.removed)
-        return out, places, sizes, origins.gather(1, places)
+        return out, places, sizes, places if stood is None else stood.gather(1, places)
 
     def _one(self, rows: Tensor) -> Tensor:
         return rows.index_select(1, self.first)
@@ -56,9 +58,8 @@ class MergeNear(Selector):
     def _other(self, rows: Tensor) -> Tensor:
         return rows.index_select(1, self.second)
 
-    def _apart(self, origins: Tensor) -> Tensor:
-        """Squared distances ``[B, A, B']`` of the two sets' places, in steps of the grid."""
-        row, column = origins // self.side, origins % self.side
-        rows = self._one(row).unsqueeze(2) - self._other(row).unsqueeze(1)
-        columns = self._one(column).unsqueeze(2) - self._other(column).unsqueeze(1)
+    def _apart(self, one: Tensor, other: Tensor) -> Tensor:
+        """Squared distances ``[B, A, B']`` of two sets' places, in steps of the grid."""
+        rows = (one // self.side).unsqueeze(2) - (other // self.side).unsqueeze(1)
+        columns = (one % self.side).unsqueeze(2) - (other % self.side).unsqueeze(1)
         return (rows * rows + columns * columns).to(torch.float32)
