@@ -105,7 +105,7 @@ def check_request(
             f"the prompt has {len(runs) - 1} image placeholders and {len(images)} images were"
             " given; give one image for each placeholder (--image)"
         )
-    _check_tokens(runs, manifest.text.vocab_size)
+    check_tokens(runs, manifest.text.vocab_size)
     layout = layout_for(manifest, len(images))
     part = None if layout is None else budget.layout(layout.name)
     _check_length(manifest, runs, part, max_new_tokens)
@@ -119,7 +119,7 @@ def check_request(
     return CheckedRequest(runs, pixel_values, budget, part, len(images), letterboxed)
 
 
-def _check_tokens(runs: list[list[int]], rows: int) -> None:
+def check_tokens(runs: list[list[int]], rows: int) -> None:
     """Every id has a row in the token table; a tokenizer can have more tokens than the model."""
     for run in runs:
         for token in run:

@@ -16,19 +16,31 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lvlm_runtime.answering import AnswerLoop, Generation, drafts_of
 from lvlm_runtime.backends import open_backend
 from lvlm_runtime.backends.choice import AUTO, choose_backend
+from lvlm_runtime.behind import (
+    Answering,
+    HeldRequest,
+    Loaded,
+    RememberedPicture,
+    ShownPicture,
+    check_chunk,
+    shown_picture,
+)
 from lvlm_runtime.bundle.bundle import TOKENIZER, Bundle
 from lvlm_runtime.bundle.generation import GenerationRecord, read_generation
 from lvlm_runtime.chain.chain import Chain
 from lvlm_runtime.chain.decoder import DecodeState
 from lvlm_runtime.chain.recorder import Recorder
-from lvlm_runtime.errors import UsageError
+from lvlm_runtime.conversation import Conversation
+from lvlm_runtime.errors import LvlmError, UsageError
 from lvlm_runtime.image.anyres import TileLayout
 from lvlm_runtime.image.picture import Picture
 from lvlm_runtime.prompt.encoder import PromptEncoder
 from lvlm_runtime.prompt.rules import AnswerLimits
 from lvlm_runtime.prompt.sampling import Sampler, SamplingOptions
+from lvlm_runtime.remembered import PictureMemory
 from lvlm_runtime.request import CheckedRequest, check_request, layout_for
 
 __all__ = ["Generation", "Picture", "Session"]
@@ -36,41 +48,6 @@ __all__ = ["Generation", "Picture", "Session"]
 GREEDY = SamplingOptions()
 # What a chain is compared by: the largest logit, whatever rules the checkpoint has.
 ARGMAX = SamplingOptions(repetition_penalty=1.0, rules=False)
-
-
-@dataclass(frozen=True)
-class Generation:
-    """An answer, its tokens and its timings.
-
-    Attributes:
-        text: The answer.
-        token_ids: Its tokens, the stop token included.
-        finish_reason: ``stop``, or ``length`` when ``max_new_tokens`` ran out.
-        ratio: Share of visual tokens kept, as requested.
-        visual_tokens: Visual tokens at each stage, ``(stage, tokens)``, all images together;
-            empty without images.
-        prompt_tokens: Positions of the prompt before reduction in the decoder.
-        time_to_first_token_ms: To the first token, from the call or, where other requests were
-            before it, from its turn: tokenizing, reading and preprocessing the pictures, vision,
-            prefill and sampling.
-        decode_tokens_per_s: Speed after the first token; None for one token.
-        own_time_ms: Part of the time to the first token outside the graph calls and image
-            preprocessing.
-        letterboxed: Indices of images that were padded to the bundle's tile layout.
-        waited_ms: For the requests that came before it, of other threads.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    finish_reason: str
-    ratio: float
-    visual_tokens: tuple[tuple[str, int], ...]
-    prompt_tokens: int
-    time_to_first_token_ms: float
-    decode_tokens_per_s: float | None
-    own_time_ms: float
-    letterboxed: tuple[int, ...]
-    waited_ms: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -84,10 +61,13 @@ class _Request:
     sampling: SamplingOptions
     ignore_stop: bool
     query_ids: Sequence[int] | None
+    speculate: int
 
 
 class Session:
     """A bundle loaded into a backend.
+
+    ``memory`` is what it keeps of pictures between requests; None for nothing.
 
     Threads may share it: it answers one request at a time, in the order in which they came
     (``busy``, ``waiting``). A request that fails, is interrupted or whose ``on_text`` raises leaves
@@ -96,12 +76,18 @@ class Session:
     """
 
     def __init__(
-        self, bundle: Bundle, chain: Chain, encoder: PromptEncoder, generation: GenerationRecord
+        self,
+        bundle: Bundle,
+        chain: Chain,
+        encoder: PromptEncoder,
+        generation: GenerationRecord,
+        memory: PictureMemory | None = None,
     ) -> None:
         self.bundle = bundle
         self.chain = chain
         self.encoder = encoder
         self.generation = generation
+        self.memory = memory
 
     @classmethod
     def open(
@@ -157,7 +143,7 @@ class Session:
     def generate(
         self,
         prompt: str,
-        images: Sequence[Picture] = (),
+        images: Sequence[Picture | RememberedPicture] = (),
         ratio: float | None = None,
         *,
         max_new_tokens: int = 128,
@@ -166,19 +152,26 @@ class Session:
         on_text: Callable[[str], None] | None = None,
         recorder: Recorder | None = None,
         ignore_stop: bool = False,
+        prefill_chunk: int | None = None,
+        speculate: int = 0,
     ) -> Generation:
         """Answer a question about pictures.
 
         Args:
             prompt: The question.
-            images: Paths, PIL pictures or arrays, in the order in which the prompt names them.
-            ratio: Share of visual tokens to keep; one of the bundle's, None for its first.
+            images: Paths, PIL pictures or arrays, in the order in which the prompt names them, or
+                what ``remember`` gave for them.
+            ratio: Share of visual tokens to keep; one of the bundle's, None for its first. A
+                picture that is remembered has its own.
             max_new_tokens: Longest answer.
             sampling: How tokens are chosen; greedy under the checkpoint's rules by default.
             system: A system message, where the template takes one.
             on_text: Called with each new piece of the answer (streaming).
             recorder: Takes the timing of every graph call.
             ignore_stop: Answer exactly ``max_new_tokens`` tokens, for measurements.
+            prefill_chunk: Most rows of the prompt in one call of a graph; None for all at once.
+            speculate: Tokens that are drafted from prompt and answer and verified in one call of the
+                decoder; 0 for none. The answer is the same.
 
         Raises:
             UsageError: The bundle has no such ratio, or this thread is being answered already.
@@ -191,8 +184,77 @@ class Session:
             with recorder.step("tokenize", "prefill", 0):
                 ids = self.encoder.encode(prompt, len(images), system=system)
                 query_ids = self._question(prompt)
-            request = _Request(ids, images, ratio, max_new_tokens, sampling, ignore_stop, query_ids)
-            return self._answer(request, on_text, recorder, came, start)
+            remembered = any(isinstance(each, RememberedPicture) for each in images)
+            if not remembered and prefill_chunk is None and (self.memory is None or not images):
+                plain = [each for each in images if not isinstance(each, RememberedPicture)]
+                request = _Request(
+                    ids, plain, ratio, max_new_tokens, sampling, ignore_stop, query_ids, speculate
+                )
+                return self._answer(request, on_text, recorder, came, start)
+            kept = self.bundle.budget(ratio).ratio
+            asked = HeldRequest(
+                ids,
+                [shown_picture(each, kept) for each in images],
+                kept,
+                max_new_tokens,
+                sampling,
+                query_ids,
+                check_chunk(prefill_chunk),
+                ignore_stop=ignore_stop,
+                speculate=speculate,
+            )
+            memory = PictureMemory(0) if self.memory is None else self.memory
+            answering = Answering(self._loaded, asked, memory, recorder)
+            held = answering.begin()
+            generation = answering.answer(held, on_text, came, start)
+            answering.remember(held)
+            return generation
+
+    def remember(
+        self, image: Picture, ratio: float | None = None, system: str | None = None
+    ) -> RememberedPicture:
+        """Compute what no question changes of a picture, and keep it for ``generate`` and ``chat``.
+
+        Preprocessing, vision and, in the decoder, everything before the first site that reduces by
+        what is asked. ``memory`` keeps it within its byte budget; a session without one gets one. A
+        picture that it had to drop is computed again where it is asked about.
+
+        Args:
+            image: The picture.
+            ratio: Share of visual tokens to keep; one of the bundle's, None for its first.
+            system: The system message of the questions that follow.
+
+        Raises:
+            UsageError: The bundle has no such ratio.
+            LvlmError: The picture cannot be read, or the bundle's projector reads the question.
+
+        Example:
+            >>> session = Session.open("bundle")
+            >>> memory = session.remember("cat.jpg", 1.0)
+            >>> memory.until, memory.tokens
+            ('the answer', 196)
+            >>> session.generate("What color is the circle?", [memory], 1.0).reused_tokens
+            200
+        """
+        if self.memory is None:
+            self.memory = PictureMemory()
+        projector = self.bundle.manifest.projector
+        if projector is not None and projector.reads_text:
+            raise LvlmError(
+                "this bundle's projector reads the question, so nothing of a picture can be"
+                " remembered before there is one; ask about it right away"
+            )
+        with self.chain.turns.turn():
+            shown = ShownPicture.of(image, self.bundle.budget(ratio).ratio)
+            ids = self.encoder.encode("?", 1, system=system)
+            head = ids[: ids.index(self.bundle.manifest.text.image_token_id) + 1]
+            asked = HeldRequest(head, [shown], shown.ratio, 1, GREEDY, None, None)
+            answering = Answering(self._loaded, asked, self.memory, Recorder())
+            return answering.remember_alone(shown)
+
+    @property
+    def _loaded(self) -> Loaded:
+        return Loaded(self.bundle, self.chain, self.encoder, self.generation)
 
     def _question(self, prompt: str) -> list[int] | None:
         """The question alone, where the bundle's projector reads it."""
@@ -212,6 +274,7 @@ class Session:
         recorder: Recorder | None = None,
         ignore_stop: bool = False,
         query_ids: Sequence[int] | None = None,
+        speculate: int = 0,
     ) -> Generation:
         """As ``generate``, for a prompt that is already tokens, one placeholder id per image.
 
@@ -219,7 +282,9 @@ class Session:
         """
         recorder = Recorder() if recorder is None else recorder
         came = time.perf_counter()
-        asked = _Request(token_ids, images, ratio, max_new_tokens, sampling, ignore_stop, query_ids)
+        asked = _Request(
+            token_ids, images, ratio, max_new_tokens, sampling, ignore_stop, query_ids, speculate
+        )
         with self.chain.turns.turn():
             return self._answer(asked, on_text, recorder, came, time.perf_counter())
 
@@ -241,38 +306,34 @@ class Session:
         text = self.bundle.manifest.text
         history = request.ids(text.image_token_id)
         limits = AnswerLimits(len(history), max_new_tokens, text.stop_ids)
-        sampler = Sampler(asked.sampling, self.generation.rules, limits)
-        decoder = self.encoder.decoder()
+        loop = AnswerLoop(
+            self.chain,
+            Sampler(asked.sampling, self.generation.rules, limits),
+            self.encoder.decoder(),
+            () if asked.ignore_stop else text.stop_ids,
+            max_new_tokens,
+            on_text,
+            recorder,
+            drafts_of(asked.speculate, text.image_token_id),
+        )
         state, logits = self._prefill(request, max_new_tokens, recorder, asked.query_ids)
-        with recorder.step("sample", "prefill", 1):
-            answer = [sampler.sample(logits, history)]
-        first = time.perf_counter()
-        own_ms = (first - start) * 1e3 - recorder.total_ms("preprocess", "vision", "prefill")
-        stop_ids = () if asked.ignore_stop else text.stop_ids
-        pieces: list[str] = []
-        while answer[-1] not in stop_ids:
-            with recorder.step("detokenize", "decode", 1):
-                _emit(decoder.push(answer[-1]), pieces, on_text)
-            if len(answer) == max_new_tokens:
-                break
-            logits = self.chain.step(state, answer[-1], recorder)
-            history.append(answer[-1])
-            with recorder.step("sample", "decode", 1):
-                answer.append(sampler.sample(logits, history))
-        elapsed = time.perf_counter() - first
-        _emit(decoder.flush(), pieces, on_text)
+        loop.run(state, logits, history)
+        first_ms = (loop.first - start) * 1e3
         return Generation(
-            text="".join(pieces).strip(),
-            token_ids=tuple(answer),
-            finish_reason="stop" if answer[-1] in stop_ids else "length",
+            text=loop.text,
+            token_ids=tuple(loop.token_ids),
+            finish_reason=loop.finish_reason,
             ratio=request.budget.ratio,
             visual_tokens=request.visual_tokens(self.bundle.manifest),
             prompt_tokens=request.prompt_tokens,
-            time_to_first_token_ms=(first - start) * 1e3,
-            decode_tokens_per_s=(len(answer) - 1) / elapsed if len(answer) > 1 else None,
-            own_time_ms=own_ms,
+            time_to_first_token_ms=first_ms,
+            decode_tokens_per_s=loop.tokens_per_s,
+            own_time_ms=first_ms - loop.graphs_ms,
             letterboxed=request.letterboxed,
             waited_ms=(start - came) * 1e3,
+            decode_calls=loop.calls,
+            drafted_tokens=loop.drafted,
+            accepted_tokens=loop.accepted,
         )
 
     def _prefill(
@@ -289,14 +350,33 @@ class Session:
             )
         return self.chain.prefill(request.runs, visual, request.part, max_new_tokens, recorder)
 
+    def chat(
+        self,
+        system: str | None = None,
+        *,
+        context: int | None = None,
+        sampling: SamplingOptions = GREEDY,
+        prefill_chunk: int | None = None,
+        speculate: int = 0,
+    ) -> Conversation:
+        """Begin a conversation, whose turns share one cache.
+
+        Args:
+            system: A system message, where the template takes one.
+            context: Tokens that all turns together may have; None for the model's positions, at most
+                4096, or what the engines were built for.
+            sampling: How tokens are chosen.
+            prefill_chunk: Most rows of a prompt in one call of a graph; None for all at once.
+            speculate: As of ``generate``.
+
+        Raises:
+            UsageError: A context that the model does not have.
+            LvlmError: Engines were built for a shorter one.
+        """
+        memory = PictureMemory() if self.memory is None else self.memory
+        chunk = check_chunk(prefill_chunk)
+        return Conversation(self._loaded, memory, system, context, sampling, chunk, speculate)
+
     def layout(self, images: int) -> TileLayout | None:
         """The tile layout for a number of images, among those that the family has."""
         return layout_for(self.bundle.manifest, images)
-
-
-def _emit(piece: str, pieces: list[str], on_text: Callable[[str], None] | None) -> None:
-    """Keep a piece of the answer and stream it; half a character gives an empty piece."""
-    if piece:
-        pieces.append(piece)
-        if on_text is not None:
-            on_text(piece)

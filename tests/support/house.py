@@ -32,7 +32,8 @@ FLOORS = {
         *("families", "reduction", "signals"),
     ),
     "lvlm_runtime": (
-        *("profile", "golden", "session", "request", "chain", "backends", "engines", "tensorrt"),
+        *("profile", "golden", "session", "conversation", "behind", "remembered", "answering"),
+        *("request", "chain", "backends", "engines", "tensorrt"),
         *("graphs", "bundle", "prompt", "image", "progress", "errors"),
     ),
     "lvlm_profiles": (

@@ -156,6 +156,7 @@ class _WatchedRunner:
         self.outputs = runner.outputs
         self._runner, self._backend = runner, backend
         self._sites, self._given, self._run = list(sites), given, run
+        self.cache_limit = runner.cache_limit
 
     def __call__(
         self, feeds: Mapping[str, Value], bound: Mapping[str, Value] | None = None

@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "tune": "lvlm_export.cli.commands.tune:tune",
     "build": "lvlm_export.cli.commands.build:build",
     "run": "lvlm_export.cli.commands.run:run",
+    "chat": "lvlm_export.cli.commands.chat:chat",
     "verify": "lvlm_export.cli.commands.verify:verify",
     "inspect": "lvlm_export.cli.commands.inspect:inspect",
     "eval": "lvlm_export.cli.commands.eval:eval_",

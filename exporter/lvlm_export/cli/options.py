@@ -113,6 +113,21 @@ class SiteNames(click.ParamType):  # type: ignore[type-arg]
             self.fail(str(error), param, ctx)
 
 
+class Speculation(click.ParamType):  # type: ignore[type-arg]
+    """``ngram:K`` as K; 0 is none."""
+
+    name = "ngram:K"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Check and convert."""
+        from lvlm_runtime.prompt.drafts import parse_speculation
+
+        try:
+            return value if isinstance(value, int) else parse_speculation(value)
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
 class BuildTarget(click.ParamType):  # type: ignore[type-arg]
     """A target, or a device profile, which names one."""
 
@@ -174,6 +189,20 @@ revision_option = click.option(
     metavar="REV",
     help="Branch, tag or commit of a hub id [main]; the bundle keeps the commit. owner/name is taken for"
     " a path where something called owner lies here, unless this is given.",
+)
+chunk_option = click.option(
+    "--prefill-chunk",
+    type=int,
+    metavar="N",
+    help="Most rows of a prompt in one call of a graph: less memory for activations [all at once].",
+)
+speculate_option = click.option(
+    "--speculate",
+    type=Speculation(),
+    metavar="ngram:K",
+    default=0,
+    help="Draft up to K tokens from what was said and verify them in one call; the answer is the same"
+    " [none].",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
 

@@ -160,7 +160,7 @@ def decoder_job(parts: Parts, shape: ModelShape, cut: DecoderCut, dtype: torch.d
 def lm_head_jobs(
     parts: Parts, shape: ModelShape, splits: int, dtype: torch.dtype
 ) -> Iterator[GraphJob]:
-    """Logits of the last token, the vocabulary in ``splits`` parts of about the same size."""
+    """Logits of every row given, the vocabulary in ``splits`` parts of about the same size."""
     sequence = torch.export.Dim("sequence", min=1, max=shape.text.context_length)
     signature = Signature(("hidden",), ("logits",), ({1: sequence},))
     bounds = [shape.text.vocab_size * index // splits for index in range(splits + 1)]

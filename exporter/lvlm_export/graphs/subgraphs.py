@@ -147,7 +147,10 @@ class DecoderSubgraph(nn.Module):
 
 
 class LmHead(nn.Module):
-    """Final norm and output projection of the last token: ``[1, S, C] -> [1, V]`` float32.
+    """Final norm and output projection: ``[1, S, C] -> [S, V]`` float32.
+
+    The runtime gives it the rows whose logits it needs: the last one of a prompt, every one where
+    drafts are verified.
 
     Two-dimensional, so that the projection is a ``Gemm`` that takes a tied token table as it is.
     ``rows`` are the words ``[first, last)`` that this head gives logits for. The projection is cut
@@ -161,13 +164,13 @@ class LmHead(nn.Module):
         self.rows = rows
 
     def forward(self, hidden: Tensor) -> Tensor:
-        last = self.norm(hidden[:, -1])
+        normed = self.norm(hidden)[0]
         first, end = self.rows
         if end - first == self.lm_head.out_features:
-            logits: Tensor = self.lm_head(last)
+            logits: Tensor = self.lm_head(normed)
             return logits.to(torch.float32)
         assert self.lm_head.bias is None, "no supported family has a bias in its head"
-        return nn.functional.linear(last, self.lm_head.weight[first:end]).to(torch.float32)
+        return nn.functional.linear(normed, self.lm_head.weight[first:end]).to(torch.float32)
 
 
 class Assemble(nn.Module):

@@ -32,9 +32,15 @@ Value = object
 
 
 class Runner(Protocol):
-    """One loaded graph."""
+    """One loaded graph.
+
+    Attributes:
+        outputs: Their names.
+        cache_limit: Rows that its caches can have at most; None where any number fits.
+    """
 
     outputs: tuple[str, ...]
+    cache_limit: int | None
 
     def __call__(
         self, feeds: Mapping[str, Value], bound: Mapping[str, Value] | None = None

@@ -80,6 +80,8 @@ class OrtRunner:
         label: Name for messages.
     """
 
+    cache_limit: int | None = None
+
     def __init__(self, session: ort.InferenceSession, device: str, label: str) -> None:
         self.inputs = tuple(item.name for item in session.get_inputs())
         self.outputs = tuple(item.name for item in session.get_outputs())

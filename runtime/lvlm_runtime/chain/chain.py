@@ -1,7 +1,7 @@
 """The chain: pixels to visual tokens, a prompt to logits, one token to the next logits.
 
 Prefill passes the graphs that ``bundle.route`` names, in that order. Decoding passes the decoder
-subgraphs with one token and no reducer. One request passes at a time (``chain.turns``).
+subgraphs with the tokens that follow, one or several, and no reducer. One request passes at a time (``chain.turns``).
 """
 
 from __future__ import annotations
@@ -12,8 +12,12 @@ from typing import ParamSpec, TypeVar
 
 from lvlm_runtime.backends import Backend
 from lvlm_runtime.bundle.bundle import Bundle
-from lvlm_runtime.chain.decoder import Decoder
+from lvlm_runtime.chain.continued import Continuation, empty
+from lvlm_runtime.chain.decoder import Decoder, Logits
+from lvlm_runtime.chain.held import Held, ImagePrompt
 from lvlm_runtime.chain.loaded import LoadedGraphs
+from lvlm_runtime.chain.recorder import Recorder
+from lvlm_runtime.chain.snapshot import Snapshot, restore, take
 from lvlm_runtime.chain.text_query import TextQuery
 from lvlm_runtime.chain.turns import Turns
 from lvlm_runtime.chain.vision import VisionEncoder
@@ -32,7 +36,7 @@ class Chain:
     Attributes:
         graphs: The loaded graphs.
         vision: Pixels to visual tokens; ``encode`` is its.
-        decoder: A prompt to logits; ``prefill`` and ``step`` are its.
+        decoder: A prompt to logits; ``prefill``, ``extend`` and ``step`` are its.
         turns: The line of requests; a step outside of a turn takes one of its own.
     """
 
@@ -47,7 +51,35 @@ class Chain:
         self.turns = Turns()
         self.encode = self._in_turn(self.vision.encode)
         self.prefill = self._in_turn(self.decoder.prefill)
+        self.extend = self._in_turn(self.decoder.extend)
         self.step = self._in_turn(self.decoder.step)
+        self.fill = self._in_turn(self._fill)
+        self.begin = self._in_turn(self._begin)
+
+    def empty(self, capacity: int) -> Held:
+        """Caches of ``capacity`` rows for ``fill``; LvlmError where engines were built for fewer."""
+        return empty(self.decoder, capacity)
+
+    def snapshot(self, held: Held, count: int) -> Snapshot:
+        """Copy the first ``count`` elements of what caches hold to the host."""
+        return take(self.decoder, held, count)
+
+    def restore(self, snapshot: Snapshot, capacity: int) -> Held:
+        """Caches of ``capacity`` rows that begin with a snapshot."""
+        return restore(self.decoder, snapshot, capacity)
+
+    def _fill(
+        self, prompt: ImagePrompt, held: Held, recorder: Recorder, chunk: int | None = None
+    ) -> tuple[Logits, int]:
+        """Compute what is new of a prompt behind what the caches hold, as ``Continuation.fill``.
+
+        ``chunk``: most rows of one call of a graph; None for all at once.
+        """
+        return Continuation(self.decoder, prompt, recorder, chunk).fill(held)
+
+    def _begin(self, prompt: ImagePrompt, held: Held, recorder: Recorder) -> None:
+        """As ``fill``, up to the first site that reduces, as ``Continuation.begin``."""
+        Continuation(self.decoder, prompt, recorder, None).begin(held)
 
     def _in_turn(self, step: Callable[P, R]) -> Callable[P, R]:
         @wraps(step)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lvlm_runtime.backends import Value
+from lvlm_runtime.backends import Backend, Value
 from lvlm_runtime.bundle.manifest import SIZE_BIAS, LayoutBudget, Subgraph
 from lvlm_runtime.bundle.route import Step, prompt_steps
 from lvlm_runtime.chain import kv_cache
@@ -16,6 +16,7 @@ from lvlm_runtime.chain.loaded import LoadedGraphs
 from lvlm_runtime.chain.recorder import Recorder, Reduced
 from lvlm_runtime.chain.text_query import Row
 from lvlm_runtime.chain.vision import Visual
+from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.prompt.sequence import Indices, Placed, place_tokens, position_ids
 
 Logits = NDArray[np.float32]
@@ -32,6 +33,12 @@ class DecodeState:
 
     groups: list[kv_cache.LayerGroup]
     position: int
+
+    def roll_back(self, rows: int, backend: Backend) -> None:
+        """Forget the last ``rows`` tokens of text, which every stage holds whatever was reduced."""
+        for group in self.groups:
+            group.truncate(group.length - rows, backend)
+        self.position -= rows
 
 
 @dataclass
@@ -125,17 +132,53 @@ class Decoder:
                 self._run_in_prompt(step.subgraph, group, prompt, recorder)
             elif step.kind == "reducer":
                 self._reduce(step, prompt, recorder)
-        return DecodeState(groups, next_position), self._logits(prompt.hidden, recorder, "prefill")
+        return DecodeState(groups, next_position), self.logits(prompt.hidden, recorder, "prefill")[
+            0
+        ]
 
     def step(self, state: DecodeState, token: int, recorder: Recorder) -> Logits:
         """Feed one token; logits ``[vocab]`` of the next."""
-        with recorder.step("embedding", "decode", 1):
-            hidden = self.backend.put(self.graphs.embeddings.rows([token])[None])
-        positions = self.backend.put(np.array([[state.position]], np.int64))
+        logits: Logits = self.extend(state, (token,), recorder)[0]
+        return logits
+
+    def extend(
+        self,
+        state: DecodeState,
+        tokens: Sequence[int],
+        recorder: Recorder,
+        *,
+        every_row: bool = False,
+        phase: str = "decode",
+    ) -> Logits:
+        """Feed tokens of text behind what the caches hold, in one call of every graph.
+
+        Args:
+            state: Caches with room for them; it moves on. ``DecodeState.roll_back`` takes tokens back.
+            tokens: S ids.
+            recorder: Takes the timings.
+            every_row: Logits of what follows every token, and not only the last.
+            phase: What the time is counted for.
+
+        Returns:
+            ``[S, vocab]``, or ``[1, vocab]``.
+
+        Raises:
+            LvlmError: They do not fit into the caches; nothing has run.
+        """
+        for group in state.groups:
+            if group.length + len(tokens) > group.capacity:
+                raise LvlmError(
+                    f"{len(tokens)} tokens behind {group.length} do not fit into a cache of"
+                    f" {group.capacity} rows; ask for a shorter answer (--max-new-tokens)"
+                )
+        with recorder.step("embedding", phase, len(tokens)):
+            hidden = self.backend.put(self.graphs.embeddings.rows(tokens)[None])
+        following = np.arange(state.position, state.position + len(tokens), dtype=np.int64)
+        positions = self.backend.put(following[None])
         for stage, group in zip(self.manifest.decoder, state.groups, strict=True):
-            hidden, _ = self._run_stage(stage, group, hidden, positions, recorder, "decode")
-        state.position += 1
-        return self._logits(hidden, recorder, "decode")
+            hidden, _ = self.run_stage(stage, group, hidden, positions, recorder, phase)
+        state.position += len(tokens)
+        return self.logits(hidden, recorder, phase, every_row)
 
     def last_row(self, token_ids: Sequence[int]) -> Row:
         """The last row ``[1, 1, C]`` at the end of the decoder, of text alone; keeps no caches."""
@@ -144,7 +187,7 @@ class Decoder:
         positions = self.backend.put(np.arange(count, dtype=np.int64)[None])
         for stage in self.manifest.decoder:
             group = self.allocate(stage, count)
-            hidden, _ = self._run_stage(stage, group, hidden, positions, silent, "prefill")
+            hidden, _ = self.run_stage(stage, group, hidden, positions, silent, "prefill")
         # A copy, so that the rows of the whole question are not kept.
         row: Row = self.backend.fetch(hidden)[:, -1:].copy()
         return row
@@ -213,7 +256,7 @@ class Decoder:
         self, stage: Subgraph, group: kv_cache.LayerGroup, prompt: _Prompt, recorder: Recorder
     ) -> None:
         hidden, positions = prompt.hidden, prompt.positions
-        ran = self._run_stage(stage, group, hidden, positions, recorder, "prefill")
+        ran = self.run_stage(stage, group, hidden, positions, recorder, "prefill")
         prompt.hidden, prompt.query = ran
         prompt.group = group
 
@@ -260,7 +303,7 @@ class Decoder:
         places: Indices = self.backend.fetch(out["places"])
         return places
 
-    def _run_stage(
+    def run_stage(
         self,
         stage: Subgraph,
         group: kv_cache.LayerGroup,
@@ -269,6 +312,7 @@ class Decoder:
         recorder: Recorder,
         phase: str,
     ) -> tuple[Value, Value | None]:
+        """Run a decoder subgraph on ``hidden [1, S, C]``: its hidden states and last query."""
         count = self.backend.shape(hidden)[1]
         caches, bound = group.bind(count, self.backend)
         feeds = {**caches, "hidden": hidden, "position_ids": positions}
@@ -278,13 +322,26 @@ class Decoder:
         group.length += count
         return out["hidden_out"], out.get("query")
 
-    def _logits(self, hidden: Value, recorder: Recorder, phase: str) -> Logits:
-        # Split along the vocabulary, the head is several graphs; the host joins their logits.
-        with recorder.span("lm_head", phase, 1):
-            runners = [self.graphs.runner(graph) for graph in self.manifest.lm_head]
-            outs = [runner({"hidden": hidden}) for runner in runners]
-            parts = [self.backend.fetch(out["logits"])[0] for out in outs]
-            logits: Logits = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    def logits(
+        self, hidden: Value, recorder: Recorder, phase: str, every_row: bool = False
+    ) -> Logits:
+        """Logits ``[S, vocab]`` of ``hidden [1, S, C]``, or ``[1, vocab]`` of its last row."""
+        count = self.backend.shape(hidden)[1]
+        if count > 1 and not every_row:
+            hidden, count = self.backend.rows(hidden, count - 1, count), 1
+        with recorder.span("lm_head", phase, count):
+            logits = self._head(hidden)
+            if len(logits) < count:
+                # The head of a bundle of before gives the last row of what it takes.
+                rows = (self.backend.rows(hidden, row, row + 1) for row in range(count))
+                logits = np.concatenate([self._head(row) for row in rows])
         if recorder.on_stage is not None:
-            recorder.show("lm_head", self.backend.put(logits[None]))
+            recorder.show("lm_head", self.backend.put(logits))
+        return logits
+
+    def _head(self, hidden: Value) -> Logits:
+        # Split along the vocabulary, the head is several graphs; the host joins their logits.
+        outs = [self.graphs.runner(graph)({"hidden": hidden}) for graph in self.manifest.lm_head]
+        parts = [self.backend.fetch(out["logits"]) for out in outs]
+        logits: Logits = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         return logits

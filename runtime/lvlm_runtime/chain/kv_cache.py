@@ -32,14 +32,21 @@ class LayerGroup(ABC):
         length: Rows filled; the caller adds the new rows after it ran the graph.
         buffers: ``key.<layer>`` and ``value.<layer>`` -> buffer.
         size_bias: ``[1, capacity]``, the logarithm of the patches that the token of each row stands
-            for, where the graph counts them. Written once, with the prompt: a decoded token stands
-            for itself, and the row is zero behind the prompt.
+            for, where the graph counts them. Written with a prompt: a decoded token stands for
+            itself, and the row is zero behind what is filled.
+        dtype: Element type of the buffers.
     """
 
     capacity: int
     length: int
     buffers: dict[str, Value]
     size_bias: Value | None = None
+    dtype: np.dtype[np.generic] = field(default_factory=lambda: np.dtype(np.float32))
+    # What size_bias was made of, on the host.
+    log_sizes: NDArray[np.floating] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.log_sizes = np.zeros((1, self.capacity if self.size_bias is not None else 0))
 
     @abstractmethod
     def bind(self, count: int, backend: Backend) -> tuple[Bindings, Bindings]:
@@ -48,6 +55,28 @@ class LayerGroup(ABC):
     @abstractmethod
     def keys(self, layer: int, backend: Backend) -> Value:
         """What a reducer takes as ``key``: the keys of a layer, all filled rows in it."""
+
+    def truncate(self, length: int, backend: Backend) -> None:
+        """Forget the rows from ``length`` on: the next call writes over them, nothing is moved.
+
+        Raises:
+            ValueError: There are fewer rows.
+        """
+        if not 0 <= length <= self.length:
+            raise ValueError(f"{length} rows are to stay of {self.length}")
+        self.length = length
+        if self.size_bias is not None and self.log_sizes[0, length:].any():
+            self.count_sizes(length, np.zeros(0), backend)
+
+    def count_sizes(self, start: int, sizes: NDArray[np.floating], backend: Backend) -> None:
+        """Let the tokens of the rows from ``start`` on stand for ``sizes [S]`` patches.
+
+        Behind them every token stands for itself.
+        """
+        row = self.log_sizes
+        row[0, start:] = 0
+        row[0, start : start + len(sizes)] = np.log(sizes)
+        self.size_bias = backend.put(row.astype(self.dtype))
 
     @abstractmethod
     def sizes(self, length: int, backend: Backend) -> Value:
@@ -65,6 +94,7 @@ class HeadMajorGroup(LayerGroup):
     _bound: Bindings = field(init=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._feeds = {f"past_{name}": buffer for name, buffer in self.buffers.items()}
         self._bound = {f"present_{name}": buffer for name, buffer in self.buffers.items()}
 
@@ -126,11 +156,11 @@ def allocate(
         for layer in range(stage.first_layer, stage.last_layer)
         for kind in ("key", "value")
     }
-    group = SequenceMajorGroup if sequence_major else HeadMajorGroup
+    kind = SequenceMajorGroup if sequence_major else HeadMajorGroup
     size_bias = None
     if SIZE_BIAS in stage.inputs:
-        row = np.zeros((1, capacity), np.float32)
-        if sizes is not None:
-            row[0, : len(sizes)] = np.log(sizes)
-        size_bias = backend.put(row.astype(dtype))
-    return group(capacity, 0, buffers, size_bias)
+        size_bias = backend.zeros((1, capacity), dtype)
+    group = kind(capacity, 0, buffers, size_bias, dtype)
+    if size_bias is not None and sizes is not None:
+        group.count_sizes(0, sizes, backend)
+    return group

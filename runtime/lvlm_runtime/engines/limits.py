@@ -63,10 +63,13 @@ def reachable_budgets(manifest: Manifest, images: int) -> Iterator[tuple[Budget,
 
 
 def images_of(layout: str, limits: Limits) -> SizeRange:
-    """Pictures that a layout is used for; one picture is the common case."""
+    """Pictures that a layout is used for in one call; one picture is the common case.
+
+    Of several, those that were not seen before, so one alone too.
+    """
     if layout == SINGLE:
         return 1, 1, 1
-    return (2, 2, limits.images) if layout == MULTI else (1, 1, limits.images)
+    return (1, 2, limits.images) if layout == MULTI else (1, 1, limits.images)
 
 
 def capacities_of(manifest: Manifest, limits: Limits) -> dict[str, int]:

@@ -4,7 +4,7 @@ One engine per graph. A weighted subgraph gets one profile per token budget, its
 exact token count of that budget, and a decoder subgraph one more for decoding. That one is a small
 range and not a single token: at a fixed size TensorRT lays all weights out a second time and the
 engine doubles. Caches that a graph writes itself get a static length, which the parser wants; where
-it takes the filled rows alone (sequence-major), none are in a prefill and any number in decoding.
+it takes the filled rows alone (sequence-major), any number of them may stand before those of a call.
 """
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ from lvlm_runtime.graphs.reader import Graph, parse_model
 # Tokens per decode step that the decode profile covers; one is the optimum.
 DECODE_MAX = 16
 DECODE = "decode"
-# Rows before a prompt: none; one is allowed for, so that no input is empty at every size.
-NO_PAST = (0, 0, 1)
 Shape = tuple[int, ...]
 
 
@@ -124,7 +122,7 @@ class _Walk:
             elif step.kind == "reducer" and step.stage == "decoder":
                 self.decoder_reducer(step)
             elif step.kind == "reducer" and step.stage == "projected":
-                spans = {"visual": {0: self.images}, "text": {1: self.text}}
+                spans = {"visual": {0: self.images}, "text": {1: self.said}}
                 self.add(step.graph, {name: spans[name] for name in step.inputs})
             elif step.kind == "packer":
                 self.add(step.graph, {name: {0: self.images} for name in step.inputs})
@@ -152,6 +150,11 @@ class _Walk:
     def text(self) -> SizeRange:
         return 1, min(64, self.limits.text_tokens), self.limits.text_tokens
 
+    @property
+    def said(self) -> SizeRange:
+        """Text of a conversation, whose prompt holds earlier answers: up to all that caches hold."""
+        return 1, self.text[1], max(self.capacities.values())
+
     def rows(self, visual: int) -> SizeRange:
         """Rows of a prompt whose images have ``visual`` tokens each."""
         return _plus(self.text, _times(self.images, visual))
@@ -166,33 +169,34 @@ class _Walk:
 
     def assemble(self, step: Step) -> None:
         spans = {
-            "text": {1: self.text},
+            "text": {1: self.said},
             "visual": {0: self.images, 1: _just(step.tokens_in)},
-            "order": {0: self.rows(step.tokens_in)},
+            # From one row on: those that are new.
+            "order": {0: (1, self.rows(step.tokens_in)[1], max(self.capacities.values()))},
         }
         self.add(step.graph, spans)
 
     def head(self, step: Step) -> None:
-        # Only the last row is used, so one profile from one token on serves prefill and decode.
+        # The last row of a prompt or a step, or all rows of a step.
         for graph in step.graphs:
-            head = self.drafts[graph].profiles.get("all", {"hidden": {1: (1, 1, 1)}})
-            longest = max(head["hidden"][1][2], self.rows(step.tokens_in)[2])
-            self.add(graph, {"hidden": {1: (1, 1, longest)}}, "all")
+            self.add(graph, {"hidden": {1: (1, 1, DECODE_MAX)}}, "all")
 
     def decoder_stage(self, step: Step) -> None:
         rows, capacity = self.rows(step.tokens_in), self.capacities[step.name]
         inputs = [info.name for info in self.graph(step.graph).inputs]
         caches = [name for name in inputs if name.startswith(CACHE_INPUTS)]
-        # From one token on, so that a prompt without a picture fits every budget.
-        fed = {"hidden": {1: (1, *rows[1:])}, "position_ids": {1: (1, *rows[1:])}}
+        # From one token on, so that a prompt without a picture fits every budget, to a conversation
+        # that fills the caches.
+        whole = (1, rows[1], capacity)
+        fed = {"hidden": {1: whole}, "position_ids": {1: whole}}
         decoding = {name: {1: (1, 1, DECODE_MAX)} for name in fed}
         if self.sequence_major:
-            # A prompt is filled in one go, so nothing is there before it.
-            fed |= {name: {1: NO_PAST} for name in caches}
+            # Nothing stands before most prompts, an earlier turn before some.
+            fed |= {name: {1: (0, 0, capacity - 1)} for name in caches}
             decoding |= {name: {1: (0, rows[1], capacity - 1)} for name in caches}
         if SIZE_BIAS in step.inputs and self.sequence_major:
             # As many as are filled when the call is done.
-            fed[SIZE_BIAS] = fed["hidden"]
+            fed[SIZE_BIAS] = {1: whole}
             decoding[SIZE_BIAS] = {1: (1, rows[1] + 1, capacity)}
         draft = self.add(step.graph, fed)
         if not self.sequence_major:
@@ -209,22 +213,24 @@ class _Walk:
         return self.manifest.kv_layout == SEQUENCE_MAJOR
 
     def decoder_reducer(self, step: Step) -> None:
-        rows, after = self.rows(step.tokens_in), self.rows(step.tokens_out)
+        assert step.subgraph is not None
+        capacity = self.capacities[step.subgraph.name]
+        rows, after = (
+            (*self.rows(tokens)[:2], capacity) for tokens in (step.tokens_in, step.tokens_out)
+        )
         spans = {
             "hidden": {1: rows},
             "query": {2: rows},
             "position_ids": {1: rows},
             "visual_index": {0: self.images},
             "order": {0: after},
-            "text_index": {0: self.text},
-            "text_embeds": {1: self.text},
+            "text_index": {0: self.said},
+            "text_embeds": {1: self.said},
             "visual_embeds": {0: self.images, 1: _just(self.part.tokens_in)},
         }
         if self.sequence_major:
             spans |= {"key": {1: rows}, SIZE_BIAS: {1: rows}}
         draft = self.add(step.graph, {n: spans[n] for n in step.inputs if n in spans})
-        assert step.subgraph is not None
-        capacity = self.capacities[step.subgraph.name]
         whole = {} if self.sequence_major else {"key": {2: capacity}, SIZE_BIAS: {1: capacity}}
         draft.fixed = {name: axes for name, axes in whole.items() if name in step.inputs}
 

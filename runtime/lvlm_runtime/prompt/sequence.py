@@ -114,3 +114,37 @@ def place_tokens(
     places = np.stack(visual) if visual else np.zeros((0, per_image), np.int64)
     text = np.setdiff1d(np.arange(position, dtype=np.int64), places.reshape(-1))
     return Placed(joined, text, places)
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Where text and images stand in a sequence.
+
+    Attributes:
+        text: ``[T]`` rows of the text tokens.
+        images: Rows of each image.
+        total: Rows of the sequence.
+    """
+
+    text: Indices
+    images: tuple[range, ...]
+    total: int
+
+
+def place_rows(run_lengths: Sequence[int], per_image: Sequence[int]) -> Spans:
+    """Text runs and images of ``per_image`` rows each, one behind the other.
+
+    Example:
+        >>> place_rows([2, 1], [3]).text.tolist(), place_rows([2, 1], [3]).images
+        ([0, 1, 5], (range(2, 5),))
+    """
+    text: list[Indices] = []
+    images: list[range] = []
+    row = 0
+    for image, length in enumerate(run_lengths):
+        text.append(np.arange(row, row + length, dtype=np.int64))
+        row += length
+        if image < len(per_image):
+            images.append(range(row, row + per_image[image]))
+            row += per_image[image]
+    return Spans(np.concatenate(text), tuple(images), row)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.graphs.gate import CACHE_INPUTS
 from lvlm_runtime.tensorrt.bindings import Binding, Shape, choose_profile, read_bindings
 from lvlm_runtime.tensorrt.cuda import CudaDriver
 from lvlm_runtime.tensorrt.graph_capture import Action, Call, CapturePolicy
@@ -80,6 +81,11 @@ class EngineRunner:
         self.inputs = tuple(each.name for each in self._bindings if each.is_input)
         self.outputs = tuple(each.name for each in self._bindings if not each.is_input)
         self._dtypes = {each.name: each.dtype for each in self._bindings}
+        self.cache_limit = capacity
+        for each in self._bindings:
+            if capacity is None and each.name.startswith(CACHE_INPUTS) and -1 in each.dims:
+                # Rows before those of a call; one more is added by it.
+                self.cache_limit = max(high[1] for _, _, high in each.ranges) + 1
         self._contexts: dict[tuple[int, bool], _Context] = {}
         self._known: dict[tuple[Shape, ...], tuple[int, dict[str, Shape]]] = {}
         self.policy = CapturePolicy(device.cuda.drop)
@@ -91,15 +97,13 @@ class EngineRunner:
         Raises:
             LvlmError: The request needs more.
         """
-        if self._capacity is None:
-            return wanted
-        if wanted > self._capacity:
+        if self.cache_limit is not None and wanted > self.cache_limit:
             raise LvlmError(
                 f"the request needs {wanted} rows of cache and the engine of {self._label} has"
-                f" {self._capacity}; ask for a shorter answer (--max-new-tokens), or build engines"
+                f" {self.cache_limit}; ask for a shorter answer (--max-new-tokens), or build engines"
                 " for more: lvlm-export engines with --text-tokens and --answer-tokens"
             )
-        return self._capacity
+        return wanted if self._capacity is None else self._capacity
 
     def __call__(
         self, feeds: Mapping[str, DeviceArray], bound: Mapping[str, DeviceArray] | None = None
@@ -124,7 +128,12 @@ class EngineRunner:
             raise LvlmError(
                 f"{self._label}, {name}: is {value.dtype} and the engine takes {self._dtypes[name]}"
             )
-        return value
+        if value.address % ALIGNMENT == 0:
+            return value
+        # Rows of a buffer may begin between the addresses that TensorRT takes.
+        whole = new_array(self._device.arena, value.shape, value.dtype)
+        self._device.cuda.copy(whole.address, value.address, value.nbytes)
+        return whole
 
     def _output(
         self,

@@ -29,6 +29,7 @@ class Changed:
         self, runner: Runner, backend: Backend, change: Callable[[dict[str, np.ndarray]], None]
     ) -> None:
         self.outputs = runner.outputs
+        self.cache_limit = runner.cache_limit
         self.runner, self.backend, self.change = runner, backend, change
 
     def __call__(

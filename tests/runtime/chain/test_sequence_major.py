@@ -18,7 +18,7 @@ from lvlm_runtime.chain.recorder import Recorder
 from lvlm_runtime.engines.build import EngineSettings, build_engines
 from lvlm_runtime.engines.builder import build_engine
 from lvlm_runtime.engines.limits import Limits, capacities_of
-from lvlm_runtime.engines.plan import DECODE, DECODE_MAX, NO_PAST, plan_engines
+from lvlm_runtime.engines.plan import DECODE, DECODE_MAX, plan_engines
 from lvlm_runtime.graphs.gate import CACHE_INPUTS
 from lvlm_runtime.tensorrt.library import RTX_COMPUTE_CAPABILITIES, open_library
 
@@ -69,7 +69,7 @@ def test_a_step_writes_one_row_and_moves_none(bundle: Bundle) -> None:
     assert np.abs(after[:, 4:]).max() == 0
 
 
-def test_profiles_start_without_a_past(bundle: Bundle) -> None:
+def test_profiles_start_without_a_past_and_admit_one(bundle: Bundle) -> None:
     manifest = bundle.manifest
     specs = {spec.graph: spec for spec in plan_engines(bundle, LIMITS)}
     rows = capacities_of(manifest, LIMITS)
@@ -80,7 +80,8 @@ def test_profiles_start_without_a_past(bundle: Bundle) -> None:
         assert len(prefill) == len(manifest.budgets)
         for profile in prefill:
             lengths = [profile.shapes[name] for name in profile.shapes if name in caches(profile)]
-            assert {tuple(shape[1] for shape in each) for each in lengths} == {NO_PAST}
+            admitted = (0, 0, rows[stage.name] - 1)
+            assert {tuple(shape[1] for shape in each) for each in lengths} == {admitted}
         assert decode.names == (DECODE,)
         assert [shape[1] for shape in decode.shapes["hidden"]] == [1, 1, DECODE_MAX]
         assert len(caches(decode)) == 2 * (stage.last_layer - stage.first_layer)

@@ -83,9 +83,12 @@ def eval_(
     questions = [question for file in data for question in read_questions(file, images)]
     if limit is not None:
         questions = first_per_kind(questions, limit)
+    from lvlm_runtime.remembered import PictureMemory
     from lvlm_runtime.session import Session
 
     session = Session.open(bundle, backend, device, threads)
+    # Questions about one picture follow one another: what they do not change is computed once.
+    session.memory = PictureMemory()
     manifest = session.bundle.manifest
     wanted = ratios or tuple(budget.ratio for budget in manifest.budgets)
     wanted = tuple(dict.fromkeys(session.bundle.budget(ratio).ratio for ratio in wanted))

@@ -13,9 +13,11 @@ from lvlm_export.cli.console import say
 from lvlm_export.cli.options import (
     Milliseconds,
     bundle_argument,
+    chunk_option,
     device_options,
     json_option,
     ratio_option,
+    speculate_option,
 )
 from lvlm_runtime.errors import UsageError
 
@@ -83,6 +85,8 @@ if TYPE_CHECKING:
     help="Refuse a bundle that the owner of this minisign key did not sign: its .pub file, or its"
     " one line of base64.",
 )
+@chunk_option
+@speculate_option
 @click.option("--system", help="System message, where the model's template knows one.")
 @device_options
 @json_option
@@ -94,6 +98,8 @@ def run(
     target_ms: float | None,
     max_new_tokens: int,
     require_signature: str | None,
+    prefill_chunk: int | None,
+    speculate: int,
     system: str | None,
     backend: str,
     device: str,
@@ -125,6 +131,8 @@ def run(
         max_new_tokens=max_new_tokens,
         sampling=options,
         system=system,
+        prefill_chunk=prefill_chunk,
+        speculate=speculate,
         on_text=None if as_json else stream.write,
     )
     said = session.generation.sentences(options.rules, options.temperature > 0)
@@ -225,6 +233,11 @@ def answer_line(answer: Generation, images: tuple[Path, ...]) -> str:
         f"first token {answer.time_to_first_token_ms:.0f} ms",
         f"{speed:.1f} tokens/s" if speed is not None else "one token",
     ]
+    if answer.drafted_tokens:
+        parts.append(
+            f"{len(answer.token_ids) - 1} tokens in {answer.decode_calls} calls,"
+            f" {answer.accepted_tokens} of {answer.drafted_tokens} drafts right"
+        )
     if answer.finish_reason == "length":
         parts.append(f"cut at {len(answer.token_ids)} tokens (--max-new-tokens)")
     for index in answer.letterboxed:
