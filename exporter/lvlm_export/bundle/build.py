@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lvlm_export.bundle.budgets import (
+    Beginning,
+    changed_ratios,
+    check_same_cuts,
+    check_same_version,
+    manifest_to_change,
+)
 from lvlm_export.bundle.construction import Construction
 from lvlm_export.bundle.manifest import Exported, write_manifest
 from lvlm_export.bundle.present import present_key
@@ -23,7 +30,7 @@ from lvlm_export.graphs.export import export_graph, full_names
 from lvlm_export.graphs.jobs import graph_jobs
 from lvlm_export.graphs.passes import rewrites
 from lvlm_export.graphs.weight_use import WeightUse
-from lvlm_export.plan.plan import BuildOptions, Plan, make_plan
+from lvlm_export.plan.plan import BuildOptions, Plan, make_plan, options_of
 from lvlm_export.plan.targets import TARGETS
 from lvlm_runtime.bundle.bundle import TOKENIZER, Bundle
 from lvlm_runtime.bundle.generation import FILE as GENERATION
@@ -63,6 +70,7 @@ def build(
     progress: Progress,
     verify_samples: int = 1,
     force: bool = False,
+    begin: Beginning | None = None,
 ) -> BuildResult:
     """Export a checkpoint into a bundle directory, and publish it if it agrees with PyTorch.
 
@@ -74,6 +82,7 @@ def build(
         progress: Told about every graph.
         verify_samples: Synthetic samples per tile layout for the parity gate; 0 leaves it out.
         force: Replace a bundle that was built from something else.
+        begin: The bundle at ``output`` whose files are taken over, as of ``change_ratios``.
 
     Raises:
         LvlmError: The checkpoint is not supported, ``output`` holds something else, or the
@@ -90,7 +99,7 @@ def build(
         rules = read_rules(checkpoint.directory, plan.shape.text.vocab_size)
         # Before the export, since it needs none of it.
         compared = compare_processor(checkpoint, plan, verify_samples)
-        exported = export_graphs(checkpoint, plan, workspace, progress)
+        exported = export_graphs(checkpoint, plan, workspace, progress, begin)
         manifest = write_manifest(checkpoint, model_name, plan, workspace, exported, progress)
         write_generation(workspace.directory, rules)
         manifest = with_file(manifest, workspace, GENERATION)
@@ -98,7 +107,8 @@ def build(
             return manifest
         built = Bundle(workspace.directory, manifest)
         with runnable(checkpoint, plan, built, construction, progress) as tested:
-            golden = check_parity(checkpoint, plan, tested, verify_samples, progress)
+            part = plan if begin is None else begin.unchecked(plan)
+            golden = check_parity(checkpoint, part, tested, verify_samples, progress)
         write_golden(workspace.directory, replace(golden, processor=compared))
         return with_file(manifest, workspace, GOLDEN)
 
@@ -109,6 +119,44 @@ def build(
     return BuildResult(output, manifest, reused)
 
 
+def change_ratios(
+    checkpoint: Checkpoint,
+    output: Path,
+    added: Sequence[float],
+    removed: Sequence[float],
+    progress: Progress,
+    verify_samples: int = 1,
+) -> BuildResult:
+    """Add budgets to a finished bundle, or take some from it, and leave its other files as they are.
+
+    Everything but the ratios is as the bundle's manifest says. The parity gate compares the budgets
+    that are new.
+
+    Args:
+        checkpoint: What the bundle was built from.
+        output: The bundle.
+        added: Ratios that it shall have.
+        removed: Ratios that it shall not have.
+        progress: Told about every graph.
+        verify_samples: As of ``build``.
+
+    Raises:
+        UsageError: Ratios that do not fit, or that cut the model elsewhere.
+        LvlmError: No whole bundle, one of another checkpoint or version, or as of ``build``.
+    """
+    directory = real_target(output.absolute())
+    manifest = manifest_to_change(directory, checkpoint)
+    before = make_plan(checkpoint, options_of(manifest))
+    check_same_version(directory, manifest, before)
+    present = before.options.ratios
+    ratios = changed_ratios(present, added, removed)
+    options = replace(before.options, ratios=ratios)
+    check_same_cuts(before, make_plan(checkpoint, options))
+    begin = Beginning(directory, manifest)
+    name, samples = manifest.model, verify_samples
+    return build(checkpoint, name, options, output, progress, samples, force=True, begin=begin)
+
+
 def with_file(manifest: Manifest, workspace: Workspace, name: str) -> Manifest:
     """The manifest with one more file that is finished."""
     files = {**manifest.files, name: file_ref(workspace.path(name))}
@@ -116,14 +164,20 @@ def with_file(manifest: Manifest, workspace: Workspace, name: str) -> Manifest:
 
 
 def export_graphs(
-    checkpoint: Checkpoint, plan: Plan, workspace: Workspace, progress: Progress
+    checkpoint: Checkpoint,
+    plan: Plan,
+    workspace: Workspace,
+    progress: Progress,
+    begin: Beginning | None = None,
 ) -> Exported:
-    """Export every graph that an earlier run did not."""
+    """Export every graph that neither an earlier run nor the bundle to begin with has."""
     dtype = torch_dtype(plan.options.effective_precision)
     model = checkpoint.skeleton(dtype, ATTENTION)
     names = full_names(model)
-    store = WeightStore(workspace.directory, checkpoint, workspace.tensors)
     jobs = list(graph_jobs(plan, checkpoint.family, model))
+    if begin is not None:
+        begin.take_over(workspace, [job.file for job in jobs])
+    store = WeightStore(workspace.directory, checkpoint, workspace.tensors)
     with progress.stage("exporting graphs", len(jobs) + 1) as advance:
         for job in jobs:
             if not workspace.is_done(job.file):
@@ -192,18 +246,24 @@ def runnable(
 def check_parity(
     checkpoint: Checkpoint, plan: Plan, bundle: Bundle, samples: int, progress: Progress
 ) -> Golden:
-    """The gate: LvlmError when the chain and PyTorch differ, else the answers they agree on."""
+    """The gate: LvlmError when the chain and PyTorch differ at a budget of the plan.
+
+    Returns:
+        The bundle's own answers at all its ratios; those that the plan leaves out passed before.
+    """
     from lvlm_export.check.parity import synthetic_samples, verify
 
     requests = synthetic_samples(plan.shape.layouts, samples)
     session = Session.load(bundle, device="cpu")
-    with progress.stage("checking against PyTorch", len(plan.budgets) * len(requests)) as advance:
-        report = verify(session, checkpoint, plan, requests, GATE_TOKENS, advance)
-    if not report.passed:
-        raise LvlmError(
-            f"the exported chain is not the model: {report.failure()}; nothing was published"
-        )
-    ratios = [budget.ratio for budget in plan.budgets]
+    steps = len(plan.budgets) * len(requests)
+    if steps:
+        with progress.stage("checking against PyTorch", steps) as advance:
+            report = verify(session, checkpoint, plan, requests, GATE_TOKENS, advance)
+        if not report.passed:
+            raise LvlmError(
+                f"the exported chain is not the model: {report.failure()}; nothing was published"
+            )
+    ratios = [budget.ratio for budget in bundle.manifest.budgets]
     first = requests[0]
     return make_golden(session, first.question, first.images, GATE_TOKENS, ratios)
 

@@ -8,6 +8,7 @@ table) point at one place. Only one tensor is in memory at a time.
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +17,7 @@ import torch
 
 from lvlm_export.graphs.element_types import numpy_name
 from lvlm_export.graphs.weight_use import WeightUse
+from lvlm_profiles.files import whole_file
 from lvlm_runtime.bundle.bundle import WEIGHTS
 from lvlm_runtime.bundle.manifest import TensorRef
 
@@ -50,8 +52,10 @@ class WeightStore:
         self._by_use: dict[WeightUse, TensorRef] = {}
         self.path.touch()
         end = max((ref.offset + ref.size_bytes for ref in self.refs.values()), default=0)
-        with self.path.open("r+b") as stream:
-            stream.truncate(end)
+        if self.path.stat().st_size != end:
+            self._own()
+            with self.path.open("r+b") as stream:
+                stream.truncate(end)
 
     def place(self, use: WeightUse) -> TensorRef:
         """Store a tensor of the source, unless it is there, and say where it lies."""
@@ -74,6 +78,7 @@ class WeightStore:
         if known is None:
             alignment = PAGE if array.nbytes >= LARGE_BYTES else LINE
             start = -(-self.path.stat().st_size // alignment) * alignment
+            self._own()
             with self.path.open("r+b") as stream:
                 stream.seek(start)
                 stream.write(array.data if array.ndim else array.tobytes())
@@ -85,6 +90,12 @@ class WeightStore:
         return TensorRef(
             numpy_name(tensor.dtype), tuple(tensor.shape), known.offset, known.size_bytes, digest
         )
+
+    def _own(self) -> None:
+        """Before a write: a file that another bundle has too, by a hard link, is copied first."""
+        if self.path.stat().st_nlink > 1:
+            with whole_file(self.path) as stream, self.path.open("rb") as shared:
+                shutil.copyfileobj(shared, stream, 1 << 24)
 
 
 def _rows(whole: TensorRef, first: int, last: int) -> TensorRef:

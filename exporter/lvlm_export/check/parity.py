@@ -110,7 +110,9 @@ def verify(
 
 def check_same_reductions(manifest: Manifest, plan: Plan) -> None:
     """LvlmError where a bundle does not reduce as its method does in this version."""
-    for built, planned in zip(manifest.budgets, plan.budgets, strict=True):
+    had_budgets = {budget.ratio: budget for budget in manifest.budgets}
+    for planned in plan.budgets:
+        built = had_budgets[planned.ratio]
         pairs = [(built.vision, planned.vision)]
         for one, other in zip(built.layouts, planned.layouts, strict=True):
             before = () if one.projected is None else (one.projected,)

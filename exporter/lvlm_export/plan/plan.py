@@ -14,12 +14,14 @@ from lvlm_export.reduction import load_method
 from lvlm_export.reduction.budget import BudgetPlan
 from lvlm_export.reduction.method import STAGES, Method, Site
 from lvlm_export.reduction.schedule import plan_budget
+from lvlm_profiles.cost.units import precision_of
 from lvlm_runtime.bundle.placement import AS_PUBLISHED, HandPlacement
 from lvlm_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from lvlm_export.checkpoint.checkpoint import Checkpoint
     from lvlm_export.families import ModelShape
+    from lvlm_runtime.bundle.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,24 @@ class BuildOptions:
     def effective_dialect(self) -> str:
         """The dialect that was given, or the target's own."""
         return self.dialect or TARGETS[self.target].dialect
+
+
+def options_of(manifest: Manifest) -> BuildOptions:
+    """The options that give a manifest's plan, and its content key, again."""
+    layout = manifest.layouts[0]
+    return BuildOptions(
+        ratios=tuple(budget.ratio for budget in manifest.budgets),
+        baseline=False,
+        method=manifest.method,
+        placement=manifest.placement,
+        target=manifest.target,
+        precision=precision_of(manifest.precision).name,
+        dialect=manifest.dialect,
+        lm_head_splits=len(manifest.lm_head),
+        seed=manifest.seed,
+        image_size=(layout.image_height, layout.image_width) if layout.image_height else None,
+        context_length=manifest.text.context_length,
+    )
 
 
 @dataclass(frozen=True)
@@ -117,7 +137,7 @@ def make_plan(checkpoint: Checkpoint, options: BuildOptions) -> Plan:
         vision=cut_vision(shape.vision.layers, sites, method.tracks_size),
         decoder=cut_decoder(shape.text.layers, sites, method.sizes_in_decoder),
         budgets=budgets,
-        key=_key(checkpoint_key, options),
+        key=_key(checkpoint_key, options, shape),
         checkpoint_key=checkpoint_key,
     )
 
@@ -170,12 +190,13 @@ def _limit_context(shape: ModelShape, limit: int | None) -> ModelShape:
     return replace(shape, text=replace(shape.text, context_length=limit))
 
 
-def _key(checkpoint_key: str, options: BuildOptions) -> str:
+def _key(checkpoint_key: str, options: BuildOptions, shape: ModelShape) -> str:
     from lvlm_export.plan.versions import source_key, versions
 
     chosen = asdict(options)
-    # Options that say the same are the same bundle: 1.0 by name or as the baseline.
-    del chosen["baseline"]
+    # Options that say the same are the same bundle: 1.0 by name or as the baseline, a size or length by
+    # name or as the model has it.
+    del chosen["baseline"], chosen["image_size"]
     content = {
         "checkpoint": checkpoint_key,
         "options": {
@@ -183,6 +204,8 @@ def _key(checkpoint_key: str, options: BuildOptions) -> str:
             "ratios": _ratios(options),
             "precision": options.effective_precision,
             "dialect": options.effective_dialect,
+            "layouts": [asdict(layout) for layout in shape.layouts],
+            "context_length": shape.text.context_length,
         },
         "versions": versions(),
         "source": source_key(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -233,8 +234,8 @@ class Bundle:
                 return budget
         known = ", ".join(f"{budget.ratio:g}" for budget in budgets)
         raise UsageError(
-            f"ratio {ratio:g} is not in this bundle; it has {known}; build it with"
-            f" `lvlm-export build --ratio {ratio:g}`"
+            f"ratio {ratio:g} is not in this bundle; it has {known}; add it with `lvlm-export build -o"
+            f" {shlex.quote(str(self.directory))} --add-ratio {ratio:g}`"
         )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from lvlm_export.cli.console import say
 from lvlm_export.cli.options import (
@@ -21,6 +23,7 @@ from lvlm_export.cli.options import (
 )
 from lvlm_export.cli.recipes import RECIPE_HELP, recipe_option, set_placement
 from lvlm_export.plan.targets import BUNDLE_PRECISIONS, DIALECTS, TARGETS
+from lvlm_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from lvlm_export.bundle.build import BuildResult
@@ -43,6 +46,20 @@ BUNDLES = Path("bundles")
     type=Ratio(),
     multiple=True,
     help="Share of visual tokens KEPT, in (0, 1]; repeatable, the first is the bundle's default.",
+)
+@click.option(
+    "--add-ratio",
+    "added",
+    type=Ratio(),
+    multiple=True,
+    help="Add a budget to a finished bundle: its reducers alone are exported; repeatable.",
+)
+@click.option(
+    "--remove-ratio",
+    "removed",
+    type=Ratio(),
+    multiple=True,
+    help="Take a budget from a finished bundle; repeatable.",
 )
 @click.option(
     "-o",
@@ -126,6 +143,8 @@ BUNDLES = Path("bundles")
 def build(
     model: str | None,
     revision: str | None,
+    added: tuple[float, ...],
+    removed: tuple[float, ...],
     output: Path | None,
     check: bool,
     force: bool,
@@ -135,9 +154,15 @@ def build(
 
     Without --model the small demo model is used that comes with this package. A build that was
     interrupted continues where it stopped when the same command is typed again.
+
+    --add-ratio and --remove-ratio change a finished bundle in seconds: all but its ratios stays as it
+    was built.
     """
     from lvlm_export.cli.console import open_progress, quiet_libraries
 
+    if added or removed:
+        change(model, revision, output, added, removed, check)
+        return
     set_placement(options)
     quiet_libraries()
     if options["target"] == "rtx":
@@ -175,6 +200,57 @@ def build(
 
         build_beside(target)
     report(result, target, found.name == DEMO)
+
+
+# What goes with --add-ratio and --remove-ratio; all else is as the bundle was built.
+WITH_CHANGES = ("model", "revision", "added", "removed", "output", "check")
+
+
+def change(
+    model: str | None,
+    revision: str | None,
+    output: Path | None,
+    added: Sequence[float],
+    removed: Sequence[float],
+    check: bool,
+) -> None:
+    """Add ratios to a finished bundle and take some from it."""
+    from lvlm_export.cli.console import open_progress, quiet_libraries
+
+    context = click.get_current_context()
+    for option in context.command.params:
+        given = context.get_parameter_source(option.name or "") is ParameterSource.COMMANDLINE
+        if given and option.name not in WITH_CHANGES:
+            raise UsageError(
+                f"--add-ratio and --remove-ratio take all else from the bundle; leave out"
+                f" {option.opts[0]}, or build a new bundle"
+            )
+    quiet_libraries()
+    say("loading PyTorch and reading the checkpoint", err=True)
+    from lvlm_export.bundle.build import change_ratios
+    from lvlm_export.checkpoint.checkpoint import Checkpoint
+    from lvlm_runtime.backends import open_backend
+    from lvlm_runtime.bundle.bundle import read_manifest
+    from lvlm_runtime.bundle.files import SIGNATURE
+
+    if check:
+        open_backend("onnxruntime", "cpu", None)
+    target = output
+    if target is None:
+        target = BUNDLES / bundle_name(find_checkpoint(DEMO if model is None else model, revision))
+    manifest = read_manifest(target)
+    found = find_checkpoint(manifest.model if model is None else model, revision)
+    beside = [each for each in ("engines", SIGNATURE) if (target / each).exists()]
+    result = change_ratios(
+        Checkpoint.open(found.directory), target, added, removed, open_progress(), int(check)
+    )
+    report(result, target, found.name == DEMO)
+    if beside and not result.reused:
+        say(
+            f"note    {' and '.join(beside)} of the bundle before are gone: they were of its ratios;"
+            " make them again",
+            err=True,
+        )
 
 
 def bundle_name(found: Located) -> str:

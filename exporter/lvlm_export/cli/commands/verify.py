@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from lvlm_export.check.chain_run import ParitySample
     from lvlm_export.check.parity_report import AnswerParity, ParityReport
     from lvlm_export.checkpoint.checkpoint import Checkpoint
-    from lvlm_export.plan.plan import BuildOptions
     from lvlm_runtime.bundle.bundle import Bundle
     from lvlm_runtime.bundle.manifest import Manifest
     from lvlm_runtime.golden import Comparison
@@ -105,7 +104,7 @@ def verify(
     from lvlm_export.check.parity import synthetic_samples
     from lvlm_export.check.parity import verify as run_verify
     from lvlm_export.check.processor import check_processor
-    from lvlm_export.plan.plan import make_plan
+    from lvlm_export.plan.plan import make_plan, options_of
 
     checkpoint = open_checkpoint(opened, model, revision)
     plan = make_plan(checkpoint, options_of(opened.manifest))
@@ -183,27 +182,6 @@ def open_checkpoint(bundle: Bundle, model: str | None, revision: str | None) -> 
             " differs; name the right one with --model, or build the bundle again"
         )
     return checkpoint
-
-
-def options_of(manifest: Manifest) -> BuildOptions:
-    """The options that give a manifest's plan again."""
-    from lvlm_export.plan.plan import BuildOptions
-    from lvlm_profiles.cost.units import precision_of
-
-    layout = manifest.layouts[0]
-    return BuildOptions(
-        ratios=tuple(budget.ratio for budget in manifest.budgets),
-        baseline=False,
-        method=manifest.method,
-        placement=manifest.placement,
-        target=manifest.target,
-        precision=precision_of(manifest.precision).name,
-        dialect=manifest.dialect,
-        lm_head_splits=len(manifest.lm_head),
-        seed=manifest.seed,
-        image_size=(layout.image_height, layout.image_width) if layout.image_height else None,
-        context_length=manifest.text.context_length,
-    )
 
 
 def collect_samples(
