@@ -34,6 +34,7 @@ TABLES = {
 WRITERS = {
     "profiles/lvlm_profiles/files.py": "the one place",
     "profiles/lvlm_profiles/devices/memory_probe.py": "a counter of the kernel",
+    "exporter/lvlm_export/bundle/budgets.py": "in a workspace, which is published whole",
     "exporter/lvlm_export/bundle/build.py": "in a workspace, which is published whole",
     "exporter/lvlm_export/bundle/weights.py": "in a workspace, which is published whole",
     "exporter/lvlm_export/bundle/construction.py": "a lock without content",
