@@ -100,6 +100,7 @@ def test_reducer_graphs_are_static_and_equal_their_modules(
         nodes = graph.node
         assert {node.op_type for node in nodes} & FORBIDDEN == set()
         assert [node.op_type for node in nodes if node.op_type.startswith("Scatter")] == []
+        assert [value.name for value in graph.output] == list(reducer.outputs)
         check_axes(graph, signature, count.tokens_out)
         feeds = feeds_for(reducer, arguments)
         session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])

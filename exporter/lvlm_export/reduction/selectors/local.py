@@ -22,6 +22,7 @@ class MergeNear(Selector):
     """
 
     gives_origins = True
+    every: Tensor
     first: Tensor
     second: Tensor
 
@@ -34,6 +35,7 @@ class MergeNear(Selector):
         self.needs = frozenset(clues)
         places = torch.arange(shape.tokens_in)
         parity = (places // side + places % side) % 2 if self.whole else places % 2
+        self.register_buffer("every", places, persistent=False)
         self.register_buffer("first", places[parity == 0], persistent=False)
         self.register_buffer("second", places[parity == 1], persistent=False)
 
@@ -50,7 +52,12 @@ class MergeNear(Selector):
         like = like - self.penalty * self._apart(one, other)
         sets = (self._one, self._other)
         out, places, sizes = merge_best_pairs(tokens, clues.sizes, like, sets, self.removed)
-        return out, places, sizes, places if stood is None else stood.gather(1, places)
+        if stood is None:
+            # The same numbers as a value of its own: a graph's outputs have one name each.
+            came = self.every.index_select(0, places.flatten()).reshape(places.shape)
+        else:
+            came = stood.gather(1, places)
+        return out, places, sizes, came
 
     def _one(self, rows: Tensor) -> Tensor:
         return rows.index_select(1, self.first)
