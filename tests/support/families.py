@@ -28,7 +28,8 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
 
     def write(self, directory: Path) -> Path:
-        make = tiny.onevision if self.name.startswith("onevision") else tiny.llava
+        names = {"onevision": tiny.onevision, "qwen": tiny.qwen_vl, "llava": tiny.llava}
+        make = next(each for name, each in names.items() if self.name.startswith(name))
         return make(directory / self.name, **self.checkpoint)
 
 
@@ -43,6 +44,9 @@ CASES = [
     # Not ascending: the projector was trained with this order.
     Case("llava-clip-three-layers", {"feature_layer": [-2, 1, 3]}, {"method": "fastv"}),
     Case("onevision-2x3-tiles", {}, {"image_size": (100, 140)}),
+    # 5 x 7 groups in windows of 2 x 2, some of them cut off; sites at layers with windows and without.
+    Case("qwen2_5_vl", {}, {"image_size": (40, 56)}),
+    Case("qwen2_vl", {"kind": "qwen2_vl"}, {"image_size": (40, 56), "method": "fastv"}),
     Case("onevision-shrunk", {"aspect": "anyres_max_1"}, {"image_size": (100, 140)}),
 ]
 

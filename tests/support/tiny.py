@@ -20,7 +20,9 @@ from transformers import (
     LlavaConfig,
     LlavaOnevisionConfig,
     MistralConfig,
+    Qwen2_5_VLConfig,
     Qwen2Config,
+    Qwen2VLConfig,
     SiglipVisionConfig,
 )
 
@@ -150,6 +152,37 @@ def onevision(directory: Path, seed: int = 0, **options: Any) -> Path:
         "image_grid_pinpoints": pinpoints,
         "image_mean": [0.5, 0.5, 0.5],
         "image_std": [0.5, 0.5, 0.5],
+    }
+    return save(directory, config, processor, seed, **options)
+
+
+def qwen_vl(directory: Path, kind: str = "qwen2_5_vl", seed: int = 0, **options: Any) -> Path:
+    """Write a Qwen2-VL- or Qwen2.5-VL-layout checkpoint: patches of 4 pixels, windows of 2 x 2 groups.
+
+    ``options`` as ``save`` takes them.
+    """
+    text = {
+        **{key: value for key, value in TEXT.items() if key != "vocab_size"},
+        "vocab_size": 256 + len(SPECIAL),
+        "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]},
+    }
+    shape = {"depth": 5, "num_heads": 4, "patch_size": 4, "spatial_merge_size": 2}
+    tokens = {"image_token_id": 259, "video_token_id": 260}
+    marks = {"vision_start_token_id": 250, "vision_end_token_id": 251}
+    if kind == "qwen2_5_vl":
+        own = {"hidden_size": 32, "intermediate_size": 40, "out_hidden_size": 48}
+        own |= {"window_size": 16, "fullatt_block_indexes": [1, 4]}
+        config: Any = Qwen2_5_VLConfig(vision_config={**shape, **own}, text_config=text, **tokens)
+    else:
+        own = {"embed_dim": 32, "hidden_size": 48, "mlp_ratio": 2}
+        config = Qwen2VLConfig(vision_config={**shape, **own}, text_config=text, **tokens, **marks)
+    config.tie_word_embeddings = options.pop("tied", False)
+    processor = {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "patch_size": 4,
+        "merge_size": 2,
+        "temporal_patch_size": 2,
+        "size": {"shortest_edge": 8 * 8 * 4, "longest_edge": 8 * 8 * 40},
     }
     return save(directory, config, processor, seed, **options)
 

@@ -162,6 +162,7 @@ def candidate_of(
     part = budget.layouts[0]
     kept = budget.kept_per_tile(subject.geometry.vision_tokens)
     path = TokenPath(
+        group=subject.group,
         method=method.name,
         images=1,
         tiles=layout.tiles,
@@ -198,7 +199,7 @@ def build_command(
 def vision_tokens(subject: Subject, path: TokenPath) -> list[int]:
     """Patch tokens of a tile, from the first vision layer to the projector."""
     return [
-        subject.dims.vision.tokens,
+        subject.dims.vision.tokens // subject.group,
         *(cut.tokens_out for cut in path.at("pixels", "vision", "features")),
     ]
 

@@ -27,6 +27,7 @@ class Subject:
         context_length: Positions for prompt and answer.
         condensed: It has a trained projector with a token count of its own.
         reads_text: That projector takes the question.
+        group: Patches that are one token up to the projector.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Subject:
     context_length: int
     condensed: bool = False
     reads_text: bool = False
+    group: int = 1
 
 
 def subject_of_checkpoint(
@@ -63,6 +65,7 @@ def subject_of_checkpoint(
         context_length=shape.text.context_length,
         condensed=projector is not None,
         reads_text=projector is not None and projector.reads_text,
+        group=shape.vision.group,
     )
 
 

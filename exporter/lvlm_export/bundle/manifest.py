@@ -83,6 +83,7 @@ def write_manifest(
             head_dim=text.head_dim,
             vocab_size=text.vocab_size,
             context_length=text.context_length,
+            position_rows=text.position_rows,
             image_token_id=shape.image_token_id,
             stop_ids=checkpoint.stop_ids,
             embed_tokens=exported.embed_tokens,

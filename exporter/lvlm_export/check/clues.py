@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lvlm_export.reduction.reducers import DecoderReducer, VisionReducer
 from lvlm_export.reduction.selectors import Clues
+from lvlm_export.reduction.tensors import join_groups
 
 
 @dataclass
@@ -51,6 +52,7 @@ def vision_clues(
     heads: int,
     sizes: Tensor,
     origins: Tensor,
+    bias: Tensor | None = None,
 ) -> Clues:
     """Clues of a site in the vision encoder.
 
@@ -62,23 +64,28 @@ def vision_clues(
         heads: H.
         sizes: ``[B, P+N]``, how many patches each token stands for.
         origins: ``[B, N]``, where in the tile's patches each stood.
+        bias: ``[B, 1, T, T]``, what its attention adds to scores because of windows.
     """
     prefix, needs, kind = reducer.shape.prefix, reducer.selector.needs, reducer.selector.attention
     weights = weights.float()
     query, key = projections.seen["q_proj"].float(), projections.seen["k_proj"].float()
     if kind == "fused":
-        weights = torch.softmax(query @ key.mT / query.shape[-1] ** 0.5, dim=-1).unsqueeze(1)
+        products = (query @ key.mT / query.shape[-1] ** 0.5).unsqueeze(1)
+        weights = torch.softmax(products if bias is None else products + bias, dim=-1)
     scores = None
     if kind is not None:
         mean = weights.mean(dim=1)
         row = prefix and kind in ("salience", "fused")
         scores = (mean[:, 0] if row else mean.mean(dim=1))[:, prefix:]
+        # Of a group of patches that is a token, the mean.
+        scores = scores.reshape(len(scores), -1, reducer.shape.group).mean(dim=2)
     keys = key[:, prefix:]
-    per_head = keys.reshape(*keys.shape[:2], heads, -1)
+    per_head = keys.reshape(*keys.shape[:2], heads, -1).mean(dim=2)
+    side_by_side = [join_groups(each, reducer.shape.group) for each in (keys, per_head)]
     return Clues(
         scores=scores,
-        keys=keys if "keys" in needs else None,
-        mean_keys=per_head.mean(dim=2) if "mean_keys" in needs else None,
+        keys=side_by_side[0] if "keys" in needs else None,
+        mean_keys=side_by_side[1] if "mean_keys" in needs else None,
         cls=hidden[:, 0] if "cls" in needs else None,
         sizes=sizes[:, prefix:] if "sizes" in needs else None,
         origins=origins if "origins" in needs else None,

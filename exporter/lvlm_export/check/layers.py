@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from lvlm_export.check.clues import Projections, watch_projections
-from lvlm_export.families import Parts
+from lvlm_export.families import Parts, VisionShape
+from lvlm_export.reduction.tensors import split_groups
 
 
 def vision_attention(
@@ -36,6 +37,43 @@ def vision_attention(
     return hidden + attended, weights, projections
 
 
+def grouped_attention(
+    parts: Parts,
+    shape: VisionShape,
+    index: int,
+    hidden: Tensor,
+    sizes: Tensor | None,
+    grid: Tensor,
+) -> tuple[Tensor, Tensor, Projections, Tensor | None]:
+    """As ``vision_attention``, of a tower with blocks of its own and groups of patches.
+
+    Args:
+        parts: The model.
+        shape: Its tower's.
+        index: The layer.
+        hidden: ``[B, N, G*C]``.
+        sizes: ``[B, N]``, where attention counts them.
+        grid: ``[B, N, 2]``, row and column of every group.
+
+    Returns:
+        As ``vision_attention``, and what its windows add to scores.
+    """
+    patches = split_groups(hidden, shape.group)
+    window, bias, inside = shape.window_at(index), None, None
+    if window:
+        cell = (grid // window).repeat_interleave(shape.group, dim=1)
+        apart = (cell[:, :, None] != cell[:, None]).any(dim=-1)
+        inside = torch.zeros(apart.shape).masked_fill(apart, -torch.inf)[:, None]
+    if sizes is not None:
+        bias = sizes.log().repeat_interleave(shape.group, dim=1)[:, None, None]
+    added = inside if bias is None else bias if inside is None else bias + inside
+    blocks = parts.blocks
+    layer = parts.vision_layers[index]
+    out, weights, query, key = blocks.attend(layer, patches, added, blocks.rows(grid))
+    seen = {"q_proj": query.transpose(1, 2).flatten(2), "k_proj": key.transpose(1, 2).flatten(2)}
+    return out.reshape(hidden.shape), weights, Projections(seen), inside
+
+
 def decoder_layers(
     parts: Parts,
     hidden: Tensor,
@@ -50,7 +88,7 @@ def decoder_layers(
     Args:
         parts: The model.
         hidden: ``[B, S, C]``.
-        positions: ``[B, S]``.
+        positions: ``[B, S]``, or ``[R, S]`` of one request in a model of R positions a token.
         cache: Of these layers, all with the same number of rows R where S is above 1.
         layers: Which.
         weights: Collects the last one's attention ``[B, H, S, R + S]``.

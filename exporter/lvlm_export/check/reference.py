@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,17 +19,18 @@ from transformers import DynamicCache
 
 from lvlm_export.check.clues import decoder_clues, packed_sizes, vision_clues
 from lvlm_export.check.decisions import Decisions
-from lvlm_export.check.layers import decoder_layers, vision_attention
+from lvlm_export.check.layers import decoder_layers, grouped_attention, vision_attention
 from lvlm_export.check.reference_io import DecoderEntry, ReferenceRequest, Trace, load_eager
-from lvlm_export.families import Family, Parts
+from lvlm_export.families import Family, Parts, VisionShape
 from lvlm_export.graphs.reducers import make_reducer
 from lvlm_export.graphs.subgraphs import feed_forward
 from lvlm_export.plan.plan import Plan
 from lvlm_export.reduction.budget import BudgetPlan, LayoutPlan, SiteCount
 from lvlm_export.reduction.method import Site
 from lvlm_export.reduction.reducers import DecoderReducer, VisionReducer
+from lvlm_export.reduction.tensors import join_groups, split_groups
 from lvlm_runtime.image.anyres import TileLayout
-from lvlm_runtime.prompt.sequence import Origins, Placed, place_tokens, position_ids
+from lvlm_runtime.prompt.sequence import Origins, Placed, place_tokens, position_rows
 
 
 class Reference:
@@ -65,7 +67,12 @@ class Reference:
             attention_mask=torch.ones_like(input_ids),
             past_key_values=DynamicCache(),
             **self.family.generate_inputs(
-                pixels, request.layout, request.image_sizes, self._question(request)
+                self.model,
+                pixels,
+                request.layout,
+                request.image_sizes,
+                self._question(request),
+                input_ids,
             ),
             do_sample=False,
             num_beams=1,
@@ -98,11 +105,12 @@ class Reference:
             if answer[-1] in stop_ids or len(answer) == max_new_tokens:
                 return tuple(answer), trace
             embedded = self.model.get_input_embeddings()(torch.tensor([[answer[-1]]]))
-            hidden, positions = embedded, torch.tensor([[position]])
+            rows = self.plan.shape.text.position_rows
+            hidden, positions = embedded, torch.tensor([[position]] * rows)
             for cut, bias in zip(self.plan.decoder, biases, strict=True):
                 # A token of the answer stands for itself, and log 1 is 0.
-                rows = cache.get_seq_length(cut.first) + 1
-                longer = nn.functional.pad(bias, (0, rows - len(bias)))
+                filled = cache.get_seq_length(cut.first) + 1
+                longer = nn.functional.pad(bias, (0, filled - len(bias)))
                 layers = range(cut.first, cut.last)
                 hidden = self.layers(hidden, positions, cache, layers, None, longer)
             position += 1
@@ -138,7 +146,9 @@ class Reference:
                 assert isinstance(reducer, VisionReducer)
                 heads = self.plan.shape.vision.heads
                 stood = torch.from_numpy(origins.offsets)
-                clues = vision_clues(reducer, hidden, weights, projections, heads, sizes, stood)
+                clues = vision_clues(
+                    reducer, hidden, weights, projections, heads, sizes, stood, inside
+                )
                 if clues.scores is not None:
                     trace.scores[site.name] = clues.scores.numpy()
                 with Decisions() as decisions:
@@ -147,17 +157,25 @@ class Reference:
                 origins = origins.keep(places.numpy())
                 trace.note_reduced(site.name, hidden, places, decisions.made)
 
+        vision, inside = self.plan.shape.vision, None
         for index, layer in enumerate(self.parts.vision_layers):
             counted = sizes if self.plan.method.tracks_size else None
-            hidden, weights, projections = vision_attention(layer, hidden, counted)
+            if self.parts.blocks is None:
+                hidden, weights, projections = vision_attention(layer, hidden, counted)
+            else:
+                grid = grid_of(origins, vision)
+                hidden, weights, projections, inside = grouped_attention(
+                    self.parts, vision, index, hidden, counted, grid
+                )
             reduce_at(Site("vision", index))
-            hidden = feed_forward(layer, hidden)
+            hidden = self._feed_forward(layer, hidden)
             if index + 1 in self.parts.levels:
                 levels[index + 1] = hidden
         reduce_at(Site("features", len(self.parts.vision_layers)))
         if self.parts.levels:
             hidden = torch.cat([levels[level] for level in self.parts.levels], dim=-1)
-        features: Tensor = self.parts.project(hidden)
+        group = self.plan.shape.vision.group
+        features: Tensor = self.parts.project(split_groups(hidden, group))
         trace.note(self.plan.vision[-1].name, features)
         if self.parts.projector is not None:
             features = self.parts.projector(features, self._query(query_ids, trace))
@@ -176,13 +194,22 @@ class Reference:
             origins = Origins.whole(*features.shape[:2])
         return features, origins, sizes
 
+    def _feed_forward(self, layer: Any, hidden: Tensor) -> Tensor:
+        if self.parts.blocks is None:
+            return feed_forward(layer, hidden)
+        group = self.plan.shape.vision.group
+        patches = split_groups(hidden, group)
+        out: Tensor = self.parts.blocks.feed_forward(layer, patches)
+        return out.reshape(hidden.shape)
+
     def _embed(
         self, pixel_values: Tensor, smaller: SiteCount | None, trace: Trace
     ) -> tuple[Tensor, Origins]:
         """Patch embeddings ``[tiles, P+N, C]``; ``smaller`` is a site that reduces the pictures."""
         origins = Origins.whole(len(pixel_values), self.plan.shape.vision.tokens)
         if smaller is None:
-            return self.parts.vision_embed(pixel_values), origins
+            patches = self.parts.vision_embed(pixel_values)
+            return join_groups(patches, self.plan.shape.vision.group), origins
         with Decisions() as decisions:
             pixel_values, places = make_reducer(self.plan, smaller)(pixel_values)
         trace.note_reduced(smaller.site.name, pixel_values, places, decisions.made)
@@ -231,8 +258,11 @@ class Reference:
         rows = torch.cat((embedded, visual.reshape(-1, embedded.shape[-1])))
         hidden = rows[torch.from_numpy(placed.order)][None]
         trace.note("assemble", hidden)
-        ids, next_position = position_ids(lengths, origins)
-        positions = torch.from_numpy(ids)[None]
+        grid = self.plan.shape.vision.grid
+        ids, next_position = position_rows(
+            lengths, origins, self.plan.shape.text.position_rows, grid
+        )
+        positions = torch.from_numpy(ids)
         return DecoderEntry(
             hidden,
             positions,
@@ -313,3 +343,10 @@ class Reference:
         """
         added = bias[None] if self.plan.sized and bias is not None else None
         return decoder_layers(self.parts, hidden, positions, cache, layers, weights, added)
+
+
+def grid_of(origins: Origins, vision: VisionShape) -> Tensor:
+    """Row and column ``[B, N, 2]`` of the groups at their places in the picture."""
+    assert vision.grid is not None
+    offsets = torch.from_numpy(origins.offsets)
+    return torch.stack((offsets // vision.grid[1], offsets % vision.grid[1]), dim=-1)

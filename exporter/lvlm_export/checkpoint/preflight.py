@@ -37,18 +37,19 @@ def preflight(checkpoint: Checkpoint, image_size: tuple[int, int] | None = None)
 def _check_picture(shape: ModelShape) -> None:
     """What the image processor gives is what the vision tower takes."""
     edge, given = shape.vision.image_size, preprocessed_size(shape.preprocess)
+    if given == shape.vision.picture:
+        return
     if given is None:
         raise LvlmError(
             "the image processor gives pictures whose size follows theirs and the vision tower takes"
             f" {edge} x {edge}; set do_center_crop, or a size of height and width, in"
             " preprocessor_config.json"
         )
-    if given != (edge, edge):
-        raise LvlmError(
-            f"the image processor gives pictures of {given[0]} x {given[1]} and the vision tower"
-            f" takes {edge} x {edge}; correct preprocessor_config.json, or image_size of"
-            " vision_config"
-        )
+    raise LvlmError(
+        f"the image processor gives pictures of {given[0]} x {given[1]} and the vision tower"
+        f" takes {edge} x {edge}; correct preprocessor_config.json, or image_size of"
+        " vision_config"
+    )
 
 
 def _check_image_token(checkpoint: Checkpoint, shape: ModelShape) -> None:

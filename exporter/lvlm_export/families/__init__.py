@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from lvlm_profiles.registry import resolve
+from lvlm_runtime.bundle.manifest import GRID
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 FAMILIES: dict[str, str] = {
     "llava": "lvlm_export.families.llava:FAMILY",
     "llava_onevision": "lvlm_export.families.llava_onevision:FAMILY",
+    "qwen2_5_vl": "lvlm_export.families.qwen2_5_vl:FAMILY",
+    "qwen2_vl": "lvlm_export.families.qwen2_vl:FAMILY",
 }
 
 
@@ -36,9 +39,15 @@ class VisionShape:
         prefix: Leading tokens that are not patches (1 for a CLS token).
         hidden_size: Width.
         heads: Attention heads.
-        image_size: Edge of a tile in pixels.
+        image_size: Height of a tile in pixels, and its width where that is not given.
         scale: Attention's factor on query-key products.
         levels: Layers whose features are joined side by side, 1 for most models.
+        group: Patches that the merger joins to one token, one behind the other; reducers keep,
+            drop and merge whole groups, and ``tokens`` counts them.
+        grid: Rows and columns of the groups where attention asks for their places, else None.
+        window: Edge, in groups, of the squares inside of which attention stays; 0 for none.
+        whole_layers: Layers whose attention has no window.
+        image_width: Width of a tile in pixels; 0 for a square.
     """
 
     layers: int
@@ -49,6 +58,25 @@ class VisionShape:
     image_size: int
     scale: float
     levels: int = 1
+    group: int = 1
+    grid: tuple[int, int] | None = None
+    window: int = 0
+    whole_layers: tuple[int, ...] = ()
+    image_width: int = 0
+
+    @property
+    def picture(self) -> tuple[int, int]:
+        """Height and width of a tile in pixels."""
+        return self.image_size, self.image_width or self.image_size
+
+    @property
+    def side_rows(self) -> tuple[str, ...]:
+        """Rows that travel with the tokens because attention takes them."""
+        return () if self.grid is None else (GRID,)
+
+    def window_at(self, layer: int) -> int:
+        """Edge of a layer's attention windows, in groups; 0 where it has none."""
+        return 0 if layer in self.whole_layers else self.window
 
 
 @dataclass(frozen=True)
@@ -58,6 +86,7 @@ class TextShape:
     Attributes:
         context_length: Positions it was trained for (its sliding window where that is shorter).
         scale: Attention's factor on query-key products.
+        position_rows: RoPE positions of a token: 1, or 3 for time, height and width.
     """
 
     layers: int
@@ -68,6 +97,7 @@ class TextShape:
     vocab_size: int
     context_length: int
     scale: float
+    position_rows: int = 1
 
 
 @dataclass(frozen=True)
@@ -103,7 +133,7 @@ class Parts:
             pictures of any size.
         embed_any_size: ``pixel_values [B, 3, h, w] -> [B, P+K, C]`` by the model's own
             interpolation, which cannot be traced: the PyTorch reference checks ``any_size`` by it.
-        vision_layers: Blocks with ``layer_norm1``, ``self_attn``, ``layer_norm2`` and ``mlp``.
+        vision_layers: Blocks, each with attention and an MLP behind it.
         project: Feature selection and projector, ``[B, P+K, L*C] -> [B, K, D]``; selection alone
             where there is a trained projector.
         text_layers: Decoder layers.
@@ -113,6 +143,8 @@ class Parts:
         levels: Vision layers that ran before each of the features that are joined side by side;
             empty where only the last layer's features are selected.
         projector: ``(features [B, N, L*C], query [1, 1, D]) -> [B, K, D]``, or None.
+        blocks: How a block of the tower runs; None for blocks with ``layer_norm1``, ``self_attn``,
+            ``layer_norm2`` and ``mlp``.
     """
 
     vision_embed: nn.Module
@@ -125,6 +157,29 @@ class Parts:
     lm_head: nn.Module
     levels: tuple[int, ...] = ()
     projector: nn.Module | None = None
+    blocks: Any = None  # a module that is a ``VisionBlocks``
+
+
+class VisionBlocks(Protocol):
+    """How a block of a tower of another build than CLIP's runs, traced and in the reference."""
+
+    def rows(self, grid: Tensor) -> Any:
+        """What attention of every layer takes of the places ``grid [B, N, 2]`` of the groups."""
+        ...
+
+    def attend(
+        self, layer: Any, hidden: Tensor, bias: Tensor | None, rows: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """First half of a block: ``hidden + attention(norm(hidden)) [B, T, C]``.
+
+        Behind it the attention weights ``[B, H, T, T]``, where it is eager, and query and key
+        ``[B, H, T, D]`` as they are multiplied. ``bias [B, 1, T, T]`` is added to the scores.
+        """
+        ...
+
+    def feed_forward(self, layer: Any, hidden: Tensor) -> Tensor:
+        """Second half: ``hidden + mlp(norm(hidden))``."""
+        ...
 
 
 class Family(Protocol):
@@ -176,18 +231,22 @@ class Family(Protocol):
 
     def generate_inputs(
         self,
+        model: nn.Module,
         pixel_values: Tensor,
         layout: TileLayout,
         image_sizes: list[tuple[int, int]],
         query_ids: Tensor | None = None,
+        input_ids: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The visual arguments of ``model.generate`` for pixels ``[n * tiles, 3, H, W]``.
 
         Args:
+            model: The HF model.
             pixel_values: As the runtime's preprocessing gives them.
             layout: The tile layout they have.
             image_sizes: Height and width of every picture.
             query_ids: The question alone ``[1, Q]``, for a projector that reads it.
+            input_ids: The prompt ``[1, S]``, for a model that wants every token's kind.
         """
         ...
 

@@ -79,10 +79,12 @@ class Llava:
 
     def generate_inputs(
         self,
+        model: nn.Module,
         pixel_values: Tensor,
         layout: TileLayout,
         image_sizes: list[tuple[int, int]],
         query_ids: Tensor | None = None,
+        input_ids: Tensor | None = None,
     ) -> dict[str, Tensor]:
         question = {} if query_ids is None else {"query_ids": query_ids}
         return {"pixel_values": pixel_values, **question}

@@ -155,10 +155,12 @@ class LlavaOnevision:
 
     def generate_inputs(
         self,
+        model: nn.Module,
         pixel_values: Tensor,
         layout: TileLayout,
         image_sizes: list[tuple[int, int]],
         query_ids: Tensor | None = None,
+        input_ids: Tensor | None = None,
     ) -> dict[str, Tensor]:
         images = len(image_sizes)
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,11 +39,14 @@ class Signature:
         inputs: Flat input names.
         outputs: Flat output names.
         dynamic_shapes: As ``torch.export`` takes them, in the structure of the arguments.
+        positional: How many of the inputs the module takes by their places, the others by their
+            names; None for all.
     """
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     dynamic_shapes: Any
+    positional: int | None = None
 
 
 def export_graph(
@@ -94,18 +98,33 @@ def trace(module: nn.Module, arguments: tuple[Any, ...], signature: Signature) -
     The public function builds the table of operator translations anew for every graph, half of
     the time that a small graph takes; a bundle has dozens. One level below, the table can be kept.
     """
+    placed, named, shapes = _by_name(module, arguments, signature)
     with _quiet(), torch.no_grad():
         return _core.export(
             module.eval(),
-            arguments,
+            placed,
+            named,
             registry=_registry(),
-            dynamic_shapes=signature.dynamic_shapes,
+            dynamic_shapes=shapes,
             input_names=list(signature.inputs),
             output_names=list(signature.outputs),
             opset_version=OPSET,
             optimize=False,
             verbose=False,
         )
+
+
+def _by_name(
+    module: nn.Module, arguments: tuple[Any, ...], signature: Signature
+) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """Arguments by place, arguments by name, and their dynamic axes as ``torch.export`` wants both."""
+    first = signature.positional
+    if first is None or first == len(arguments):
+        return arguments, {}, signature.dynamic_shapes
+    names = signature.inputs[first:]
+    parameters = list(inspect.signature(module.forward).parameters)[:first]
+    shapes = dict(zip((*parameters, *names), signature.dynamic_shapes, strict=True))
+    return arguments[:first], dict(zip(names, arguments[first:], strict=True)), shapes
 
 
 @functools.cache

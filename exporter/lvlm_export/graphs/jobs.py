@@ -91,18 +91,24 @@ def vision_job(parts: Parts, shape: ModelShape, cut: VisionCut, dtype: torch.dty
     tiles = torch.export.Dim("tiles", min=1, max=4096)
     tokens = torch.export.Dim("tokens", min=2, max=65536)
     total = vision.prefix + vision.tokens
-    if cut.index == 0:
+    open_tokens = {0: tiles} if cut.index == 0 else {0: tiles, 1: tokens}
+    pixels = {0: tiles}
+    if cut.any_size:
         patch = vision.image_size // math.isqrt(vision.tokens)
         edge = torch.export.Dim("edge", min=patch, max=vision.image_size)
-        axes = [{0: tiles, 2: edge, 3: edge} if cut.any_size else {0: tiles}]
-        values = [example((2, 3, vision.image_size, vision.image_size), dtype)]
-    else:
-        axes = [{0: tiles, 1: tokens}] * len(cut.inputs)
-        values = [example((2, total, vision.hidden_size), dtype), example((2, total), dtype)]
+        pixels = {0: tiles, 2: edge, 3: edge}
+    known = {
+        "pixel_values": (example((2, 3, *vision.picture), dtype), pixels),
+        "hidden": (example((2, total, vision.group * vision.hidden_size), dtype), open_tokens),
+        "sizes": (example((2, total), dtype), open_tokens),
+        "grid": (example((2, total, 2), torch.int64), open_tokens),
+    }
     outputs = ("features",) if cut.site is None else ("hidden_out", "query", "key")
-    signature = Signature(cut.inputs, outputs, tuple(axes))
-    arguments = tuple(values[: len(cut.inputs)])
-    return GraphJob(f"{cut.name}.onnx", VisionSubgraph(parts, cut), arguments, signature, True)
+    axes = tuple(known[name][1] for name in cut.inputs)
+    signature = Signature(cut.inputs, outputs, axes, positional=1)
+    arguments = tuple(known[name][0] for name in cut.inputs)
+    module = VisionSubgraph(parts, cut, vision)
+    return GraphJob(f"{cut.name}.onnx", module, arguments, signature, True)
 
 
 def projector_job(parts: Parts, shape: ModelShape, dtype: torch.dtype) -> GraphJob:
@@ -132,7 +138,7 @@ def decoder_job(parts: Parts, shape: ModelShape, cut: DecoderCut, dtype: torch.d
     sizes = [example((1, 32), dtype)] * cut.sized
     arguments = (
         example((1, 8, text.hidden_size), dtype),
-        example((1, 8), torch.int64),
+        example((text.position_rows, 8), torch.int64),
         example((1,), torch.int64),
         example((1,), torch.int64),
         keys,

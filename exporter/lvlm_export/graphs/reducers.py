@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -11,12 +9,11 @@ from lvlm_export.families import ModelShape
 from lvlm_export.graphs.export import Signature, example
 from lvlm_export.plan.plan import Plan
 from lvlm_export.reduction.budget import SiteCount
-from lvlm_export.reduction.method import Method, ReducerShape
+from lvlm_export.reduction.method import Method, ReducerShape, Site
 from lvlm_export.reduction.reducers import (
     DecoderReducer,
     PixelReducer,
     ProjectedReducer,
-    SizedDecoderReducer,
     VisionReducer,
 )
 
@@ -44,6 +41,9 @@ def reducer_of(
         vision.scale if before else text.scale,
         seed,
         vision.tokens if before else 0,
+        vision.group if before else 1,
+        _window(model, count.site) if before else 0,
+        vision.side_rows if before else (),
     )
     selector = method.selector(count.site, shape)
     if count.site.stage == "pixels":
@@ -52,8 +52,13 @@ def reducer_of(
         return VisionReducer(shape, selector)
     if count.site.stage == "projected":
         return ProjectedReducer(shape, selector)
-    counts = sized and SizedDecoderReducer.suits(selector)
-    return (SizedDecoderReducer if counts else DecoderReducer)(shape, selector)
+    return DecoderReducer(shape, selector, sized)
+
+
+def _window(model: ModelShape, site: Site) -> int:
+    """Of the layer whose attention scores the tokens: behind the tower that is the last."""
+    layer = site.layer if site.stage == "vision" else model.vision.layers - 1
+    return model.vision.window_at(layer)
 
 
 def reducer_inputs(
@@ -63,7 +68,7 @@ def reducer_inputs(
     if isinstance(reducer, PixelReducer):
         arguments, axes = _pixels(plan, dtype)
     elif isinstance(reducer, VisionReducer):
-        arguments, axes = _vision(plan, reducer.shape, dtype)
+        return _vision(plan, reducer, dtype)
     elif isinstance(reducer, ProjectedReducer):
         arguments, axes = _projected(plan, reducer.shape, dtype)
     else:
@@ -76,24 +81,28 @@ Inputs = tuple[tuple[Tensor, ...], tuple[dict[int, torch.export.Dim], ...]]
 
 
 def _pixels(plan: Plan, dtype: torch.dtype) -> Inputs:
-    edge = plan.shape.vision.image_size
     tiles = torch.export.Dim("tiles", min=1, max=4096)
-    return (example((2, 3, edge, edge), dtype),), ({0: tiles},)
+    return (example((2, 3, *plan.shape.vision.picture), dtype),), ({0: tiles},)
 
 
-def _vision(plan: Plan, shape: ReducerShape, dtype: torch.dtype) -> Inputs:
-    vision = plan.shape.vision
+def _vision(
+    plan: Plan, reducer: VisionReducer, dtype: torch.dtype
+) -> tuple[tuple[Tensor, ...], Signature]:
+    vision, shape = plan.shape.vision, reducer.shape
     heads, dim = vision.heads, vision.hidden_size // vision.heads
     total = shape.prefix + shape.tokens_in
     tiles = torch.export.Dim("tiles", min=1, max=4096)
-    arguments = (
-        example((2, total, vision.hidden_size), dtype),
-        example((2, heads, total, dim), dtype),
-        example((2, heads, total, dim), dtype),
-        example((2, total), dtype),
-        example((2, shape.tokens_in), torch.int64),
-    )
-    return arguments, ({0: tiles},) * 5
+    known = {
+        "hidden": example((2, total, shape.group * vision.hidden_size), dtype),
+        "query": example((2, heads, total * shape.group, dim), dtype),
+        "key": example((2, heads, total * shape.group, dim), dtype),
+        "sizes": example((2, total), dtype),
+        "origins": example((2, shape.tokens_in), torch.int64),
+        "grid": example((2, shape.tokens_in, 2), torch.int64),
+    }
+    arguments = tuple(known[name] for name in reducer.inputs)
+    axes = ({0: tiles},) * len(arguments)
+    return arguments, Signature(reducer.inputs, reducer.outputs, axes, reducer.positional)
 
 
 def _projected(plan: Plan, shape: ReducerShape, dtype: torch.dtype) -> Inputs:
@@ -120,7 +129,7 @@ def _decoder(
         "hidden": (example((1, rows, text.hidden_size), dtype), {1: length}),
         "query": (example((1, text.heads, rows, text.head_dim), dtype), {2: length}),
         "key": (example((1, text.kv_heads, rows + 5, text.head_dim), dtype), {2: cache}),
-        "position_ids": (example((1, rows), torch.int64), {1: length}),
+        "position_ids": (example((text.position_rows, rows), torch.int64), {1: length}),
         "visual_index": (example((2, shape.tokens_in), torch.int64), {0: images}),
         "order": (example((after,), torch.int64), {0: reduced}),
         "text_index": (example((7,), torch.int64), {0: words}),
@@ -132,9 +141,5 @@ def _decoder(
         "size_bias": (example((1, rows + 5), dtype), {1: cache}),
     }
     arguments = tuple(known[name][0] for name in reducer.inputs)
-    axes: tuple[Any, ...] = tuple(known[name][1] for name in reducer.inputs)
-    if isinstance(reducer, SizedDecoderReducer):
-        # As torch.export takes them where the last arguments are one starred parameter.
-        starred = reducer.inputs.index("size_bias") + 1
-        axes = (*axes[:starred], *([axes[starred:]] if axes[starred:] else []))
-    return arguments, Signature(reducer.inputs, reducer.outputs, axes)
+    axes = tuple(known[name][1] for name in reducer.inputs)
+    return arguments, Signature(reducer.inputs, reducer.outputs, axes, reducer.positional)

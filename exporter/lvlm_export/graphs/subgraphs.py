@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lvlm_export.families import Parts
+from lvlm_export.families import Parts, VisionShape
 from lvlm_export.graphs.attention import CacheView, causal_bias, watch_attention
 from lvlm_export.plan.cuts import DecoderCut, VisionCut
+from lvlm_export.reduction.tensors import join_groups, window_bias
 
 
 def attend(layer: Any, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -46,13 +47,16 @@ def feed_forward(layer: Any, hidden: Tensor) -> Tensor:
 class VisionSubgraph(nn.Module):
     """``pixel_values [B, 3, H, W]`` or ``hidden [B, T, C]`` -> the next site or the features.
 
-    ``sizes [B, T]``, where tokens stand for several patches, bias its attention. Returns ``(hidden, query, key)`` before a site, with query and key of the last attention in it,
+    ``sizes [B, T]``, where tokens stand for several patches, bias its attention, and ``grid
+    [B, T, 2]`` is where they stand, for a tower whose attention asks. Where a merger joins groups of
+    G patches, a token is a group and ``hidden [B, T, G*C]`` outside. Returns ``(hidden, query, key)`` before a site, with query and key of the last attention in it,
     and ``(features,)`` at the end.
     """
 
-    def __init__(self, parts: Parts, cut: VisionCut) -> None:
+    def __init__(self, parts: Parts, cut: VisionCut, shape: VisionShape) -> None:
         super().__init__()
         layers = parts.vision_layers
+        self.shape, self.steps = shape, parts.blocks
         self.embed = parts.vision_embed if cut.index == 0 else None
         self.any_size = cut.any_size
         self.mlp_block = None if cut.mlp_of is None else layers[cut.mlp_of]
@@ -60,27 +64,51 @@ class VisionSubgraph(nn.Module):
         self.attention_block = None if cut.attention_of is None else layers[cut.attention_of]
         self.project = parts.project if cut.site is None else None
         self.first, self.levels = cut.whole[0], parts.levels
+        self.last = cut.whole[1]
 
-    def forward(self, hidden: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
+    def forward(
+        self, hidden: Tensor, sizes: Tensor | None = None, grid: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        group = self.shape.group
+        if sizes is not None and group > 1:
+            sizes = sizes.repeat_interleave(group, dim=1)
         bias = None if sizes is None else size_bias(sizes)
+        rows = None if grid is None else self.steps.rows(grid)
         levels: dict[int, Tensor] = {}
         if self.embed is not None:
             hidden = self.embed(hidden, any_size=self.any_size)
+        elif group > 1:
+            hidden = hidden.reshape(hidden.shape[0], -1, self.shape.hidden_size)
+        masks: dict[int, Tensor | None] = {0: bias}
+
+        def attend_in(layer: int, block: Any, hidden: Tensor) -> Tensor:
+            window = self.shape.window_at(layer)
+            if window not in masks:
+                assert grid is not None
+                inside = window_bias(grid, window, group, hidden.dtype)
+                # What is hidden stays hidden: the lowest number less a logarithm is no number.
+                masks[window] = inside if bias is None else torch.where(inside < 0, inside, bias)
+            if self.steps is None:
+                return attend(block, hidden, masks[window])
+            attended: Tensor = self.steps.attend(block, hidden, masks[window], rows)[0]
+            return attended
+
+        second = feed_forward if self.steps is None else self.steps.feed_forward
         if self.mlp_block is not None:
-            hidden = feed_forward(self.mlp_block, hidden)
+            hidden = second(self.mlp_block, hidden)
         with watch_attention() as seen:
-            for ran, block in enumerate(self.blocks, start=self.first + 1):
-                hidden = feed_forward(block, attend(block, hidden, bias))
-                if ran in self.levels:
-                    levels[ran] = hidden
+            for index, block in enumerate(self.blocks, start=self.first):
+                hidden = second(block, attend_in(index, block, hidden))
+                if index + 1 in self.levels:
+                    levels[index + 1] = hidden
             if self.attention_block is not None:
-                hidden = attend(self.attention_block, hidden, bias)
+                hidden = attend_in(self.last, self.attention_block, hidden)
         if self.project is not None:
             if self.levels:
                 hidden = torch.cat([levels[level] for level in self.levels], dim=-1)
             return (self.project(hidden),)
         query, key = seen[-1]
-        return hidden, query, key
+        return hidden if group == 1 else join_groups(hidden, group), query, key
 
 
 class ProjectorSubgraph(nn.Module):
@@ -106,7 +134,7 @@ class ProjectorSubgraph(nn.Module):
 class DecoderSubgraph(nn.Module):
     """Decoder layers over a cache that is written in place.
 
-    ``hidden [1, S, C]``, ``position_ids [1, S]``, ``write_index [1]``, ``kv_length [1]``, the
+    ``hidden [1, S, C]``, ``position_ids [R, S]``, ``write_index [1]``, ``kv_length [1]``, the
     layers' caches and, where attention counts the patches that a token stands for, their logarithm
     for every row of the caches, ``size_bias [1, cache]`` -> hidden, (query,) and the caches.
     """

@@ -22,6 +22,7 @@ class VisionCut:
         site: The site that follows; None for the last, which ends with the projector.
         sized: Its attention counts the patches that a token stands for.
         any_size: It takes pictures of any size.
+        rows: What its attention takes for every token.
     """
 
     index: int
@@ -30,6 +31,7 @@ class VisionCut:
     site: Site | None
     sized: bool = False
     any_size: bool = False
+    rows: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -39,8 +41,8 @@ class VisionCut:
     def inputs(self) -> tuple[str, ...]:
         """Names of what it takes."""
         if self.index == 0:
-            return ("pixel_values",)
-        return ("hidden", "sizes") if self.sized else ("hidden",)
+            return ("pixel_values", *self.rows)
+        return ("hidden", *(("sizes",) if self.sized else ()), *self.rows)
 
     @property
     def attention_of(self) -> int | None:
@@ -78,11 +80,15 @@ class DecoderCut:
 
 
 def cut_vision(
-    layers: int, sites: Sequence[Site], tracks_size: bool = False
+    layers: int,
+    sites: Sequence[Site],
+    tracks_size: bool = False,
+    rows: tuple[str, ...] = (),
 ) -> tuple[VisionCut, ...]:
     """Cuts of a tower of ``layers`` blocks at the sites before its projector, in order.
 
-    ``tracks_size``: attention after a site counts the patches that a token stands for.
+    ``tracks_size``: attention after a site counts the patches that a token stands for; ``rows``:
+    what it takes for every token.
     """
     cuts: list[VisionCut] = []
     start: int | None = None
@@ -100,7 +106,7 @@ def cut_vision(
         cuts[0] = replace(cuts[0], any_size=True)
     if tracks_size:
         cuts[1:] = [replace(cut, sized=_attends(cut)) for cut in cuts[1:]]
-    return tuple(cuts)
+    return tuple(replace(cut, rows=rows) if _attends(cut) else cut for cut in cuts)
 
 
 def _attends(cut: VisionCut) -> bool:

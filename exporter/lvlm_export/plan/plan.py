@@ -134,7 +134,7 @@ def make_plan(checkpoint: Checkpoint, options: BuildOptions) -> Plan:
         shape=shape,
         method=method,
         sites=sites,
-        vision=cut_vision(shape.vision.layers, sites, method.tracks_size),
+        vision=cut_vision(shape.vision.layers, sites, method.tracks_size, shape.vision.side_rows),
         decoder=cut_decoder(shape.text.layers, sites, method.sizes_in_decoder),
         budgets=budgets,
         key=_key(checkpoint_key, options, shape),

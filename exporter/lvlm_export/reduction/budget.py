@@ -21,6 +21,7 @@ class Geometry:
         square_tiles: Kept tokens of a tile must form a square grid (anyres packing).
         visual_tokens: ``(layout, kept per tile) -> tokens the decoder sees per image``.
         projector: Name of a projector that needs every patch of a tile, or None.
+        grid: Rows and columns of a picture's tokens where they need not be a square, else None.
     """
 
     vision_layers: int
@@ -30,6 +31,7 @@ class Geometry:
     square_tiles: bool
     visual_tokens: Callable[[TileLayout, int], int]
     projector: str | None = None
+    grid: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,10 @@ class ReducerShape:
         scale: Factor on query-key products (``head_dim ** -0.5`` unless the model has its own).
         seed: For methods that draw numbers; the same seed gives the same graph.
         whole: Patches of a tile before any reduction, 0 where they are ``tokens_in``; vision sites.
+        group: Patches that are one token, because a merger joins them; vision sites.
+        window: Edge, in tokens, of the windows inside of which attention of the layer that scores
+            stays; 0 for none.
+        rows: Rows that travel with the tokens, by name; vision sites.
     """
 
     tokens_in: int
@@ -63,6 +67,9 @@ class ReducerShape:
     scale: float
     seed: int
     whole: int = 0
+    group: int = 1
+    window: int = 0
+    rows: tuple[str, ...] = ()
 
     @property
     def tokens_full(self) -> int:
@@ -89,6 +96,7 @@ class Method(Protocol):
             encoder, whose attention adds its logarithm to a key's logits.
         sizes_in_decoder: The decoder's attention does so too, in every layer and step.
         keeps_square: What stays of a tile is a square grid, on every model.
+        needs_square: It takes a tile's tokens for a square.
         vision_share: Share of the total log-ratio that the sites before the decoder carry, in
             [0, 1]; counts only where there are sites in both.
     """
@@ -106,6 +114,7 @@ class Method(Protocol):
     tracks_size: bool = False
     sizes_in_decoder: bool = False
     keeps_square: bool = False
+    needs_square: bool = False
     vision_share: float = 0.0
 
     def sites(self, vision_layers: int, text_layers: int, ratio: float) -> tuple[Site, ...]:

@@ -15,10 +15,13 @@ from lvlm_export.reduction.method import ReducerShape
 from lvlm_export.reduction.selectors import Clues, Selector
 from lvlm_export.reduction.tensors import (
     fuse_heads,
+    gather_rows,
+    join_groups,
     last_row_attention,
     received_attention,
     salience,
     text_rows_attention,
+    window_bias,
 )
 
 TEXT_CLUES = frozenset({"text", "text_keys", "text_attention", "text_after", "decoder_input"})
@@ -51,7 +54,16 @@ class VisionReducer(nn.Module):
     the selector needs them, ``sizes [B, P+N]``, how many patches each token stands for, and
     ``origins [B, N]``, where in the tile's patches each stood. Outputs: ``hidden_out [B, P+K, C]``,
     ``places [B, K]``, ``sizes_out [B, P+K]`` and ``origins_out [B, K]``.
+
+    Where a merger joins groups of G patches, a token is a group: ``hidden [B, N, G*C]`` beside
+    ``query`` and ``key [B, H, N*G, D]``. Its score is the mean of its patches', its keys stand side
+    by side, and what is merged is merged patch by patch. The rows that belong to the tokens,
+    ``grid [B, N, 2]``, come out as those of the tokens that stay, ``grid_out [B, K, 2]``; a merged
+    token has that of the one it is merged into.
     """
+
+    # The inputs that every method has; the others are passed by their names.
+    positional = 3
 
     def __init__(self, shape: ReducerShape, selector: Selector) -> None:
         super().__init__()
@@ -60,9 +72,9 @@ class VisionReducer(nn.Module):
         sized = "sizes" in selector.needs
         located = "origins" in selector.needs
         travels = ["sizes"] * sized + ["origins"] * located
-        self.inputs = ("hidden", "query", "key", *travels)
+        self.inputs = ("hidden", "query", "key", *travels, *shape.rows)
         gives = ["sizes_out"] * sized + ["origins_out"] * selector.gives_origins
-        self.outputs = ("hidden_out", "places", *gives)
+        self.outputs = ("hidden_out", "places", *gives, *(f"{name}_out" for name in shape.rows))
 
     def patches(self, rows: Tensor) -> Tensor:
         """Rows ``[B, P+N, …]`` without the prefix."""
@@ -79,18 +91,34 @@ class VisionReducer(nn.Module):
             others = [*sizes, *others[1:]]
         return kept, places, *others
 
-    def scores(self, query: Tensor, key: Tensor) -> Tensor | None:
+    def scores(self, query: Tensor, key: Tensor, bias: Tensor | None = None) -> Tensor | None:
         """``[B, P+N]`` of the kind that the selector needs."""
         kind, shape = self.selector.attention, self.shape
+        scores = None
         if kind == "received":
-            return received_attention(query, key, shape.scale)
-        if kind == "salience":
-            return salience(query, key, shape.scale, shape.prefix)
-        if kind == "fused":
+            scores = received_attention(query, key, shape.scale, bias)
+        elif kind == "salience":
+            scores = salience(query, key, shape.scale, shape.prefix, bias)
+        elif kind == "fused":
             whole = fuse_heads(query).unsqueeze(1), fuse_heads(key).unsqueeze(1)
-            return salience(*whole, whole[0].shape[-1] ** -0.5, shape.prefix)
-        assert kind is None, f"{kind} is no attention of a vision site"
-        return None
+            scores = salience(*whole, whole[0].shape[-1] ** -0.5, shape.prefix, bias)
+        else:
+            assert kind is None, f"{kind} is no attention of a vision site"
+        return scores if scores is None else self.group_scores(scores)
+
+    def group_scores(self, scores: Tensor) -> Tensor:
+        """Of patches ``[B, N*G]``, or with a prefix where they are the tokens: of the tokens."""
+        if self.shape.group == 1:
+            return scores
+        return scores.reshape(scores.shape[0], -1, self.shape.group).mean(dim=-1)
+
+    def group_rows(self, rows: Tensor) -> Tensor:
+        """Rows of patches ``[B, N*G, C]`` as rows of tokens ``[B, N, G*C]``."""
+        return rows if self.shape.group == 1 else join_groups(rows, self.shape.group)
+
+    def keep_rows(self, grid: Tensor | None, places: Tensor) -> tuple[Tensor, ...]:
+        """The tokens' rows, those of the tokens that stay."""
+        return () if grid is None else (gather_rows(grid, places),)
 
     def forward(
         self,
@@ -99,17 +127,25 @@ class VisionReducer(nn.Module):
         key: Tensor,
         sizes: Tensor | None = None,
         origins: Tensor | None = None,
+        grid: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        needs, scores = self.selector.needs, self.scores(query, key)
+        needs, shape, bias = self.selector.needs, self.shape, None
+        if grid is not None and shape.window:
+            bias = window_bias(grid, shape.window, shape.group, torch.float32)
+        scores = self.scores(query, key, bias)
+        mean_keys = None
+        if "mean_keys" in needs:
+            mean_keys = self.patches(self.group_rows(key.float().mean(dim=1)))
         clues = Clues(
             scores=None if scores is None else self.patches(scores),
-            keys=self.patches(fuse_heads(key)) if "keys" in needs else None,
-            mean_keys=self.patches(key.float().mean(dim=1)) if "mean_keys" in needs else None,
+            keys=self.patches(self.group_rows(fuse_heads(key))) if "keys" in needs else None,
+            mean_keys=mean_keys,
             cls=hidden[:, 0] if "cls" in needs else None,
             sizes=None if sizes is None else self.patches(sizes),
             origins=origins,
         )
-        return self.reduce(hidden, clues)
+        kept, places, *others = self.reduce(hidden, clues)
+        return (kept, places, *others, *self.keep_rows(grid, places))
 
 
 class ProjectedReducer(nn.Module):
@@ -145,26 +181,33 @@ class DecoderReducer(nn.Module):
         hidden: ``[1, S, C]`` at the input of the site's layer.
         query: ``[1, H, S, D]`` after RoPE, of the layer before.
         key: ``[1, Hkv, C, D]``, that layer's cache, first S rows filled.
-        position_ids: ``[1, S]`` int64.
+        position_ids: ``[R, S]`` int64, R positions of every token.
         visual_index: ``[n, V]`` int64, where each image's tokens stand in S.
         order: ``[S']`` int64 into the S old rows followed by the n*K reduced ones.
         text_index: ``[T]`` int64, where the text stands, if the selector needs text.
         text_embeds: ``[1, T, C]``, the text as it entered the decoder, if the selector needs it.
         visual_embeds: ``[n, V0, C]``, the images' tokens as they entered it, if it needs them.
+        size_bias: ``[1, C]``, what attention adds for every row of the cache, where the decoder
+            counts sizes and the selector asks for attention.
 
     Outputs:
-        ``hidden_out [1, S', C]``, ``position_ids_out [1, S']`` and, where K > 0,
+        ``hidden_out [1, S', C]``, ``position_ids_out [R, S']`` and, where K > 0,
         ``places [n, K]``.
     """
 
-    def __init__(self, shape: ReducerShape, selector: Selector) -> None:
+    # The inputs that every method has; the others are passed by their names.
+    positional = 6
+
+    def __init__(self, shape: ReducerShape, selector: Selector, sized: bool = False) -> None:
         super().__init__()
         self.shape = shape
         self.selector = selector
         base = ("hidden", "query", "key", "position_ids", "visual_index", "order")
+        attends = selector.attention is not None or "text_attention" in selector.needs
+        sizes = ("size_bias",) if sized and attends else ()
         text = ("text_index",) if selector.needs & TEXT_CLUES else ()
         entered = ("text_embeds", "visual_embeds") if "decoder_input" in selector.needs else ()
-        self.inputs: tuple[str, ...] = (*base, *text, *entered)
+        self.inputs: tuple[str, ...] = (*base, *sizes, *text, *entered)
         self.outputs = ("hidden_out", "position_ids_out", *(["places"] if shape.tokens_out else []))
 
     def reduce(
@@ -181,8 +224,8 @@ class DecoderReducer(nn.Module):
         reduced, places = self.selector(self.visual(hidden[0], visual_index), clues)
         origin = visual_index.gather(1, places).reshape(-1)
         rows = torch.cat((hidden[0], reduced.reshape(-1, hidden.shape[-1])), dim=0)
-        positions = torch.cat((position_ids[0], position_ids[0].index_select(0, origin)), dim=0)
-        return rows.index_select(0, order)[None], positions.index_select(0, order)[None], places
+        positions = torch.cat((position_ids, position_ids.index_select(1, origin)), dim=1)
+        return rows.index_select(0, order)[None], positions.index_select(1, order), places
 
     @property
     def needs_after(self) -> bool:
@@ -205,8 +248,9 @@ class DecoderReducer(nn.Module):
         text_index: Tensor | None = None,
         text_embeds: Tensor | None = None,
         visual_embeds: Tensor | None = None,
-        bias: Tensor | None = None,
+        size_bias: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
+        bias = None if size_bias is None else size_bias[0].narrow(0, 0, query.shape[2])
         clues = self.clues(hidden, query, key, visual_index, text_index, bias)
         if text_index is not None and self.needs_after:
             clues = replace(clues, text_after=text_after(visual_index, text_index))
@@ -248,38 +292,6 @@ class DecoderReducer(nn.Module):
             text_keys=text_keys,
             text_attention=text_attention,
         )
-
-
-class SizedDecoderReducer(DecoderReducer):
-    """As ``DecoderReducer``, whose scores are attention of a decoder that counts sizes.
-
-    It takes ``size_bias [1, C]``, what attention adds for every row of the cache, after ``order``.
-    """
-
-    def __init__(self, shape: ReducerShape, selector: Selector) -> None:
-        super().__init__(shape, selector)
-        self.inputs = (*self.inputs[:6], "size_bias", *self.inputs[6:])
-
-    @staticmethod
-    def suits(selector: Selector) -> bool:
-        """A selector asks for attention."""
-        return selector.attention is not None or "text_attention" in selector.needs
-
-    def forward(  # type: ignore[override]  # one input more, in the order of the graph's
-        self,
-        hidden: Tensor,
-        query: Tensor,
-        key: Tensor,
-        position_ids: Tensor,
-        visual_index: Tensor,
-        order: Tensor,
-        size_bias: Tensor,
-        *text: Tensor,
-    ) -> tuple[Tensor, ...]:
-        named = dict(zip(("text_index", "text_embeds", "visual_embeds"), text, strict=False))
-        named["bias"] = size_bias[0].narrow(0, 0, query.shape[2])
-        rows = (hidden, query, key, position_ids, visual_index, order)
-        return super().forward(*rows, **named)
 
 
 def text_after(visual_index: Tensor, text_index: Tensor) -> Tensor:

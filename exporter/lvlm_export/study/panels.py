@@ -26,16 +26,21 @@ class Panel:
         groups: ``[N]``, for every patch the place of the token that it is part of after the site, N and
             up for one of no single patch, -1 for none. Where it cannot be told, only its own.
         caption: What the panel shows, in one line.
+        columns: Patches of a row of the picture; 0 where it is a square of them.
     """
 
     title: str
     looks: NDArray[np.int64]
     groups: Places
     caption: str
+    columns: int = 0
 
 
 def make_panels(
-    patches: int, reductions: Sequence[Reduction], merges: Mapping[str, Merge]
+    patches: int,
+    reductions: Sequence[Reduction],
+    merges: Mapping[str, Merge],
+    columns: int = 0,
 ) -> list[Panel]:
     """The sites in the order tokens pass them.
 
@@ -43,6 +48,7 @@ def make_panels(
         patches: N, before the first.
         reductions: What a budget does at its sites.
         merges: By site, what became of its tokens.
+        columns: As ``Panel`` has it.
     """
     current = groups = np.arange(patches)
     told = True
@@ -67,7 +73,7 @@ def make_panels(
             looks[stays] = CLEAR
         extra = int((current < 0).sum())
         caption = _caption(len(stays), extra, merged, len(left) - merged)
-        result.append(Panel(reduction.site, looks, groups, caption))
+        result.append(Panel(reduction.site, looks, groups, caption, columns))
     return result
 
 

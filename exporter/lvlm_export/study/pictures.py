@@ -54,17 +54,18 @@ def draw_panel(picture: Image.Image, panel: Panel) -> Image.Image:
 
     Patches that leave are tinted and hatched, and dark where they left before.
     """
-    side = math.isqrt(len(panel.looks))
+    side = panel.columns or math.isqrt(len(panel.looks))
     canvas = np.asarray(picture.convert("RGB").resize((PANEL, PANEL), Image.Resampling.LANCZOS))
     canvas = canvas.astype(np.float32)
     edges = np.linspace(0, PANEL, side + 1).round().astype(int)
+    heights = np.linspace(0, PANEL, len(panel.looks) // side + 1).round().astype(int)
     # An orange picture has orange patches of its own; hatching shows which are tinted.
     hatched = np.add.outer(np.arange(PANEL), np.arange(PANEL)) % HATCH < 2
     for index, (look, group) in enumerate(
         zip(panel.looks.tolist(), panel.groups.tolist(), strict=True)
     ):
         row, col = divmod(index, side)
-        area = slice(edges[row], edges[row + 1]), slice(edges[col], edges[col + 1])
+        area = slice(heights[row], heights[row + 1]), slice(edges[col], edges[col + 1])
         cell = canvas[area]
         if look == GROUPED:
             cell[:] = 0.45 * cell + 0.55 * np.array(group_color(group, side), np.float32)
@@ -81,17 +82,19 @@ def draw_panel(picture: Image.Image, panel: Panel) -> Image.Image:
         if not (inside and col and panel.groups[index - 1] == group):
             cell[:, 0] *= 0.55 if inside else 0.8
     image = Image.fromarray(canvas.round().astype(np.uint8))
-    _draw_dots(image, panel, edges)
+    _draw_dots(image, panel, edges, heights)
     return image
 
 
-def _draw_dots(image: Image.Image, panel: Panel, edges: NDArray[np.int64]) -> None:
+def _draw_dots(
+    image: Image.Image, panel: Panel, edges: NDArray[np.int64], heights: NDArray[np.int64]
+) -> None:
     """A dot at the place of every token that others are part of."""
     pen, side = ImageDraw.Draw(image), len(edges) - 1
     for place in np.unique(panel.groups[panel.looks == GROUPED]).tolist():
-        if place < side * side:
+        if place < side * (len(heights) - 1):
             row, col = divmod(place, side)
-            x, y = (edges[col] + edges[col + 1]) / 2, (edges[row] + edges[row + 1]) / 2
+            x, y = (edges[col] + edges[col + 1]) / 2, (heights[row] + heights[row + 1]) / 2
             pen.ellipse((x - DOT, y - DOT, x + DOT, y + DOT), fill="white", outline="black")
 
 

@@ -22,6 +22,7 @@ from lvlm_export.tune.language import Language
 from lvlm_export.tune.prompts import Ask
 from lvlm_export.tune.space import TrialPlan
 from lvlm_export.tune.tower import Encoded, Tower
+from lvlm_runtime.errors import UsageError
 from lvlm_runtime.image.picture import Picture, load_image
 from lvlm_runtime.prompt.rules import AnswerLimits
 from lvlm_runtime.prompt.sequence import Origins
@@ -85,6 +86,11 @@ class Asker:
         self.family, self.stop_ids = checkpoint.family, checkpoint.stop_ids
         self.shape = checkpoint.shape(options.image_size)
         self.layout = self.shape.layouts[0]
+        if self.shape.vision.grid is not None:
+            raise UsageError(
+                f"tune asks many questions at once and cannot do so with {checkpoint.config.model_type}"
+                " yet, whose tokens have three positions; build with --method and compare"
+            )
         self.rules = read_rules(checkpoint.directory, self.shape.text.vocab_size).rules
         self.model = load_eager(checkpoint.directory, checkpoint.family)
         self.parts = self.family.parts(self.model)

@@ -183,7 +183,7 @@ def _vision_works(dims: ModelDims, path: TokenPath) -> Iterator[Work]:
         if cut.reduces:
             amount = reducer_amount(path.method, cut, dims, tiles, tiles * rows)
             yield Work("reducer", cut.name, "vision", tiles * tokens, amount)
-        first, index, tokens = cut.layer + begun, index + 1, cut.tokens_out
+        first, index, tokens = cut.layer + begun, index + 1, cut.tokens_out * path.group
     graph, rows = f"vision.{index}", tokens + vision.prefix
     layers = _vision_layers(vision, tiles, rows, first, vision.layers, begun)
     yield Work("layers", graph, "vision", tiles * tokens, layers)
@@ -191,7 +191,8 @@ def _vision_works(dims: ModelDims, path: TokenPath) -> Iterator[Work]:
         rows = path.query_tokens
         question = _decoder_layer(dims.text, rows, rows).times(dims.text.layers)
         yield Work("layers", "query", "prefill", rows, question)
-    maps = [linear(tiles * tokens, wide, narrow) for wide, narrow in dims.projector]
+    merged = tiles * tokens // path.group
+    maps = [linear(merged, wide, narrow) for wide, narrow in dims.projector]
     where = "projector" if path.condensed else graph
     yield Work("projector", where, "vision", tiles * tokens, sum(maps, Amount()))
     if path.packed:

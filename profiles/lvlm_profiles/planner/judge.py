@@ -166,7 +166,9 @@ def _memory_reasons(dims: ModelDims, need: Need, path: TokenPath, goal: Goal) ->
         yield f"needs {need.total / 1e9:.2f} GB of {free / 1e9:.2f} GB"
     # Kept tokens keep their positions, so what is merged in the tower still takes its own.
     own = path.packed or path.condensed
-    image = path.images * path.image_tokens if own else path.tiles * dims.vision.tokens
+    image = (
+        path.images * path.image_tokens if own else path.tiles * dims.vision.tokens // path.group
+    )
     positions = path.text_tokens + image + path.answer_tokens
     if positions > goal.context_length:
         yield f"takes {positions} positions and the model has {goal.context_length}"

@@ -118,6 +118,7 @@ class TokenPath:
         condensed: A trained projector, a graph of its own, makes ``image_tokens`` of the patches.
         query_tokens: Question that passes the decoder alone before, for a projector that reads it.
         sized: The decoder's attention adds a row of the tokens' sizes to its scores.
+        group: Patches that are one token up to the projector, whose maps each token goes through.
     """
 
     method: str
@@ -131,14 +132,16 @@ class TokenPath:
     condensed: bool = False
     query_tokens: int = 0
     sized: bool = False
+    group: int = 1
 
     def at(self, *stages: str) -> tuple[Cut, ...]:
         """The cuts of some stages."""
         return tuple(cut for cut in self.cuts if cut.stage in stages)
 
     def tower_tokens(self, full: int) -> int:
-        """Patch tokens of a tile in the first vision layer, of ``full`` at its own size."""
-        return next((cut.tokens_out for cut in self.at("pixels")), full)
+        """Patches of a tile in the first vision layer, of ``full`` at its own size."""
+        tokens = next((cut.tokens_out for cut in self.at("pixels")), full // self.group)
+        return tokens * self.group
 
     def prompt_tokens(self, layer: int) -> int:
         """Tokens of the prompt in a decoder layer, text and visual together."""

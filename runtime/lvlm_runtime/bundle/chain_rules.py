@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from lvlm_runtime.bundle.manifest import SIZE_BIAS, LayoutBudget, Manifest, Reduction
+from lvlm_runtime.bundle.manifest import GRID, SIZE_BIAS, LayoutBudget, Manifest, Reduction
 from lvlm_runtime.bundle.route import PIXELS
 
 # An entry, what it should be, and what it is.
@@ -14,7 +14,7 @@ Finding = tuple[str, str, str]
 # More tokens, pixels or layers than any model has; sums and products of some stay in 64 bits.
 MOST = 1 << 24
 PROJECTED = "projected@0"
-INPUTS = ("pixel_values", "hidden", "sizes")
+INPUTS = ("pixel_values", "hidden", "sizes", GRID)
 
 
 def chains_are_whole(manifest: Manifest) -> Iterator[Finding]:

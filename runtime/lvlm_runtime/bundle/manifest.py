@@ -11,9 +11,11 @@ from lvlm_runtime.bundle.placement import HandPlacement
 from lvlm_runtime.image.anyres import TileLayout
 from lvlm_runtime.image.preprocess import PreprocessSpec
 
-SCHEMA = 2
+SCHEMA = 3
 # What a decoder subgraph takes that counts the patches a token stands for.
 SIZE_BIAS = "size_bias"
+# Row and column of every token in its picture, ``[B, N, 2]``, for a tower that asks for them.
+GRID = "grid"
 # How a key-value buffer lies in memory: ``[1, heads, length, dim]`` or ``[1, length, heads, dim]``.
 HEAD_MAJOR, SEQUENCE_MAJOR = "head_major", "sequence_major"
 
@@ -173,6 +175,7 @@ class TextSpec:
     Attributes:
         embed_tokens: The token table ``[vocab, C]``, looked up on the host.
         context_length: Positions the model was made for, prompt and answer together.
+        position_rows: RoPE positions of a token: 1, or 3 for time, height and width.
         stop_ids: Ids that end an answer.
     """
 
@@ -182,6 +185,7 @@ class TextSpec:
     head_dim: int
     vocab_size: int
     context_length: int
+    position_rows: int
     image_token_id: int
     stop_ids: tuple[int, ...]
     embed_tokens: TensorRef
@@ -204,7 +208,8 @@ class Manifest:
         target: What the graphs were lowered for.
         dialect: Operators that the graphs speak, ``opset24`` or ``decomposed``.
         kv_layout: How the decoder graphs want their caches, ``HEAD_MAJOR`` or ``SEQUENCE_MAJOR``.
-        vision_tokens: Patch tokens per tile before any reduction.
+        vision_tokens: Tokens per tile before any reduction: patches, or the groups of patches that
+            a merger joins.
         preprocess: How a picture becomes pixels.
         layouts: Tile layouts the graphs were made for.
         vision: The vision chain.
@@ -251,6 +256,16 @@ class Manifest:
     def sized(self) -> bool:
         """The decoder counts the patches that a token stands for."""
         return SIZE_BIAS in self.decoder[0].inputs
+
+    @property
+    def group(self) -> int:
+        """Patches that are one token of the tower."""
+        return self.dims.vision.tokens // self.vision_tokens
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of a picture's tokens, where the model asks for their places."""
+        return self.preprocess.grid
 
 
 def to_json(value: Any) -> Any:

@@ -23,6 +23,7 @@ from lvlm_runtime.bundle.chain_rules import (
 )
 from lvlm_runtime.bundle.files import REBUILD, WEIGHTS, has_place
 from lvlm_runtime.bundle.manifest import (
+    GRID,
     HEAD_MAJOR,
     SEQUENCE_MAJOR,
     Budget,
@@ -122,6 +123,7 @@ def counts_are_positive(manifest: Manifest) -> Iterator[Finding]:
         counts["projector.tokens"] = manifest.projector.tokens
     for index, layout in enumerate(manifest.layouts):
         counts[f"layouts[{index}].tiles"] = layout.tiles
+    counts["text.position_rows"] = text.position_rows
     for entry, value in counts.items():
         if not 1 <= value <= MOST:
             yield entry, f"1 to {MOST}", str(value)
@@ -144,6 +146,18 @@ def pictures_can_be_made(manifest: Manifest) -> Iterator[Finding]:
     for name, value in pixels:
         if value is not None and not 1 <= value <= MOST:
             yield f"preprocess.{name}", f"1 to {MOST}", str(value)
+    own = [spec.factor, spec.min_pixels, spec.max_pixels]
+    if own != [None] * 3 and not all(each is not None and 1 <= each <= MOST for each in own):
+        yield "preprocess", f"factor, min_pixels and max_pixels of 1 to {MOST}", short(own)
+    elif spec.grid is not None and math.prod(spec.grid) != manifest.vision_tokens:
+        wanted = f"a size of {manifest.vision_tokens} tokens"
+        yield "preprocess", wanted, f"{spec.height} x {spec.width}"
+    if manifest.dims.vision.tokens % max(1, manifest.vision_tokens):
+        wanted = "whole groups of dims.vision.tokens"
+        yield "vision_tokens", wanted, str(manifest.vision_tokens)
+    grid_inputs = any(GRID in stage.inputs for stage in manifest.vision)
+    if (manifest.text.position_rows > 1 or grid_inputs) and spec.grid is None:
+        yield "preprocess.factor", "what a token's place follows from", "none"
     if (spec.resize is not None and spec.height is None) or (
         spec.resize == RESIZE_EXACT and spec.width is None
     ):

@@ -38,6 +38,7 @@ def token_path(
         cuts=_cuts(route(manifest, budget, layout)),
         condensed=projector is not None,
         sized=manifest.sized,
+        group=manifest.group,
         # The question alone, as near as the prompt's text.
         query_tokens=text_tokens if projector is not None and projector.reads_text else 0,
     )

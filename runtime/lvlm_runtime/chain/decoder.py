@@ -17,7 +17,7 @@ from lvlm_runtime.chain.recorder import Recorder, Reduced
 from lvlm_runtime.chain.text_query import Row
 from lvlm_runtime.chain.vision import Visual
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.prompt.sequence import Indices, Placed, place_tokens, position_ids
+from lvlm_runtime.prompt.sequence import Indices, Placed, place_tokens, position_rows
 
 Logits = NDArray[np.float32]
 
@@ -51,7 +51,7 @@ class _Prompt:
         visual: The images' tokens as they entered; None without images.
         placed: Where text and images stand now.
         hidden: ``[1, S, C]``; None until text and images are put together.
-        positions: ``[1, S]``; None as long as ``hidden`` is.
+        positions: ``[R, S]``; None as long as ``hidden`` is.
         sizes: ``[n, V]``, patches that the images' tokens stand for now, where they are counted.
         query: ``[1, H, S, D]`` of the last layer before a site.
         group: Caches of the last decoder subgraph.
@@ -174,7 +174,8 @@ class Decoder:
         with recorder.step("embedding", phase, len(tokens)):
             hidden = self.backend.put(self.graphs.embeddings.rows(tokens)[None])
         following = np.arange(state.position, state.position + len(tokens), dtype=np.int64)
-        positions = self.backend.put(following[None])
+        rows = self.manifest.text.position_rows
+        positions = self.backend.put(np.tile(following, (rows, 1)))
         for stage, group in zip(self.manifest.decoder, state.groups, strict=True):
             hidden, _ = self.run_stage(stage, group, hidden, positions, recorder, phase)
         state.position += len(tokens)
@@ -248,8 +249,9 @@ class Decoder:
     def _set_positions(self, prompt: _Prompt) -> int:
         """RoPE positions of the prompt; returns the position of the first token after it."""
         origins = None if prompt.visual is None else prompt.visual.origins
-        ids, following = position_ids(prompt.lengths, origins)
-        prompt.positions = self.backend.put(ids[None])
+        rows, grid = self.manifest.text.position_rows, self.manifest.grid
+        ids, following = position_rows(prompt.lengths, origins, rows, grid)
+        prompt.positions = self.backend.put(ids)
         return following
 
     def _run_in_prompt(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvlm_runtime.backends import Backend, Runner, Value
-from lvlm_runtime.bundle.manifest import Budget, LayoutBudget
+from lvlm_runtime.bundle.manifest import GRID, Budget, LayoutBudget
 from lvlm_runtime.bundle.route import vision_steps
 from lvlm_runtime.chain.loaded import LoadedGraphs
 from lvlm_runtime.chain.recorder import Recorder, Reduced
@@ -18,7 +18,7 @@ from lvlm_runtime.prompt.sequence import Origins
 
 SUFFIX = "_out"
 # What belongs to the tokens and not to the hidden states: kept past graphs that leave it alone.
-CARRIED = ("sizes", "origins")
+CARRIED = ("sizes", "origins", GRID)
 # The output of a projector or packer is the features that a packer after it takes.
 NEXT = {"visual": "features"}
 
@@ -86,6 +86,12 @@ class VisionFlow:
         return next(self.values[name] for name in names if name in self.values)
 
 
+def grid_rows(tiles: int, grid: tuple[int, int]) -> NDArray[np.int64]:
+    """Row and column ``[tiles, N, 2]`` of the tokens of pictures of which nothing was taken out."""
+    places = np.indices(grid, np.int64).reshape(2, -1).T
+    return np.tile(places, (tiles, 1, 1))
+
+
 class VisionEncoder:
     """Vision subgraphs, their reducers, projector and packer.
 
@@ -110,6 +116,8 @@ class VisionEncoder:
         graphs, backend = self.graphs, self.graphs.backend
         flow = VisionFlow(backend, pixel_values.astype(graphs.dtype))
         tiles = len(pixel_values)
+        if graphs.manifest.grid is not None:
+            flow.values[GRID] = backend.put(grid_rows(tiles, graphs.manifest.grid))
         origins = Origins.whole(tiles, graphs.manifest.vision_tokens)
         places: list[Value] = []
         for step in vision_steps(graphs.manifest, budget, part):

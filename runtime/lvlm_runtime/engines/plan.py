@@ -14,7 +14,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lvlm_runtime.bundle.bundle import Bundle
-from lvlm_runtime.bundle.manifest import SEQUENCE_MAJOR, SIZE_BIAS, Budget, LayoutBudget, Manifest
+from lvlm_runtime.bundle.manifest import (
+    GRID,
+    SEQUENCE_MAJOR,
+    SIZE_BIAS,
+    Budget,
+    LayoutBudget,
+    Manifest,
+)
 from lvlm_runtime.bundle.route import Step, route, shared_graphs
 from lvlm_runtime.engines.limits import (
     Limits,
@@ -163,7 +170,7 @@ class _Walk:
         dims = self.manifest.dims.vision
         edge = math.isqrt(step.tokens_in) * dims.patch
         rows = {0: self.tiles, 1: _just(dims.prefix + step.tokens_in)}
-        spans = {"hidden": rows, "sizes": rows}
+        spans = {"hidden": rows, "sizes": rows, GRID: rows}
         spans["pixel_values"] = {0: self.tiles, 2: _just(edge), 3: _just(edge)}
         self.add(step.graph, {name: spans[name] for name in step.inputs})
 

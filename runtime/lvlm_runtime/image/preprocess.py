@@ -1,7 +1,7 @@
 """A model's own image preprocessing, in numpy and Pillow only.
 
 The numbers are those of transformers 5.23's PIL image processors (CLIP, SigLIP, LLaVA and
-LLaVA-OneVision): same order, same integer rounding, same float32 arithmetic.
+LLaVA-OneVision, Qwen2-VL): same order, same integer rounding, same float32 arithmetic.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from lvlm_runtime.image import anyres, memory
 from lvlm_runtime.image.anyres import TileLayout
 from lvlm_runtime.image.picture import Picture, load_image, picture_size
 from lvlm_runtime.image.pixels import center_crop, normalise, pad, resize, square
+from lvlm_runtime.image.smart import smart_resize
 
 __all__ = [
     "LayoutFit",
@@ -51,6 +52,11 @@ class PreprocessSpec:
         grid_pinpoints: Canvases (height, width) of "anyres" tiling; None for one view a picture.
         feature_side: Features per tile edge of the unreduced vision tower (27 for SigLIP-so400m
             at 384 pixels); decides whether a picture's own "anyres" layout is the bundle's.
+        factor: Pixels along the edge of a token, where the model gives every picture a size of its
+            own that is a multiple of it (``smart_resize``); ``height`` and ``width`` are then the
+            one that the bundle is for. None for other models.
+        min_pixels: Fewest that such a size has, unless a side is one token.
+        max_pixels: Most that it has.
     """
 
     pad_to_square: tuple[int, int, int] | None = None
@@ -64,6 +70,16 @@ class PreprocessSpec:
     std: tuple[float, float, float] | None = None
     grid_pinpoints: tuple[tuple[int, int], ...] | None = None
     feature_side: int | None = None
+    factor: int | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of a picture's tokens, where they follow from ``factor``."""
+        if self.factor is None or self.height is None or self.width is None:
+            return None
+        return self.height // self.factor, self.width // self.factor
 
 
 @dataclass(frozen=True)
@@ -157,6 +173,15 @@ def layout_fit(
 ) -> LayoutFit:
     """How a picture of this size is brought to the layout, by arithmetic on its size alone."""
     as_it_is = LayoutFit(image_height, image_width, False, image_height, image_width)
+    if spec.factor is not None:
+        assert spec.min_pixels is not None
+        assert spec.max_pixels is not None
+        size = smart_resize(
+            image_height, image_width, spec.factor, spec.min_pixels, spec.max_pixels
+        )
+        if size == (spec.height, spec.width):
+            return as_it_is
+        return _letterboxed(image_height, image_width, layout)
     if layout.name != anyres.SINGLE:
         return as_it_is
     if spec.grid_pinpoints is None or spec.height is None or spec.feature_side is None:
@@ -164,6 +189,11 @@ def layout_fit(
     own = anyres.layout_for(image_height, image_width, spec.grid_pinpoints, spec.height)
     if anyres.same_layout(own, layout, spec.feature_side):
         return as_it_is
+    return _letterboxed(image_height, image_width, layout)
+
+
+def _letterboxed(image_height: int, image_width: int, layout: TileLayout) -> LayoutFit:
+    """Padding to the aspect ratio of the picture that the layout is made for."""
     height, width = image_height, image_width
     if width * layout.image_height > height * layout.image_width:
         height = max(height, round(width * layout.image_height / layout.image_width))
@@ -204,6 +234,9 @@ def needed_bytes(
         inside = anyres.patch_output_size(*nominal, *canvas)
         made += memory.resize_bytes(*shown, *inside, spec.resample)
         made += 2 * memory.stored_bytes(*canvas)
+    elif fit.letterboxed:
+        shown = fit.padded_height, fit.padded_width
+        made += memory.stored_bytes(*shown)
     elif spec.pad_to_square is not None:
         shown = max(shown), max(shown)
         made += memory.stored_bytes(*shown)
@@ -228,6 +261,8 @@ def _views(
     if layout.name != anyres.SINGLE:
         if (layout.name == anyres.MULTI) != (spec.grid_pinpoints is not None):
             raise ValueError(f"layout {layout.name!r} does not belong to {spec}")
+        if fit.letterboxed:
+            return [pad(image, fit.padded_height, fit.padded_width, (0, 0, 0))]
         return [image if spec.pad_to_square is None else square(image, spec.pad_to_square)]
     tile = spec.height or 0
     if fit.letterboxed:

@@ -86,7 +86,8 @@ def _decoder_call(session: Session, stage: Subgraph) -> Callable[[int], Callable
 
     def make(count: int) -> Callable[[], None]:
         hidden = _tokens(session, count, manifest.text.hidden_size)
-        positions = chain.backend.put(np.arange(count, dtype=np.int64)[None])
+        rows = manifest.text.position_rows
+        positions = chain.backend.put(np.tile(np.arange(count, dtype=np.int64), (rows, 1)))
         group = chain.decoder.allocate(stage, count)
 
         def call() -> None:

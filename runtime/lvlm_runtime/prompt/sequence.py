@@ -76,6 +76,37 @@ def position_ids(run_lengths: Sequence[int], origins: Origins | None) -> tuple[I
     return np.concatenate(pieces), start
 
 
+def position_rows(
+    run_lengths: Sequence[int], origins: Origins | None, rows: int, grid: tuple[int, int] | None
+) -> tuple[Indices, int]:
+    """RoPE positions ``[R, S]`` of a prompt, and the position of the first token after it.
+
+    With three rows (time, height and width) a token of an image stands at one time, in its row and
+    column of ``grid``, and text continues behind the longer edge; every row of text is the same.
+    Source: arXiv:2409.12191 section 2.1; transformers 5.23, ``get_rope_index`` of ``qwen2_vl``.
+
+    Args:
+        run_lengths: Of the n+1 runs of text.
+        origins: Where the images' tokens stood in raster order; None without images.
+        rows: R, 1 or 3.
+        grid: Rows and columns of an image's tokens; with three rows.
+    """
+    if rows == 1:
+        ids, following = position_ids(run_lengths, origins)
+        return ids[None], following
+    pieces: list[Indices] = []
+    start = 0
+    for image, length in enumerate(run_lengths):
+        pieces.append(np.tile(np.arange(start, start + length, dtype=np.int64), (rows, 1)))
+        start += length
+        if origins is not None and image < len(run_lengths) - 1:
+            assert grid is not None
+            offsets = origins.offsets[image]
+            pieces.append(start + np.stack((0 * offsets, offsets // grid[1], offsets % grid[1])))
+            start += max(grid)
+    return np.concatenate(pieces, axis=1), start
+
+
 def text_runs(token_ids: Sequence[int], image_token_id: int) -> list[list[int]]:
     """Split a prompt at its image placeholders (one id per image) into n+1 text runs."""
     runs: list[list[int]] = [[]]

@@ -258,7 +258,7 @@ def test_without_force_a_bundle_of_another_key_stays(tmp_path: Path) -> None:
 def test_a_bundle_of_another_version_wants_force_too(tmp_path: Path) -> None:
     world = World(tmp_path / "root", "force")
     manifest = world.target / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"schema": 2', '"schema": 1'))
+    manifest.write_text(manifest.read_text().replace('"schema": 3', '"schema": 2'))
     with pytest.raises(LvlmError, match="give --force to replace it"):
         build(world.output, NEW, False, world.exports)
     force(world)

@@ -67,7 +67,11 @@ def fits(method: Method) -> str:
     """The models a method is built for; the others are refused."""
     if method.needs_cls:
         return "towers with a CLS token"
-    return "pictures of one tile" if method.appends else "all families"
+    if method.appends:
+        return "llava"
+    if method.keeps_square:
+        return "llava, llava_onevision"
+    return "square grids of tokens" if method.needs_square else "all families"
 
 
 def backends() -> Rows:

@@ -126,7 +126,7 @@ def run_picture(
     session.generate(prompt, [opened], budget.ratio, max_new_tokens=1, recorder=recorder)
     pixels = preprocess([opened], manifest.preprocess, layout).pixel_values[0]
     return seen_picture(pixels, manifest.preprocess), make_panels(
-        manifest.vision_tokens, reductions, merges
+        manifest.vision_tokens, reductions, merges, manifest.grid[1] if manifest.grid else 0
     )
 
 

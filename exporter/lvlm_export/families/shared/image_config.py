@@ -57,6 +57,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
             [384 * rows, 384 * cols] for rows in range(1, 7) for cols in range(1, 7)
         ],
     },
+    # Its size follows the picture's and is given to it by the family.
+    "Qwen2VL": {**_COMMON, "size": {"height": 448, "width": 448}},
 }
 """Defaults of each of transformers' processors, for settings that are not in its file."""
 

@@ -24,6 +24,8 @@ WINDOWED: dict[str, Callable[[Any], bool]] = {
     "llama": lambda _text: False,
     "mistral": lambda text: text.sliding_window is not None,
     "qwen2": lambda text: "sliding_attention" in (text.layer_types or ()),
+    "qwen2_vl_text": lambda text: "sliding_attention" in (text.layer_types or ()),
+    "qwen2_5_vl_text": lambda text: "sliding_attention" in (text.layer_types or ()),
 }
 TEXT_TYPES = tuple(WINDOWED)
 # Of transformers' ROPE_INIT_FUNCTIONS, those whose frequencies are the same at every length.

@@ -68,6 +68,7 @@ class Anchors(Method):
     acts_in = "1 vision layer"
     merges = True
     tracks_size = True
+    needs_square = True
 
     def sites(self, vision_layers: int, text_layers: int, ratio: float) -> tuple[Site, ...]:
         return (Site("vision", round(FRACTION * vision_layers)),)

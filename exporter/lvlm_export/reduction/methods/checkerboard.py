@@ -56,6 +56,7 @@ class Checkerboard(Method):
     cost = "cosines of one half of the tokens with the other, once; one attention row"
     acts_in = "1 vision layer, 1 decoder layer"
     merges = True
+    needs_square = True
     # The tower takes all that the ratio asks for, down to a half.
     vision_share = 1.0
 

@@ -64,6 +64,7 @@ class Local(Method):
     acts_in = "3 or 4 vision layers"
     merges = True
     tracks_size = True
+    needs_square = True
     sizes_in_decoder = True
 
     def sites(self, vision_layers: int, text_layers: int, ratio: float) -> tuple[Site, ...]:
