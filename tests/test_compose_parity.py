@@ -11,8 +11,7 @@ import tiny
 from helpers import build_tiny
 from lvlm_export.check.parity import synthetic_samples, verify
 from lvlm_export.checkpoint.checkpoint import Checkpoint
-from lvlm_export.cli.commands.verify import options_of
-from lvlm_export.plan.plan import BuildOptions, make_plan
+from lvlm_export.plan.plan import BuildOptions, make_plan, options_of
 from lvlm_export.reduction import METHODS, load_method
 from lvlm_export.reduction.compose import role_in_composed
 from lvlm_runtime.bundle.placement import HandBudget, HandPlacement

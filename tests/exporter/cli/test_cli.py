@@ -187,9 +187,8 @@ def test_verify_refuses_another_checkpoint(demo_bundle: Path, tmp_path: Path) ->
 
 def test_a_manifest_gives_its_options_back(demo_bundle: Path) -> None:
     from lvlm_export.checkpoint.checkpoint import Checkpoint
-    from lvlm_export.cli.commands.verify import options_of
     from lvlm_export.demo import CHECKPOINT
-    from lvlm_export.plan.plan import BuildOptions, make_plan
+    from lvlm_export.plan.plan import BuildOptions, make_plan, options_of
 
     checkpoint = Checkpoint.open(CHECKPOINT)
     again = make_plan(checkpoint, options_of(read_manifest(demo_bundle)))
