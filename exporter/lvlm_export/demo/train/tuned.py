@@ -39,7 +39,7 @@ def as_markdown() -> str:
             *rows,
             "",
             f"{_story(result, trials)} `make demo-tune`, {result['created'][:10]}: {result['machine']},"
-            f" PyTorch {result['versions']['torch']}.",
+            f" PyTorch {result['versions']['torch']}. {result.get('continued', '')}".rstrip(),
         ]
     )
 
