@@ -198,6 +198,7 @@ def test_what_does_not_fit_is_one_line(
     refused(r"holds no whole bundle whose ratios could change", (0.25,), (), kind=LvlmError)
 
 
+@pytest.mark.slow
 def test_ratios_that_cut_the_model_elsewhere(checkpoint: Path, tmp_path: Path) -> None:
     """A ratio of vtw is a layer: another one is another cut."""
     built = build_tiny(checkpoint, tmp_path / "bundle", 0.5, method="vtw").directory

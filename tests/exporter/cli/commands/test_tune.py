@@ -196,6 +196,7 @@ def test_a_trained_projector_leaves_methods_out(data: Path, tmp_path: Path) -> N
     assert "quecc" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_bundle_answers_as_the_search_said(
     tiny_llava: Path, data: Path, tmp_path: Path
 ) -> None:
