@@ -125,14 +125,14 @@ def cdpruner(tokens: Rows, text: Rows, keep: int) -> list[int]:
 
 
 def anchors(
-    tokens: Rows, keys: Rows, sizes: Rows, places: list[int], side: int, penalty: float
+    tokens: Rows, keys: Rows, sizes: Rows, places: list[int], columns: int, penalty: float
 ) -> tuple[Rows, Rows]:
     """Tokens and sizes of the groups around given places of a grid."""
     groups: dict[int, list[int]] = {place: [] for place in places}
     for i in range(len(tokens)):
         near = {
             p: cosine(keys[i], keys[p])
-            - penalty * ((i // side - p // side) ** 2 + (i % side - p % side) ** 2)
+            - penalty * ((i // columns - p // columns) ** 2 + (i % columns - p % columns) ** 2)
             for p in places
         }
         groups[i if i in groups else max(near, key=lambda p: near[p])].append(i)
@@ -216,16 +216,23 @@ def tome(
 
 
 def local(
-    tokens: Rows, keys: Rows, sizes: Rows, stood: list[int], keep: int, side: int, penalty: float
+    tokens: Rows,
+    keys: Rows,
+    sizes: Rows,
+    stood: list[int],
+    keep: int,
+    grid: tuple[int, int],
+    penalty: float,
 ) -> tuple[list[int], Rows, Rows]:
     """Places, tokens and sizes after one step of ``local``; ``stood``: the tokens' patches."""
-    colour = lambda i: (stood[i] // side + stood[i] % side) % 2  # noqa: E731
-    whole = len(tokens) == side * side
+    columns = grid[1]
+    colour = lambda i: (stood[i] // columns + stood[i] % columns) % 2  # noqa: E731
+    whole = len(tokens) == grid[0] * columns
     first = [i for i in range(len(tokens)) if (colour(i) if whole else i % 2) == 0]
     second = [i for i in range(len(tokens)) if i not in first]
 
     def like(i: int, j: int) -> float:
-        down, across = (np.subtract(divmod(stood[i], side), divmod(stood[j], side))).tolist()
+        down, across = (np.subtract(divmod(stood[i], columns), divmod(stood[j], columns))).tolist()
         return cosine(keys[i], keys[j]) - penalty * (down**2 + across**2)
 
     partner = {i: max(second, key=lambda j: like(i, j)) for i in first}
@@ -238,12 +245,12 @@ def local(
 
 
 def checkerboard(
-    tokens: Rows, keys: Rows, keep: int, side: int, penalty: float
+    tokens: Rows, keys: Rows, keep: int, grid: tuple[int, int], penalty: float
 ) -> tuple[list[int], Rows]:
     """Places and tokens after evenly spaced ones of the corner's colour have joined the other."""
-    rows, columns = np.divmod(np.arange(side * side), side)
-    colour = [i for i in range(side * side) if (rows[i] + columns[i]) % 2 == 0]
-    others = [i for i in range(side * side) if i not in colour]
+    rows, columns = np.divmod(np.arange(grid[0] * grid[1]), grid[1])
+    colour = [i for i in range(len(tokens)) if (rows[i] + columns[i]) % 2 == 0]
+    others = [i for i in range(len(tokens)) if i not in colour]
     removed = len(tokens) - keep
     gone = [colour[int((n + 0.5) * len(colour) / removed)] for n in range(removed)]
     joins = {}

@@ -44,6 +44,7 @@ def reducer_of(
         vision.group if before else 1,
         _window(model, count.site) if before else 0,
         vision.side_rows if before else (),
+        vision.grid[1] if before and vision.grid else 0,
     )
     selector = method.selector(count.site, shape)
     if count.site.stage == "pixels":

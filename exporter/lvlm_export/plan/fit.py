@@ -57,11 +57,11 @@ def check_fit(method: Method, geometry: Geometry, prefix: int, packed: bool) -> 
             " model packs its tiles as grids; lvlm-export list methods says which methods fit"
         )
     if geometry.grid is not None:
-        _check_grid(method, geometry.grid)
+        _check_places(method)
 
 
-def _check_grid(method: Method, grid: tuple[int, int]) -> None:
-    """Refuse what needs a square, or a tower that takes pictures of any size."""
+def _check_places(method: Method) -> None:
+    """Refuse what a tower that takes pictures of any size has no places for."""
     if method.keeps_square or method.appends:
         does = (
             "makes pictures smaller" if method.keeps_square else "appends a token without a place"
@@ -69,11 +69,6 @@ def _check_grid(method: Method, grid: tuple[int, int]) -> None:
         raise UsageError(
             f"method {method.name} {does}, and this model's tower asks every token for its place in"
             " a picture of one size; lvlm-export list methods says which methods fit"
-        )
-    if method.needs_square and grid[0] != grid[1]:
-        raise UsageError(
-            f"method {method.name} takes the tokens for a square and this model's pictures have"
-            f" {grid[0]} x {grid[1]} of them; give --image-size a square, or take another method"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
@@ -59,6 +60,7 @@ class ReducerShape:
         window: Edge, in tokens, of the windows inside of which attention of the layer that scores
             stays; 0 for none.
         rows: Rows that travel with the tokens, by name; vision sites.
+        columns: Tokens in a row of the picture's grid, 0 where the grid is a square.
     """
 
     tokens_in: int
@@ -70,11 +72,27 @@ class ReducerShape:
     group: int = 1
     window: int = 0
     rows: tuple[str, ...] = ()
+    columns: int = 0
 
     @property
     def tokens_full(self) -> int:
         """Patches of a tile before any reduction."""
         return self.whole or self.tokens_in
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of a tile's patches before any reduction, None where they are no grid.
+
+        Example:
+            >>> ReducerShape(196, 65, 0, 1.0, 0).grid
+            (14, 14)
+            >>> ReducerShape(1196, 395, 0, 1.0, 0, columns=46).grid
+            (26, 46)
+        """
+        side = math.isqrt(self.tokens_full)
+        columns = self.columns or side
+        rows = self.tokens_full // columns if self.columns else side
+        return (rows, columns) if rows * columns == self.tokens_full else None
 
 
 class Method(Protocol):
@@ -96,7 +114,6 @@ class Method(Protocol):
             encoder, whose attention adds its logarithm to a key's logits.
         sizes_in_decoder: The decoder's attention does so too, in every layer and step.
         keeps_square: What stays of a tile is a square grid, on every model.
-        needs_square: It takes a tile's tokens for a square.
         vision_share: Share of the total log-ratio that the sites before the decoder carry, in
             [0, 1]; counts only where there are sites in both.
     """
@@ -114,7 +131,6 @@ class Method(Protocol):
     tracks_size: bool = False
     sizes_in_decoder: bool = False
     keeps_square: bool = False
-    needs_square: bool = False
     vision_share: float = 0.0
 
     def sites(self, vision_layers: int, text_layers: int, ratio: float) -> tuple[Site, ...]:

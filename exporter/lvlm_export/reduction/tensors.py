@@ -205,3 +205,20 @@ def merge_least_attended(tokens: Tensor, scores: Tensor, keep: int) -> tuple[Ten
     replaced = torch.where((places == anchor).unsqueeze(-1), merged, tokens)
     kept = sort_ascending(order.narrow(1, removed, keep))
     return gather_rows(replaced, kept), kept
+
+
+def squared_steps(one: Tensor, other: Tensor, columns: int) -> Tensor:
+    """Squared distances of raster places on a grid, float32, in steps.
+
+    Args:
+        one: Places, int64.
+        other: Places that broadcast with them.
+        columns: Of the grid.
+
+    Example:
+        >>> squared_steps(torch.tensor([0, 6]), torch.tensor([6, 6]), columns=4)
+        tensor([5., 0.])
+    """
+    rows = one // columns - other // columns
+    across = one % columns - other % columns
+    return (rows * rows + across * across).to(torch.float32)

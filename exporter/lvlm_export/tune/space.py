@@ -216,7 +216,11 @@ def check_selectors(plan: TrialPlan, fit: ModelFit) -> None:
     for count in (*plan.budget.vision, *(c for each in plan.budget.layouts for c in each.counts)):
         before = count.site.stage in ("vision", "features")
         prefix, whole = (fit.prefix, fit.geometry.vision_tokens) if before else (0, 0)
-        shape = ReducerShape(count.tokens_in, count.tokens_out, prefix, 1.0, 0, whole)
+        grid = fit.geometry.grid if before else None
+        columns = 0 if grid is None else grid[1]
+        shape = ReducerShape(
+            count.tokens_in, count.tokens_out, prefix, 1.0, 0, whole, columns=columns
+        )
         plan.method.selector(count.site, shape)
 
 

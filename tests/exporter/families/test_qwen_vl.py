@@ -20,6 +20,7 @@ from lvlm_export.check.parity import ParitySample
 from lvlm_export.check.processor import EQUAL, check_processor
 from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.families.shared.qwen_vl import QwenBlocks, patches_of
+from lvlm_export.graphs.reducers import make_reducer
 from lvlm_export.plan.plan import BuildOptions, make_plan
 from lvlm_export.reduction.tensors import window_bias
 from lvlm_export.tune.asking import Asker, AskOptions
@@ -169,10 +170,6 @@ def test_what_is_not_supported_is_one_line(
 @pytest.mark.parametrize(
     ("method", "message"),
     [
-        (
-            "local",
-            "takes the tokens for a square and this model's pictures have 5 x 7 of them; give",
-        ),
         ("downsample", "makes pictures smaller, and this model's tower asks every token for its"),
         ("prumerge_plus", "appends a token without a place, and this model's tower asks every"),
         ("image_text", "needs the CLS token"),
@@ -184,10 +181,15 @@ def test_methods_that_do_not_fit_say_why(checkpoint: Path, method: str, message:
         make_plan(opened, BuildOptions((0.5,), method=method, image_size=SIZE))
 
 
-def test_a_square_of_tokens_suits_methods_that_take_it_for_one(checkpoint: Path) -> None:
-    options = BuildOptions((0.5,), method="local", image_size=(48, 48))
-    plan = make_plan(Checkpoint.open(checkpoint), options)
-    assert plan.budgets[0].vision[-1].tokens_out == 18
+@pytest.mark.parametrize("method", ["local", "anchors", "checkerboard"])
+def test_methods_that_measure_distances_know_the_pictures_columns(
+    checkpoint: Path, method: str
+) -> None:
+    plan = make_plan(
+        Checkpoint.open(checkpoint), BuildOptions((0.5,), method=method, image_size=SIZE)
+    )
+    count = plan.budgets[0].vision[0]
+    assert make_reducer(plan, count).shape.grid == plan.shape.vision.grid == (5, 7)
 
 
 def test_tune_says_that_it_cannot(checkpoint: Path) -> None:

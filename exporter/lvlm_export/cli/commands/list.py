@@ -71,7 +71,7 @@ def fits(method: Method) -> str:
         return "llava"
     if method.keeps_square:
         return "llava, llava_onevision"
-    return "square grids of tokens" if method.needs_square else "all families"
+    return "all families"
 
 
 def backends() -> Rows:

@@ -34,28 +34,49 @@ FRACTION = 1 / 3
 PENALTY, PENALTY_GRID = 0.02, 14
 
 
-def spread_places(side: int, keep: int) -> list[int]:
-    """``keep`` raster places spread evenly over a grid of ``side`` x ``side``.
+def spread_places(grid: tuple[int, int], keep: int) -> list[int]:
+    """``keep`` raster places spread evenly over a grid of rows and columns.
 
     Rows have equal numbers of them but for one; in a row they are evenly spaced, and every other row
     is shifted by half a space, so that half of all places is a checkerboard.
 
     Example:
-        >>> spread_places(4, 8)
+        >>> spread_places((4, 4), 8)
         [0, 2, 5, 7, 8, 10, 13, 15]
     """
+    rows, columns = grid
     places = []
-    for row in range(side):
-        count = (row + 1) * keep // side - row * keep // side
+    for row in range(rows):
+        count = (row + 1) * keep // rows - row * keep // rows
         # In quarters of a space: the first row begins at one, the next at three.
         start = 1 if row % 2 == 0 else 3
-        places += [row * side + (4 * index + start) * side // (4 * count) for index in range(count)]
+        places += [
+            row * columns + (4 * index + start) * columns // (4 * count) for index in range(count)
+        ]
     return places
 
 
-def penalty(side: int) -> float:
-    """Of a cosine, per squared step of a grid of ``side`` x ``side``."""
-    return PENALTY * (PENALTY_GRID / side) ** 2
+def penalty(grid: tuple[int, int]) -> float:
+    """Of a cosine, per squared step of a grid of rows and columns.
+
+    The same for the same part of the picture, if the grid is finer, and of a square as large as the
+    picture, if it is none.
+    """
+    return PENALTY * (PENALTY_GRID / math.sqrt(grid[0] * grid[1])) ** 2
+
+
+def whole_grid(method: str, site: Site, shape: ReducerShape) -> tuple[int, int]:
+    """Rows and columns of the tokens at a site where nothing has left yet.
+
+    Raises:
+        UsageError: Tokens have left, or they are no grid.
+    """
+    if shape.grid is None or shape.tokens_in != shape.tokens_full:
+        raise UsageError(
+            f"method {method} takes its tokens for a whole grid of patches, and site {site.name} has"
+            f" {shape.tokens_in}; place it where nothing has left yet"
+        )
+    return shape.grid
 
 
 class Anchors(Method):
@@ -68,21 +89,15 @@ class Anchors(Method):
     acts_in = "1 vision layer"
     merges = True
     tracks_size = True
-    needs_square = True
 
     def sites(self, vision_layers: int, text_layers: int, ratio: float) -> tuple[Site, ...]:
         return (Site("vision", round(FRACTION * vision_layers)),)
 
     def selector(self, site: Site, shape: ReducerShape) -> Selector:
-        side = math.isqrt(shape.tokens_in)
-        if side * side != shape.tokens_in:
-            raise UsageError(
-                f"method anchors spreads its places over a square of patches, and site {site.name}"
-                f" has {shape.tokens_in} tokens; place it where nothing has left yet"
-            )
+        grid = whole_grid(self.name, site, shape)
         from lvlm_export.reduction.selectors.anchors import JoinAnchors
 
-        return JoinAnchors(side, spread_places(side, shape.tokens_out), penalty(side))
+        return JoinAnchors(grid, spread_places(grid, shape.tokens_out), penalty(grid))
 
 
 METHOD = Anchors()

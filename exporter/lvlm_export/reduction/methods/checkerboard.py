@@ -17,11 +17,10 @@ drops the rest.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from lvlm_export.reduction.method import Method, ReducerShape, Site
-from lvlm_export.reduction.methods.anchors import penalty
+from lvlm_export.reduction.methods.anchors import penalty, whole_grid
 from lvlm_export.reduction.methods.uniform import even_places
 from lvlm_runtime.errors import UsageError
 
@@ -32,17 +31,18 @@ VISION_FRACTION, DECODER_FRACTION = 1 / 3, 2 / 3
 HALF = 0.5
 
 
-def leaving_places(side: int, keep: int) -> list[int]:
+def leaving_places(grid: tuple[int, int], keep: int) -> list[int]:
     """Evenly spaced raster places of the colour of the corner that leave so that ``keep`` stay.
 
     Example:
-        >>> leaving_places(4, 8)
+        >>> leaving_places((4, 4), 8)
         [0, 2, 5, 7, 8, 10, 13, 15]
-        >>> leaving_places(4, 12)
+        >>> leaving_places((4, 4), 12)
         [2, 7, 10, 15]
     """
-    colour = [place for place in range(side * side) if (place // side + place % side) % 2 == 0]
-    return [colour[index] for index in even_places(len(colour), side * side - keep)]
+    tokens, columns = grid[0] * grid[1], grid[1]
+    colour = [place for place in range(tokens) if (place // columns + place % columns) % 2 == 0]
+    return [colour[index] for index in even_places(len(colour), tokens - keep)]
 
 
 class Checkerboard(Method):
@@ -56,7 +56,6 @@ class Checkerboard(Method):
     cost = "cosines of one half of the tokens with the other, once; one attention row"
     acts_in = "1 vision layer, 1 decoder layer"
     merges = True
-    needs_square = True
     # The tower takes all that the ratio asks for, down to a half.
     vision_share = 1.0
 
@@ -77,12 +76,7 @@ class Checkerboard(Method):
             from lvlm_export.reduction.selectors import KeepBest
 
             return KeepBest(shape.tokens_out, "last_row")
-        side = math.isqrt(shape.tokens_in)
-        if side * side != shape.tokens_in:
-            raise UsageError(
-                f"method checkerboard halves a square of patches, and site {site.name} has"
-                f" {shape.tokens_in} tokens; place it where nothing has left yet"
-            )
+        grid = whole_grid(self.name, site, shape)
         if shape.tokens_out < self.least_of_tile(shape.tokens_in):
             raise UsageError(
                 f"method checkerboard cannot take {shape.tokens_in} tokens to {shape.tokens_out} at"
@@ -90,7 +84,7 @@ class Checkerboard(Method):
             )
         from lvlm_export.reduction.selectors.checkerboard import JoinColours
 
-        return JoinColours(side, leaving_places(side, shape.tokens_out), penalty(side))
+        return JoinColours(grid, leaving_places(grid, shape.tokens_out), penalty(grid))
 
 
 METHOD = Checkerboard()

@@ -17,7 +17,6 @@ arXiv:2210.09461).
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from lvlm_export.reduction.method import Method, ReducerShape, Site
@@ -64,7 +63,6 @@ class Local(Method):
     acts_in = "3 or 4 vision layers"
     merges = True
     tracks_size = True
-    needs_square = True
     sizes_in_decoder = True
 
     def sites(self, vision_layers: int, text_layers: int, ratio: float) -> tuple[Site, ...]:
@@ -76,16 +74,15 @@ class Local(Method):
         return local_counts(tokens, kept, sites)
 
     def selector(self, site: Site, shape: ReducerShape) -> Selector:
-        side = math.isqrt(shape.tokens_full)
-        if side * side != shape.tokens_full:
+        if shape.grid is None:
             raise UsageError(
-                f"method local measures distances on a square of patches, and a tile has"
+                f"method local measures distances on a grid of patches, and a tile has"
                 f" {shape.tokens_full}; take --method tome"
             )
         check_half(self.name, site, shape)
         from lvlm_export.reduction.selectors.local import MergeNear
 
-        return MergeNear(shape, side, penalty(side))
+        return MergeNear(shape, shape.grid, penalty(shape.grid))
 
 
 METHOD = Local()

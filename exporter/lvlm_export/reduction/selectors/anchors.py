@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lvlm_export.reduction.selectors import Clue, Clues, Selector
-from lvlm_export.reduction.tensors import cosine
+from lvlm_export.reduction.tensors import cosine, squared_steps
 
 ITSELF = 4.0  # above every difference of two cosines
 
@@ -17,7 +17,7 @@ class JoinAnchors(Selector):
     """Every token joins one of K given places; returns the sizes as well.
 
     Args:
-        side: The N tokens are a square of ``side`` x ``side``.
+        grid: Rows and columns of the N tokens.
         places: The K raster places that stay, ascending.
         penalty: What a squared step of distance takes from the cosine of two keys.
     """
@@ -25,9 +25,9 @@ class JoinAnchors(Selector):
     needs: frozenset[Clue] = frozenset({"keys", "sizes"})
     places: Tensor
 
-    def __init__(self, side: int, places: Sequence[int], penalty: float) -> None:
+    def __init__(self, grid: tuple[int, int], places: Sequence[int], penalty: float) -> None:
         super().__init__()
-        self.side, self.penalty = side, penalty
+        self.grid, self.penalty = grid, penalty
         self.register_buffer("places", torch.tensor(list(places)), persistent=False)
 
     def forward(self, tokens: Tensor, clues: Clues) -> tuple[Tensor, Tensor, Tensor]:
@@ -44,9 +44,8 @@ class JoinAnchors(Selector):
 
     def _nearness(self) -> Tensor:
         """``[N, K]``, added to the cosines. Computed, because a constant would be K x N numbers."""
-        every = torch.arange(self.side * self.side, device=self.places.device).unsqueeze(1)
-        rows = every // self.side - self.places // self.side
-        columns = every % self.side - self.places % self.side
-        apart = (rows * rows + columns * columns).to(torch.float32)
+        rows, columns = self.grid
+        every = torch.arange(rows * columns, device=self.places.device).unsqueeze(1)
+        apart = squared_steps(every, self.places, columns)
         # An anchor joins itself, though another may have the same key.
         return ITSELF * (apart == 0).to(torch.float32) - self.penalty * apart

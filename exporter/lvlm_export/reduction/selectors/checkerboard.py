@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from lvlm_export.reduction.selectors import Clue, Clues, Selector
-from lvlm_export.reduction.tensors import cosine
+from lvlm_export.reduction.tensors import cosine, squared_steps
 
 
 class JoinColours(Selector):
     """Constant places leave, each into the most similar near one of the other colour.
 
     Args:
-        side: The N tokens are a square of ``side`` x ``side``.
+        grid: Rows and columns of the N tokens.
         leaving: The raster places of one colour that leave, ascending.
         penalty: What a squared step of distance takes from the cosine of two keys.
     """
@@ -26,10 +26,11 @@ class JoinColours(Selector):
     rest: Tensor
     raster: Tensor
 
-    def __init__(self, side: int, leaving: Sequence[int], penalty: float) -> None:
+    def __init__(self, grid: tuple[int, int], leaving: Sequence[int], penalty: float) -> None:
         super().__init__()
-        self.side, self.penalty = side, penalty
-        colour = [(place // side + place % side) % 2 for place in range(side * side)]
+        rows, columns = grid
+        self.columns, self.penalty = columns, penalty
+        colour = [(place // columns + place % columns) % 2 for place in range(rows * columns)]
         gone = set(leaving)
         others = [place for place, odd in enumerate(colour) if odd]
         rest = [place for place, odd in enumerate(colour) if not odd and place not in gone]
@@ -43,7 +44,8 @@ class JoinColours(Selector):
         assert clues.keys is not None
         keys = clues.keys
         like = cosine(keys.index_select(1, self.leaving), keys.index_select(1, self.others))
-        like = like - self.penalty * self._apart()
+        one, other = self.leaving.unsqueeze(1), self.others.unsqueeze(0)
+        like = like - self.penalty * squared_steps(one, other, self.columns)
         slots = torch.arange(len(self.others), device=tokens.device)
         joins = (like.argmax(dim=-1, keepdim=True) == slots).to(torch.float32).transpose(1, 2)
         own = tokens.index_select(1, self.others).float()
@@ -55,10 +57,3 @@ class JoinColours(Selector):
             out = out.index_select(1, self.raster)
             places = torch.cat((places, self.rest)).index_select(0, self.raster)
         return out, places.unsqueeze(0).expand(tokens.shape[0], -1)
-
-    def _apart(self) -> Tensor:
-        """Squared distances ``[L, M]`` in steps of the grid."""
-        one, other = self.leaving.unsqueeze(1), self.others.unsqueeze(0)
-        rows = one // self.side - other // self.side
-        columns = one % self.side - other % self.side
-        return (rows * rows + columns * columns).to(torch.float32)

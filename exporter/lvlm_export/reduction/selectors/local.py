@@ -8,7 +8,7 @@ from torch import Tensor
 from lvlm_export.reduction.method import ReducerShape
 from lvlm_export.reduction.selectors import Clue, Clues, Selector
 from lvlm_export.reduction.selectors.tome import merge_best_pairs
-from lvlm_export.reduction.tensors import cosine
+from lvlm_export.reduction.tensors import cosine, squared_steps
 
 
 class MergeNear(Selector):
@@ -17,7 +17,7 @@ class MergeNear(Selector):
     Args:
         shape: Of the site. Where nothing has left yet, the places are known and the sets are the
             colours of a checkerboard; else the origins are a clue.
-        side: Patches along the edge of a tile.
+        grid: Rows and columns of a tile's patches.
         penalty: What a squared step of distance takes from the cosine of two keys.
     """
 
@@ -26,15 +26,16 @@ class MergeNear(Selector):
     first: Tensor
     second: Tensor
 
-    def __init__(self, shape: ReducerShape, side: int, penalty: float) -> None:
+    def __init__(self, shape: ReducerShape, grid: tuple[int, int], penalty: float) -> None:
         super().__init__()
-        self.side, self.penalty = side, penalty
+        rows, columns = grid
+        self.columns, self.penalty = columns, penalty
         self.removed = shape.tokens_in - shape.tokens_out
-        self.whole = shape.tokens_in == side * side
+        self.whole = shape.tokens_in == rows * columns
         clues: set[Clue] = {"keys", "sizes"} if self.whole else {"keys", "sizes", "origins"}
         self.needs = frozenset(clues)
         places = torch.arange(shape.tokens_in)
-        parity = (places // side + places % side) % 2 if self.whole else places % 2
+        parity = (places // columns + places % columns) % 2 if self.whole else places % 2
         self.register_buffer("every", places, persistent=False)
         self.register_buffer("first", places[parity == 0], persistent=False)
         self.register_buffer("second", places[parity == 1], persistent=False)
@@ -49,7 +50,9 @@ class MergeNear(Selector):
         else:
             one, other = self._one(stood), self._other(stood)
         like = cosine(self._one(clues.keys), self._other(clues.keys))
-        like = like - self.penalty * self._apart(one, other)
+        like = like - self.penalty * squared_steps(
+            one.unsqueeze(2), other.unsqueeze(1), self.columns
+        )
         sets = (self._one, self._other)
         out, places, sizes = merge_best_pairs(tokens, clues.sizes, like, sets, self.removed)
         if stood is None:
@@ -64,9 +67,3 @@ class MergeNear(Selector):
 
     def _other(self, rows: Tensor) -> Tensor:
         return rows.index_select(1, self.second)
-
-    def _apart(self, one: Tensor, other: Tensor) -> Tensor:
-        """Squared distances ``[B, A, B']`` of two sets' places, in steps of the grid."""
-        rows = (one // self.side).unsqueeze(2) - (other // self.side).unsqueeze(1)
-        columns = (one % self.side).unsqueeze(2) - (other % self.side).unsqueeze(1)
-        return (rows * rows + columns * columns).to(torch.float32)

@@ -91,8 +91,8 @@ def test_a_trained_projector_needs_every_patch(method: str, paths: dict[str, Pat
 
 
 @pytest.mark.parametrize("method", NEAR)
-def test_patches_that_are_no_square_are_refused(method: str) -> None:
-    with pytest.raises(UsageError, match=rf"method {method} .* square of patches, and .* 30"):
+def test_patches_that_are_no_grid_are_refused(method: str) -> None:
+    with pytest.raises(UsageError, match=rf"method {method} .* grid of patches, and .* 30"):
         load_method(method).selector(Site("vision", 3), ReducerShape(30, 15, 0, 0.5, 0))
 
 
@@ -116,7 +116,9 @@ def test_a_picture_on_twice_the_grid_is_merged_alike() -> None:
     def joins(keys: torch.Tensor, side: int, places: list[int], penalty: float) -> torch.Tensor:
         """For every token the place that it joins."""
         clues = Clues(keys=keys, sizes=torch.ones(1, side * side))
-        merged = JoinAnchors(side, places, penalty)(torch.eye(side * side)[None], clues)[0][0]
+        merged = JoinAnchors((side, side), places, penalty)(torch.eye(side * side)[None], clues)[0][
+            0
+        ]
         return merged.argmax(dim=0)
 
     def corner(place: int) -> int:
@@ -125,9 +127,12 @@ def test_a_picture_on_twice_the_grid_is_merged_alike() -> None:
 
     coarse = [row * side + column for row in (1, 3, 5) for column in (0, 2, 4)]
     places, corners = [corner(at) for at in coarse], [corner(at) for at in range(side * side)]
-    expected = joins(keys, side, coarse, penalty(side))
-    assert joins(fine, 2 * side, places, penalty(2 * side))[corners].tolist() == expected.tolist()
-    unscaled = joins(fine, 2 * side, places, penalty(side))[corners]
+    expected = joins(keys, side, coarse, penalty((side, side)))
+    assert (
+        joins(fine, 2 * side, places, penalty((2 * side, 2 * side)))[corners].tolist()
+        == expected.tolist()
+    )
+    unscaled = joins(fine, 2 * side, places, penalty((side, side)))[corners]
     assert unscaled.tolist() != expected.tolist(), "four times as much parts what belongs together"
 
 

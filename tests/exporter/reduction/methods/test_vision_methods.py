@@ -45,6 +45,12 @@ def selector(method: str, site: Site, tokens: int, keep: int, prefix: int = 0) -
     return load_method(method).selector(site, ReducerShape(tokens, keep, prefix, 0.5, 0))
 
 
+def on_grid(method: str, grid: tuple[int, int], keep: int) -> Selector:
+    """As ``selector``, for the first site of a tile of rows and columns of patches."""
+    shape = ReducerShape(grid[0] * grid[1], keep, 0, 0.5, 0, columns=grid[1])
+    return load_method(method).selector(INSIDE, shape)
+
+
 def draw(seed: int, *shapes: tuple[int, ...]) -> list[NDArray[np.float64]]:
     generator = np.random.default_rng(seed)
     return [generator.standard_normal(shape) for shape in shapes]
@@ -116,20 +122,31 @@ def test_tome_refuses_less_than_its_sites_can() -> None:
         selector("tome", INSIDE, 30, 14)
 
 
-@pytest.mark.parametrize(("count", "keep"), [(36, 18), (36, 25), (36, 35), (49, 25), (23, 12)])
-def test_local_equals_the_numpy_statement(count: int, keep: int) -> None:
+@pytest.mark.parametrize(
+    ("grid", "count", "keep"),
+    [
+        ((6, 6), 36, 18),
+        ((6, 6), 36, 25),
+        ((6, 6), 36, 35),
+        ((7, 7), 49, 25),
+        ((6, 6), 23, 12),
+        ((4, 9), 36, 20),
+        ((9, 4), 30, 17),
+    ],
+)
+def test_local_equals_the_numpy_statement(grid: tuple[int, int], count: int, keep: int) -> None:
     tokens, keys, noise = draw(keep, (2, count, 6), (2, count, 8), (2, count))
-    sizes, side = np.ceil(np.exp(noise)), 7 if count == 49 else 6
-    places = np.sort(np.random.default_rng(count).permutation(side**2)[:count])
-    shape = ReducerShape(count, keep, 0, 0.5, 0, side**2)
+    sizes, patches = np.ceil(np.exp(noise)), grid[0] * grid[1]
+    places = np.sort(np.random.default_rng(count).permutation(patches)[:count])
+    shape = ReducerShape(count, keep, 0, 0.5, 0, patches, columns=grid[1])
     clues = Clues(keys=tensor(keys), sizes=tensor(sizes))
-    if count < side**2:
+    if count < patches:
         clues = replace(clues, origins=torch.from_numpy(np.stack([places, places])))
     module = load_method("local").selector(INSIDE, shape)
-    assert ("origins" in module.needs) == (count < side**2)
+    assert ("origins" in module.needs) == (count < patches)
     got, kept, merged, origins = module(tensor(tokens), clues)
     for image in range(2):
-        args = tokens[image], keys[image], sizes[image], places.tolist(), keep, side, penalty(side)
+        args = tokens[image], keys[image], sizes[image], places.tolist(), keep, grid, penalty(grid)
         expected_places, expected, expected_sizes = numpy_methods.local(*args)
         assert kept[image].tolist() == expected_places
         assert origins[image].tolist() == places[expected_places].tolist()
@@ -162,62 +179,69 @@ def test_local_refuses_what_its_sites_cannot_reach() -> None:
         local_counts(196, 20, 3)
     with pytest.raises(UsageError, match=r"local cannot take 36 tokens to 14 at site vision@3; "):
         selector("local", INSIDE, 36, 14)
-    with pytest.raises(UsageError, match=r"a square of patches, and a tile has 30; "):
+    with pytest.raises(UsageError, match=r"a grid of patches, and a tile has 30; "):
         selector("local", INSIDE, 30, 15)
 
 
+@pytest.mark.parametrize("grid", [(6, 6), (4, 9)])
 @pytest.mark.parametrize("keep", [1, 2, 7, 18, 35, 36])
-def test_anchors_equal_the_numpy_statement(keep: int) -> None:
+def test_anchors_equal_the_numpy_statement(keep: int, grid: tuple[int, int]) -> None:
     tokens, keys, noise = draw(keep, (2, 36, 6), (2, 36, 8), (2, 36))
     # Equal keys of two anchors must not join them.
     keys[:, 1:] = np.where(np.arange(35)[:, None] % 5 == 0, keys[:, :1], keys[:, 1:])
     sizes = np.ceil(np.exp(noise))
     clues = Clues(keys=tensor(keys), sizes=tensor(sizes))
-    got, places, merged = selector("anchors", INSIDE, 36, keep)(tensor(tokens), clues)
-    expected_places = spread_places(6, keep)
+    got, places, merged = on_grid("anchors", grid, keep)(tensor(tokens), clues)
+    expected_places = spread_places(grid, keep)
     for image in range(2):
-        args = tokens[image], keys[image], sizes[image], expected_places, 6, penalty(6)
+        args = tokens[image], keys[image], sizes[image], expected_places, grid[1], penalty(grid)
         expected, expected_sizes = numpy_methods.anchors(*args)
         assert places[image].tolist() == expected_places
         np.testing.assert_allclose(got[image].numpy(), expected, atol=1e-5)
         np.testing.assert_array_equal(merged[image].numpy(), expected_sizes)
 
 
-@given(side=st.integers(2, 40), share=st.floats(0.01, 1.0))
+@given(rows=st.integers(1, 40), columns=st.integers(1, 40), share=st.floats(0.01, 1.0))
 @settings(deadline=None, max_examples=100)
-def test_anchors_are_spread_evenly(side: int, share: float) -> None:
-    keep = max(1, round(share * side * side))
-    places = spread_places(side, keep)
+def test_anchors_are_spread_evenly(rows: int, columns: int, share: float) -> None:
+    keep = max(1, round(share * rows * columns))
+    places = spread_places((rows, columns), keep)
     assert len(places) == keep
     assert places == sorted(set(places))
-    assert 0 <= places[0] <= places[-1] < side * side
-    rows = np.bincount(np.array(places) // side, minlength=side)
-    assert rows.max() - rows.min() <= 1
-    for row in range(side):
-        gaps = np.diff([place for place in places if place // side == row])
-        assert gaps.max(initial=1) - gaps.min(initial=side) <= 1
+    assert 0 <= places[0] <= places[-1] < rows * columns
+    counts = np.bincount(np.array(places) // columns, minlength=rows)
+    assert counts.max() - counts.min() <= 1
+    for row in range(rows):
+        gaps = np.diff([place for place in places if place // columns == row])
+        assert gaps.max(initial=1) - gaps.min(initial=columns) <= 1
 
 
 def test_half_of_a_grid_is_a_checkerboard() -> None:
-    places = spread_places(14, 98)
+    places = spread_places((14, 14), 98)
     assert {(place // 14 + place % 14) % 2 for place in places} == {0}
-    assert penalty(14) == 0.02
-    assert penalty(28) == 0.005, "the same part of the picture is four times as many squared steps"
+    assert penalty((14, 14)) == 0.02
+    assert penalty((28, 28)) == 0.005, (
+        "the same part of the picture is four times as many squared steps"
+    )
 
 
 def test_anchors_refuse_tokens_that_are_no_grid() -> None:
-    with pytest.raises(UsageError, match=r"square of patches, and site vision@3 has 30 tokens; "):
+    with pytest.raises(UsageError, match=r"grid of patches, and site vision@3 has 30; "):
         selector("anchors", INSIDE, 30, 14)
 
 
-@pytest.mark.parametrize(("side", "keep"), [(6, 18), (6, 25), (6, 35), (7, 24), (7, 25)])
-def test_checkerboard_equals_the_numpy_statement(side: int, keep: int) -> None:
-    tokens, keys = draw(keep, (2, side**2, 6), (2, side**2, 8))
-    module = selector("checkerboard", INSIDE, side**2, keep)
+@pytest.mark.parametrize(
+    ("grid", "keep"),
+    [((6, 6), 18), ((6, 6), 25), ((6, 6), 35), ((7, 7), 24), ((7, 7), 25), ((5, 8), 22)],
+)
+def test_checkerboard_equals_the_numpy_statement(grid: tuple[int, int], keep: int) -> None:
+    count = grid[0] * grid[1]
+    tokens, keys = draw(keep, (2, count, 6), (2, count, 8))
+    module = on_grid("checkerboard", grid, keep)
     assert (module.needs, module.gives_origins) == ({"keys"}, False)
     got, places = module(tensor(tokens), Clues(keys=tensor(keys)))
     for image in range(2):
-        args = tokens[image], keys[image], keep, side, penalty(side)
+        args = tokens[image], keys[image], keep, grid, penalty(grid)
         expected_places, expected = numpy_methods.checkerboard(*args)
         assert places[image].tolist() == expected_places
         np.testing.assert_allclose(got[image].numpy(), expected, atol=1e-5)
@@ -250,7 +274,7 @@ def test_checkerboard_at_its_published_point() -> None:
 
 
 def test_checkerboard_refuses_what_it_cannot_halve() -> None:
-    with pytest.raises(UsageError, match=r"square of patches, and site vision@3 has 30 tokens; "):
+    with pytest.raises(UsageError, match=r"grid of patches, and site vision@3 has 30; "):
         selector("checkerboard", INSIDE, 30, 15)
     with pytest.raises(UsageError, match=r"take 49 tokens to 23 at site vision@3; .* is half, 24"):
         selector("checkerboard", INSIDE, 49, 23)
