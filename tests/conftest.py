@@ -117,8 +117,8 @@ def one_thread_per_worker() -> Iterator[None]:
 
     made = OrtBackend.__init__
 
-    def limited(backend: OrtBackend, device: str, threads: int | None) -> None:
-        made(backend, device, 1 if threads is None else threads)
+    def limited(backend: OrtBackend, device: str, threads: int | None, exact: bool = False) -> None:
+        made(backend, device, 1 if threads is None else threads, exact)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(OrtBackend, "__init__", limited)

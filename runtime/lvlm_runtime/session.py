@@ -122,12 +122,16 @@ class Session:
         backend: str = AUTO,
         device: str = "auto",
         threads: int | None = None,
+        exact: bool = False,
     ) -> Session:
-        """As ``open``, for a bundle that is checked already."""
+        """As ``open``, for a bundle that is checked already.
+
+        ``exact`` as of ``open_backend``.
+        """
         encoder = PromptEncoder.read(bundle.tokenizer_files(), bundle.path(TOKENIZER))
         chosen = choose_backend(bundle.directory, backend, device)
         generation = read_generation(bundle)
-        chain = Chain(bundle, open_backend(chosen, device, threads))
+        chain = Chain(bundle, open_backend(chosen, device, threads, exact))
         return cls(bundle, chain, encoder, generation)
 
     @property

@@ -29,6 +29,7 @@ from lvlm_export.graphs.element_types import torch_dtype
 from lvlm_export.graphs.export import export_graph, full_names
 from lvlm_export.graphs.jobs import graph_jobs
 from lvlm_export.graphs.passes import rewrites
+from lvlm_export.graphs.quantise import quantised_weights
 from lvlm_export.graphs.weight_use import WeightUse
 from lvlm_export.plan.plan import BuildOptions, Plan, make_plan, options_of
 from lvlm_export.plan.targets import TARGETS
@@ -174,6 +175,7 @@ def export_graphs(
     dtype = torch_dtype(plan.options.effective_precision)
     model = checkpoint.skeleton(dtype, ATTENTION)
     names = full_names(model)
+    formats = quantised_weights(model, checkpoint.family, plan.options.weights)
     jobs = list(graph_jobs(plan, checkpoint.family, model))
     if begin is not None:
         begin.take_over(workspace, [job.file for job in jobs])
@@ -189,14 +191,18 @@ def export_graphs(
                     names,
                     store if job.weighted else None,
                     rewrites(plan.options.target, plan.options.effective_dialect, job.reads_cache),
+                    formats,
                 )
                 check_operators(workspace.path(job.file), plan.options.target)
                 workspace.finish(job.file, store.refs)
             advance(job.file)
-        table = store.place(WeightUse(checkpoint.family.embed_tokens, dtype))
+        name = checkpoint.family.embed_tokens
+        use = WeightUse(name, dtype, format=formats.get(name))
+        table = store.place(use)
+        scales = None if use.format is None else store.place(replace(use, scales=True))
         workspace.note_weights(store.refs)
         advance("token table")
-    return Exported(table, {job.file: job.signature.inputs for job in jobs})
+    return Exported(table, scales, {job.file: job.signature.inputs for job in jobs})
 
 
 def check_operators(path: Path, target: str) -> None:
@@ -254,7 +260,9 @@ def check_parity(
     from lvlm_export.check.parity import synthetic_samples, verify
 
     requests = synthetic_samples(plan.shape.layouts, samples)
-    session = Session.load(bundle, device="cpu")
+    # What the export did is compared in the arithmetic that both sides share; the bundle's own answers
+    # are those that users get.
+    session = Session.load(bundle, device="cpu", exact=True)
     steps = len(plan.budgets) * len(requests)
     if steps:
         with progress.stage("checking against PyTorch", steps) as advance:
@@ -265,6 +273,8 @@ def check_parity(
             )
     ratios = [budget.ratio for budget in bundle.manifest.budgets]
     first = requests[0]
+    if bundle.manifest.quantised:
+        session = Session.load(bundle, device="cpu")
     return make_golden(session, first.question, first.images, GATE_TOKENS, ratios)
 
 

@@ -37,10 +37,12 @@ class Exported:
 
     Attributes:
         embed_tokens: Where the token table lies.
+        embed_scales: What its rows are multiplied by where they are integers.
         inputs: Graph file -> what it takes, by name.
     """
 
     embed_tokens: TensorRef
+    embed_scales: TensorRef | None
     inputs: dict[str, tuple[str, ...]]
 
 
@@ -65,6 +67,7 @@ def write_manifest(
         placement=plan.options.placement,
         seed=plan.options.seed,
         precision=precision_of(plan.options.effective_precision).numpy_name,
+        quantised=plan.options.weights.named,
         target=plan.options.target,
         dialect=plan.options.effective_dialect,
         kv_layout=KV_LAYOUTS[plan.options.effective_dialect],
@@ -87,6 +90,7 @@ def write_manifest(
             image_token_id=shape.image_token_id,
             stop_ids=checkpoint.stop_ids,
             embed_tokens=exported.embed_tokens,
+            embed_scales=exported.embed_scales,
         ),
         dims=shape.dims,
         budgets=tuple(_budget(plan, budget, exported) for budget in plan.budgets),

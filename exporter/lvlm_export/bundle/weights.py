@@ -15,8 +15,10 @@ from typing import Protocol
 
 import torch
 
-from lvlm_export.graphs.element_types import numpy_name
+from lvlm_export.graphs.element_types import INT4, numpy_name
+from lvlm_export.graphs.quantise import pack_int4, quantise
 from lvlm_export.graphs.weight_use import WeightUse
+from lvlm_export.plan.weight_formats import FORMATS
 from lvlm_profiles.files import whole_file
 from lvlm_runtime.bundle.bundle import WEIGHTS
 from lvlm_runtime.bundle.manifest import TensorRef
@@ -62,11 +64,25 @@ class WeightStore:
         if use.rows is not None:
             assert not use.transposed, "rows of a transposed tensor are no one piece"
             return _rows(self.place(replace(use, rows=None)), *use.rows)
+        if use.format is not None and use not in self._by_use:
+            self._quantise(use)
         if use not in self._by_use:
             tensor = self.source.tensor(use.name).to(use.dtype)
             tensor = tensor.t() if use.transposed else tensor
             self._by_use[use] = self.put(tensor)
         return self._by_use[use]
+
+    def _quantise(self, use: WeightUse) -> None:
+        """Store integers and scales of a tensor; who asks for one of the two wants the other, too."""
+        assert use.format is not None
+        found = quantise(self.source.tensor(use.name), use.format, use.dtype)
+        values, scales = (each.t() if use.transposed else each for each in found)
+        packed = FORMATS[use.format].bits == 4
+        placed = self.put(pack_int4(values)) if packed else self.put(values)
+        if packed:
+            placed = replace(placed, dtype=INT4, shape=tuple(values.shape))
+        self._by_use[replace(use, scales=False)] = placed
+        self._by_use[replace(use, scales=True)] = self.put(scales)
 
     def put(self, tensor: torch.Tensor) -> TensorRef:
         """Store a tensor's bytes, unless they are there, and say where they lie."""

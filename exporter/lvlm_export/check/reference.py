@@ -22,6 +22,8 @@ from lvlm_export.check.decisions import Decisions
 from lvlm_export.check.layers import decoder_layers, grouped_attention, vision_attention
 from lvlm_export.check.reference_io import DecoderEntry, ReferenceRequest, Trace, load_eager
 from lvlm_export.families import Family, Parts, VisionShape
+from lvlm_export.graphs.element_types import torch_dtype
+from lvlm_export.graphs.quantise import quantised_weights, round_weights
 from lvlm_export.graphs.reducers import make_reducer
 from lvlm_export.graphs.subgraphs import feed_forward
 from lvlm_export.plan.plan import Plan
@@ -44,6 +46,8 @@ class Reference:
 
     def __init__(self, directory: Path, family: Family, plan: Plan) -> None:
         self.model = load_eager(directory, family)
+        formats = quantised_weights(self.model, family, plan.options.weights)
+        round_weights(self.model, formats, torch_dtype(plan.options.effective_precision))
         self.family = family
         self.plan = plan
         self.parts: Parts = family.parts(self.model)

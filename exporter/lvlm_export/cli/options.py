@@ -13,6 +13,7 @@ from lvlm_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from lvlm_export.checkpoint.files import Located
+    from lvlm_export.plan.weight_formats import BuildPrecision
 
 DEMO = "demo"
 
@@ -109,6 +110,23 @@ class SiteNames(click.ParamType):  # type: ignore[type-arg]
 
         try:
             return tuple(parse_site(name).name for name in str(value).split(","))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+class PrecisionWords(click.ParamType):  # type: ignore[type-arg]
+    """``fp16``, ``int4`` or ``vision=int8,decoder=int4`` as a ``BuildPrecision``."""
+
+    name = "precision"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> BuildPrecision:
+        """Check; whether a target takes it is known when there is one."""
+        from lvlm_export.plan.weight_formats import parse_precision
+
+        try:
+            return parse_precision(str(value))
         except UsageError as error:
             self.fail(str(error), param, ctx)
 

@@ -32,6 +32,12 @@ def count_arrows(manifest: Manifest, budget: Budget, part: LayoutBudget) -> tupl
     return " → ".join(of["tile"]), " → ".join(of["image"])
 
 
+def precision_words(manifest: Manifest) -> str:
+    """``float32, weights of vision int8, decoder int4, lm_head int8``."""
+    parts = ", ".join(f"{part} {name}" for part, name in manifest.quantised.items())
+    return f"{manifest.precision}, weights of {parts}" if parts else manifest.precision
+
+
 def weight_bytes(manifest: Manifest) -> int:
     """Size of the shared weight file."""
     return manifest.files[WEIGHTS].size_bytes

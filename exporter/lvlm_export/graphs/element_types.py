@@ -13,7 +13,11 @@ _TYPES: dict[str, tuple[torch.dtype, ir.DataType]] = {
     "bfloat16": (torch.bfloat16, ir.DataType.BFLOAT16),
     "int64": (torch.int64, ir.DataType.INT64),
     "int32": (torch.int32, ir.DataType.INT32),
+    "int8": (torch.int8, ir.DataType.INT8),
+    "uint8": (torch.uint8, ir.DataType.UINT8),
 }
+# Two to a byte; torch has no tensors of it.
+INT4 = "int4"
 _NAMES = {dtype: name for name, (dtype, _) in _TYPES.items()}
 
 
@@ -28,7 +32,7 @@ def torch_dtype(precision: str) -> torch.dtype:
 
 def onnx_dtype(name: str) -> ir.DataType:
     """Of a stored tensor by numpy's name."""
-    return _TYPES[name][1]
+    return ir.DataType.INT4 if name == INT4 else _TYPES[name][1]
 
 
 def numpy_name(dtype: torch.dtype) -> str:

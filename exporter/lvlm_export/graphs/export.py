@@ -23,6 +23,7 @@ from lvlm_export.graphs.element_types import onnx_dtype
 from lvlm_export.graphs.names import name_axes, name_nodes, number_nodes
 from lvlm_export.graphs.passes import Rewrite
 from lvlm_export.graphs.passes.fold_weights import fold_weight_slices, fold_weight_transposes
+from lvlm_export.graphs.passes.quantise_weights import quantise_weights
 from lvlm_export.graphs.weight_use import Store, WeightUse
 from lvlm_runtime.bundle.bundle import WEIGHTS
 
@@ -57,6 +58,7 @@ def export_graph(
     names: Mapping[int, str],
     store: Store | None,
     rewrites: Sequence[Rewrite] = (),
+    formats: Mapping[str, str] | None = None,
 ) -> None:
     """Trace ``module`` and write its graph.
 
@@ -68,6 +70,7 @@ def export_graph(
         names: ``id(parameter or module) -> name`` in the whole model, for the store and the nodes.
         store: The weight file, or None for a weight-free graph, which is then self-contained.
         rewrites: What dialect and target ask for (``passes.rewrites``).
+        formats: Weights that are stored as integers (``quantise.quantised_weights``).
     """
     program = trace(module, arguments, signature)
     model = program.model
@@ -82,6 +85,7 @@ def export_graph(
             rewrite(model)
     fold_weight_slices(model.graph, uses)
     fold_weight_transposes(model.graph, uses)
+    quantise_weights(model.graph, uses, formats or {})
     number_nodes(model.graph)
     if store is None:
         assert not uses, f"{path.name} is to be weight-free but holds {sorted(uses)[:3]}"

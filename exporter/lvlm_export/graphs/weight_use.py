@@ -13,12 +13,18 @@ from lvlm_runtime.bundle.manifest import TensorRef
 
 @dataclass(frozen=True)
 class WeightUse:
-    """How a graph wants a stored tensor: cast to ``dtype``, transposed, or some of its rows."""
+    """How a graph wants a stored tensor: cast to ``dtype``, transposed, or some of its rows.
+
+    With a ``format`` of ``plan.weight_formats`` it is integers, or with ``scales`` what they are
+    multiplied by, which is then of ``dtype``.
+    """
 
     name: str
     dtype: torch.dtype
     transposed: bool = False
     rows: tuple[int, int] | None = None
+    format: str | None = None
+    scales: bool = False
 
 
 class Store(Protocol):

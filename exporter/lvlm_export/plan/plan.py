@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from lvlm_export.plan.cuts import DecoderCut, VisionCut, cut_decoder, cut_vision
 from lvlm_export.plan.fit import check_fit, check_rank, geometry_of
-from lvlm_export.plan.targets import BFLOAT16_TARGETS, TARGETS
+from lvlm_export.plan.targets import BFLOAT16_TARGETS, QUANTISED_TARGETS, TARGETS
+from lvlm_export.plan.weight_formats import FORMATS, UNROUNDED, PartFormats
 from lvlm_export.reduction import load_method
 from lvlm_export.reduction.budget import BudgetPlan
 from lvlm_export.reduction.method import STAGES, Method, Site
@@ -33,7 +34,8 @@ class BuildOptions:
         baseline: Add ratio 1.0, so that every bundle can be compared with the unreduced model.
         method: Key in ``METHODS``, or two of them with a plus between.
         target: Key in ``TARGETS``.
-        precision: One of ``BUNDLE_PRECISIONS``, or None for the target's own.
+        precision: Of activations, one of ``FLOATS``, or None for the target's own.
+        weights: What is stored in fewer bits.
         dialect: Key in ``DIALECTS``, or None for the target's own.
         lm_head_splits: Graphs that the LM head is split into, along the vocabulary.
         seed: For methods that draw numbers.
@@ -47,6 +49,7 @@ class BuildOptions:
     method: str = "illava"
     target: str = "cpu"
     precision: str | None = None
+    weights: PartFormats = UNROUNDED
     dialect: str | None = None
     lm_head_splits: int = 1
     seed: int = 0
@@ -75,6 +78,7 @@ def options_of(manifest: Manifest) -> BuildOptions:
         placement=manifest.placement,
         target=manifest.target,
         precision=precision_of(manifest.precision).name,
+        weights=PartFormats(**manifest.quantised),
         dialect=manifest.dialect,
         lm_head_splits=len(manifest.lm_head),
         seed=manifest.seed,
@@ -168,6 +172,23 @@ def _check_precision(options: BuildOptions) -> None:
         raise UsageError(
             f"--precision bf16 runs in TensorRT ({', '.join(BFLOAT16_TARGETS)}) and not on target"
             f" {options.target}, which is ONNX Runtime; take fp16 or fp32"
+        )
+    rounded = sorted(set(options.weights.named.values()))
+    if not rounded:
+        return
+    if options.target not in QUANTISED_TARGETS:
+        raise UsageError(
+            f"target {options.target} takes no {' and no '.join(rounded)} weights yet; take"
+            f" --target {' or '.join(QUANTISED_TARGETS)}, or --precision fp16"
+        )
+    if options.effective_precision == "bf16":
+        raise UsageError(
+            f"{' and '.join(rounded)} weights go with fp16 or fp32 activations and not with bf16"
+        )
+    if options.effective_dialect != "opset24" and any(FORMATS[name].block for name in rounded):
+        raise UsageError(
+            f"--precision int4 has blocks, which came with opset 21, and dialect"
+            f" {options.effective_dialect} is older; take int8 or --dialect opset24"
         )
 
 

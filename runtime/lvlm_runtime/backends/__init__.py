@@ -123,15 +123,17 @@ class Backend(Protocol):
         ...
 
 
-def open_backend(name: str, device: str, threads: int | None) -> Backend:
+def open_backend(name: str, device: str, threads: int | None, exact: bool = False) -> Backend:
     """Open a backend by name.
 
     Args:
         name: Key in ``BACKENDS``.
         device: ``auto``, ``cpu`` or ``cuda``.
         threads: CPU threads; None for one per physical core.
+        exact: Multiply with quantised weights in the type of the activations, for a comparison;
+            else a backend may round what it multiplies with them, and is several times as fast.
 
     Raises:
         UsageError: Unknown name, or a device it does not have here.
     """
-    return cast("Backend", resolve(BACKENDS, name, "backend")(device, threads))
+    return cast("Backend", resolve(BACKENDS, name, "backend")(device, threads, exact))

@@ -188,8 +188,10 @@ def _open_engines(opened: Bundle, target: str | None, cuda: CudaDriver) -> _Engi
     raise errors[0]
 
 
-def open_backend(device: str, threads: int | None) -> TensorRtBackend:
+def open_backend(device: str, threads: int | None, exact: bool = False) -> TensorRtBackend:
     """Open the GPU; engines are loaded with the bundle's graphs.
+
+    ``threads`` and ``exact`` change nothing: engines multiply in the type of the activations.
 
     Raises:
         UsageError: A device that is not a GPU.

@@ -70,14 +70,17 @@ class TokenTable:
     Args:
         weights: The open weight file.
         ref: Where the table lies in it.
+        scales: What its rows are multiplied by where they are integers, ``[vocab]``.
     """
 
-    def __init__(self, weights: CheckedFile, ref: TensorRef) -> None:
+    def __init__(self, weights: CheckedFile, ref: TensorRef, scales: TensorRef | None) -> None:
         self.shape = ref.shape
-        self.dtype = numpy_dtype(ref.dtype)
+        self.dtype = numpy_dtype((ref if scales is None else scales).dtype)
         self._weights = weights
+        self._stored = numpy_dtype(ref.dtype)
         self._offset = ref.offset
         self._row = ref.size_bytes // ref.shape[0]
+        self._scales = scales
 
     def rows(self, token_ids: Sequence[int]) -> NDArray[Any]:
         """Rows of some tokens, ``[n, C]``.
@@ -91,7 +94,11 @@ class TokenTable:
             if not 0 <= token < self.shape[0]:
                 raise IndexError(f"token {token} is not in a table of {self.shape[0]}")
             data = self._weights.read(self._row, self._offset + token * self._row)
-            row[...] = np.frombuffer(data, np.uint8).view(self.dtype)
+            row[...] = np.frombuffer(data, np.uint8).view(self._stored)
+            if self._scales is not None:
+                width = self.dtype.itemsize
+                data = self._weights.read(width, self._scales.offset + token * width)
+                row *= np.frombuffer(data, np.uint8).view(self.dtype)
         return found
 
 
@@ -218,7 +225,8 @@ class Bundle:
 
     def embedding_table(self) -> TokenTable:
         """The token table ``[vocab, C]``."""
-        return TokenTable(self.weights, self.manifest.text.embed_tokens)
+        text = self.manifest.text
+        return TokenTable(self.weights, text.embed_tokens, text.embed_scales)
 
     def budget(self, ratio: float | None) -> Budget:
         """The budget of a ratio; the bundle's first for None.

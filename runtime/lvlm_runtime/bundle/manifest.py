@@ -11,7 +11,7 @@ from lvlm_runtime.bundle.placement import HandPlacement
 from lvlm_runtime.image.anyres import TileLayout
 from lvlm_runtime.image.preprocess import PreprocessSpec
 
-SCHEMA = 3
+SCHEMA = 4
 # What a decoder subgraph takes that counts the patches a token stands for.
 SIZE_BIAS = "size_bias"
 # Row and column of every token in its picture, ``[B, N, 2]``, for a tower that asks for them.
@@ -174,6 +174,7 @@ class TextSpec:
 
     Attributes:
         embed_tokens: The token table ``[vocab, C]``, looked up on the host.
+        embed_scales: ``[vocab]``, what its rows are multiplied by where it is int8; else None.
         context_length: Positions the model was made for, prompt and answer together.
         position_rows: RoPE positions of a token: 1, or 3 for time, height and width.
         stop_ids: Ids that end an answer.
@@ -189,6 +190,7 @@ class TextSpec:
     image_token_id: int
     stop_ids: tuple[int, ...]
     embed_tokens: TensorRef
+    embed_scales: TensorRef | None
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,10 @@ class Manifest:
         family: Its ``model_type``.
         method: Reduction method, and ``seed`` for methods that draw numbers.
         placement: What of the reduction a user placed by hand.
-        precision: Element type of weights and activations.
+        precision: Element type of activations, and of weights that are not in ``quantised``.
+        quantised: Parts whose linear maps are stored as integers, ``vision``, ``decoder`` and
+            ``lm_head`` (with the token table) -> ``int8``, a scale per output, or ``int4``, a scale
+            per 32 inputs.
         target: What the graphs were lowered for.
         dialect: Operators that the graphs speak, ``opset24`` or ``decomposed``.
         kv_layout: How the decoder graphs want their caches, ``HEAD_MAJOR`` or ``SEQUENCE_MAJOR``.
@@ -235,6 +240,7 @@ class Manifest:
     placement: HandPlacement
     seed: int
     precision: str
+    quantised: dict[str, str]
     target: str
     dialect: str
     kv_layout: str

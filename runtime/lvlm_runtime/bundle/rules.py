@@ -37,6 +37,9 @@ Rule = Callable[[Manifest], Iterator[Finding]]
 
 # Bytes of an element; the types that a bundle stores.
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int64": 8, "int32": 4}
+ITEM_BYTES |= {"int8": 1, "uint8": 1}
+# Of linear maps; integers of four bits lie two to a byte and are listed as such.
+QUANTISED = {"vision": ("int8", "int4"), "decoder": ("int8", "int4"), "lm_head": ("int8",)}
 PRECISIONS = ("float32", "float16", "bfloat16")
 DIALECTS = ("opset24", "decomposed")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -88,6 +91,10 @@ def words_are_known(manifest: Manifest) -> Iterator[Finding]:
     ):
         if value not in known:
             yield entry, f"one of {', '.join(map(str, known))}", short(value)
+    for part, name in manifest.quantised.items():
+        if name not in QUANTISED.get(part, ()):
+            wanted = " or ".join(f"{each} as {'|'.join(QUANTISED[each])}" for each in QUANTISED)
+            yield "quantised", wanted, f"{short(part)} as {short(name)}"
 
 
 def graphs_are_listed(manifest: Manifest) -> Iterator[Finding]:
@@ -180,7 +187,10 @@ def tensors_are_inside(manifest: Manifest) -> Iterator[Finding]:
     tensors = {f"weights.{key}": ref for key, ref in manifest.weights.items()}
     embed = manifest.text.embed_tokens
     end = manifest.files[WEIGHTS].size_bytes
-    for entry, ref in {**tensors, "text.embed_tokens": embed}.items():
+    tensors |= {"text.embed_tokens": embed}
+    if manifest.text.embed_scales is not None:
+        tensors |= {"text.embed_scales": manifest.text.embed_scales}
+    for entry, ref in tensors.items():
         item = ITEM_BYTES.get(ref.dtype)
         if item is None:
             yield f"{entry}.dtype", f"one of {', '.join(ITEM_BYTES)}", short(ref.dtype)
@@ -199,6 +209,7 @@ def tensors_are_inside(manifest: Manifest) -> Iterator[Finding]:
     if embed.shape != (manifest.text.vocab_size, manifest.text.hidden_size):
         wanted = f"[{manifest.text.vocab_size}, {manifest.text.hidden_size}]"
         yield "text.embed_tokens.shape", wanted, short(list(embed.shape))
+    yield from _scales_fit(manifest)
     for index, token in enumerate(manifest.text.stop_ids):
         if token >= manifest.text.vocab_size:
             yield (
@@ -206,6 +217,22 @@ def tensors_are_inside(manifest: Manifest) -> Iterator[Finding]:
                 f"a token below {manifest.text.vocab_size}",
                 str(token),
             )
+
+
+def _scales_fit(manifest: Manifest) -> Iterator[Finding]:
+    """A token table of integers has a scale for every row, any other has none."""
+    table, scales = manifest.text.embed_tokens, manifest.text.embed_scales
+    wanted = manifest.quantised.get("lm_head", manifest.precision)
+    if table.dtype != wanted:
+        yield "text.embed_tokens.dtype", wanted, short(table.dtype)
+    elif (scales is not None) != (table.dtype == "int8"):
+        yield "text.embed_scales", "scales of an int8 table and no others", short(scales)
+    elif scales is not None:
+        if (scales.dtype, scales.shape) != (manifest.precision, table.shape[:1]):
+            wanted = f"{manifest.precision} {list(table.shape[:1])}"
+            yield "text.embed_scales", wanted, f"{short(scales.dtype)} {short(list(scales.shape))}"
+        if scales.sha256 not in manifest.weights:
+            yield "text.embed_scales.sha256", "one of the weights", short(scales.sha256)
 
 
 RULES: tuple[Rule, ...] = (

@@ -93,6 +93,16 @@ DAMAGES: dict[str, tuple[Callable[[Content], None], str]] = {
     "a size": (put(-1, "files", "weights.bin", "size_bytes"), r"expected a size, got -1"),
     "a hash": (put("xyz", "files", "weights.bin", "sha256"), r"expected a SHA-256, got 'xyz'"),
     "precision": (put("float8", "precision"), r"precision: expected one of float32, .*'float8'"),
+    "a part": (put({"tower": "int8"}, "quantised"), r"quantised: expected vision as int8\|int4"),
+    "a head of blocks": (put({"lm_head": "int4"}, "quantised"), r"got 'lm_head' as 'int4'"),
+    "a table of integers": (
+        put({"lm_head": "int8"}, "quantised"),
+        r"text\.embed_tokens\.dtype: expected int8, got 'float32'",
+    ),
+    "scales of a table of floats": (
+        lambda c: c["text"].update(embed_scales=c["text"]["embed_tokens"]),
+        r"text\.embed_scales: expected scales of an int8 table and no others",
+    ),
     "dialect": (put("opset99", "dialect"), r"dialect: expected one of opset24, decomposed, got"),
     "caches": (put("diagonal", "kv_layout"), r"kv_layout: expected one of head_major, sequence"),
     "resize": (put("stretch", "preprocess", "resize"), r"preprocess\.resize: expected one of None"),

@@ -15,6 +15,7 @@ from lvlm_export.cli.options import (
     DEMO,
     BuildTarget,
     MethodName,
+    PrecisionWords,
     Ratio,
     SiteNames,
     find_checkpoint,
@@ -22,12 +23,14 @@ from lvlm_export.cli.options import (
     revision_option,
 )
 from lvlm_export.cli.recipes import RECIPE_HELP, recipe_option, set_placement
-from lvlm_export.plan.targets import BUNDLE_PRECISIONS, DIALECTS, TARGETS
+from lvlm_export.plan.targets import DIALECTS, TARGETS
+from lvlm_export.plan.weight_formats import FLOATS, PARTS
 from lvlm_runtime.errors import UsageError
 
 if TYPE_CHECKING:
     from lvlm_export.bundle.build import BuildResult
     from lvlm_export.checkpoint.files import Located
+    from lvlm_export.plan.weight_formats import BuildPrecision
     from lvlm_runtime.bundle.manifest import Manifest
 
 BUNDLES = Path("bundles")
@@ -107,7 +110,11 @@ BUNDLES = Path("bundles")
     " it whole.",
 )
 @click.option(
-    "--precision", type=click.Choice(BUNDLE_PRECISIONS), help="Element type [the target's own]."
+    "--precision",
+    type=PrecisionWords(),
+    metavar="NAME[,…]",
+    help=f"Element type, {', '.join(FLOATS)}; int8 or int4 for weights of few bits, of all parts or"
+    f" of some: {'=int8,'.join(PARTS)}=int8 [the target's own].",
 )
 @click.option(
     "--seed",
@@ -164,6 +171,7 @@ def build(
         change(model, revision, output, added, removed, check)
         return
     set_placement(options)
+    set_precision(options)
     quiet_libraries()
     if options["target"] == "rtx":
         # A missing library is reported now and not after minutes of exporting.
@@ -200,6 +208,13 @@ def build(
 
         build_beside(target)
     report(result, target, found.name == DEMO)
+
+
+def set_precision(options: dict[str, Any]) -> None:
+    """What ``--precision`` says, as ``BuildOptions`` has it."""
+    given: BuildPrecision | None = options.pop("precision")
+    if given is not None:
+        options["precision"], options["weights"] = given.activations, given.weights
 
 
 # What goes with --add-ratio and --remove-ratio; all else is as the bundle was built.
@@ -285,6 +300,11 @@ def report(result: BuildResult, target: Path, is_demo: bool) -> None:
             say(
                 "parity  of the same graphs in float32: ONNX Runtime has no bfloat16 on a CPU, so"
                 " its rounding is unchecked until TensorRT runs it"
+            )
+        if manifest.quantised:
+            say(
+                "parity  with PyTorch of the same rounded weights; what rounding costs in answers:"
+                f" lvlm-export eval {shlex.quote(str(target))}"
             )
     if GOLDEN in manifest.files:
         compared = read_golden(Bundle(target, manifest)).processor

@@ -54,6 +54,7 @@ def record(
         "method": manifest.method,
         "placement": to_json(manifest.placement),
         "precision": manifest.precision,
+        "quantised": manifest.quantised,
         "target": manifest.target,
         "dialect": manifest.dialect,
         "kv_layout": manifest.kv_layout,
@@ -94,7 +95,8 @@ def show(manifest: Manifest, bundle: Path, text_tokens: int, answer_tokens: int)
         "bundle": f"{bundle} ({size(summary.total_bytes(manifest))}, every file intact)",
         "model": f"{manifest.model}, family {manifest.family}",
         "method": manifest.method + by_hand(manifest),
-        "precision": f"{manifest.precision}, for {manifest.target}, dialect {manifest.dialect}",
+        "precision": f"{summary.precision_words(manifest)}, for {manifest.target}, dialect"
+        f" {manifest.dialect}",
         "context": f"{manifest.text.context_length} positions for prompt and answer",
         "chain": " → ".join(chain(manifest)),
         "weights": f"{size(summary.weight_bytes(manifest))}, stored once for all ratios",

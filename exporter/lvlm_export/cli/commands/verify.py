@@ -109,7 +109,7 @@ def verify(
     checkpoint = open_checkpoint(opened, model, revision)
     plan = make_plan(checkpoint, options_of(opened.manifest))
     wanted = collect_samples(opened.manifest, count, images, prompt)
-    session = Session.load(opened, backend, device, threads)
+    session = Session.load(opened, backend, device, threads, exact=True)
     # Pictures of one's own may be letterboxed to the bundle's layout, which transformers does not do.
     drawn = synthetic_samples(opened.manifest.layouts, 1)
     say(check_processor(checkpoint, plan, session.encoder, drawn), err=True)
