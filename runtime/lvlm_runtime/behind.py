@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lvlm_runtime.answering import AnswerLoop, Generation, drafts_of
-from lvlm_runtime.bundle.bundle import Bundle
-from lvlm_runtime.bundle.generation import GenerationRecord
+from lvlm_runtime.answering import AnswerOptions, AnswerPiece, Loaded, Reply, answer_loop
 from lvlm_runtime.bundle.manifest import Budget, LayoutBudget
 from lvlm_runtime.bundle.route import route, visual_tokens
-from lvlm_runtime.chain.chain import Chain
 from lvlm_runtime.chain.held import Held, ImagePrompt, PromptImage, common, rows_of
 from lvlm_runtime.chain.recorder import Recorder
 from lvlm_runtime.chain.vision import Visual
@@ -21,22 +18,9 @@ from lvlm_runtime.errors import LvlmError, UsageError
 from lvlm_runtime.image import preprocess
 from lvlm_runtime.image.anyres import TileLayout
 from lvlm_runtime.image.picture import Picture
-from lvlm_runtime.prompt.encoder import PromptEncoder
-from lvlm_runtime.prompt.rules import AnswerLimits
-from lvlm_runtime.prompt.sampling import Sampler, SamplingOptions
 from lvlm_runtime.prompt.sequence import text_runs
 from lvlm_runtime.remembered import PictureMemory, digest, whole
 from lvlm_runtime.request import check_tokens, layout_for
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A bundle in a backend, with what answering needs beside it."""
-
-    bundle: Bundle
-    chain: Chain
-    encoder: PromptEncoder
-    generation: GenerationRecord
 
 
 @dataclass(frozen=True)
@@ -83,25 +67,19 @@ class HeldRequest:
         token_ids: The prompt, one placeholder id per picture.
         pictures: As many.
         ratio: That the answer says of itself.
-        max_new_tokens: Longest answer.
-        sampling: How tokens are chosen.
+        options: How the answer is made.
         query_ids: The question alone, for a bundle whose projector reads it.
         chunk: Most rows of the prompt in one call of a graph; None for all.
         capacity: Rows that the caches have; None for as many as the request needs.
-        ignore_stop: Answer exactly ``max_new_tokens`` tokens.
-        speculate: Tokens that are drafted at once; 0 for none.
     """
 
     token_ids: Sequence[int]
     pictures: Sequence[ShownPicture]
     ratio: float
-    max_new_tokens: int
-    sampling: SamplingOptions
+    options: AnswerOptions
     query_ids: Sequence[int] | None
     chunk: int | None
     capacity: int | None = None
-    ignore_stop: bool = False
-    speculate: int = 0
 
 
 def shown_picture(image: Picture | RememberedPicture, ratio: float) -> ShownPicture:
@@ -147,8 +125,7 @@ class Answering:
             LvlmError: The prompt does not fit.
         """
         asked, manifest = self.asked, self.loaded.bundle.manifest
-        if asked.max_new_tokens < 1:
-            raise UsageError(f"max_new_tokens {asked.max_new_tokens} is below 1; give 1 or more")
+        length = asked.options.max_new_tokens
         runs = text_runs(asked.token_ids, manifest.text.image_token_id)
         assert len(runs) - 1 == len(asked.pictures), "the encoder sets a placeholder per picture"
         check_tokens(runs, manifest.text.vocab_size)
@@ -157,13 +134,13 @@ class Answering:
         name = "" if self.layout is None else self.layout.name
         self.parts = [budget.layout(name) for budget in self.budgets]
         text, limit = sum(map(len, runs)), manifest.text.context_length
-        positions = text + sum(part.span for part in self.parts) + asked.max_new_tokens
-        rows = text + sum(part.tokens_in for part in self.parts) + asked.max_new_tokens
+        positions = text + sum(part.span for part in self.parts) + length
+        rows = text + sum(part.tokens_in for part in self.parts) + length
         self.rows, room = rows, rows if asked.capacity is None else asked.capacity
         if positions > limit or rows > room:
             taken, room = (positions, limit) if positions > limit else (rows, room)
             raise LvlmError(
-                f"it does not fit: with an answer of {asked.max_new_tokens} there are {taken} tokens,"
+                f"it does not fit: with an answer of {length} there are {taken} tokens,"
                 f" and room for {room}; begin anew (/reset), show fewer images, ask for a shorter"
                 " answer (--max-new-tokens) or give more room (--context)"
             )
@@ -218,53 +195,33 @@ class Answering:
         self.memory.keep(chain.snapshot(held, len(elements)))
         return RememberedPicture(shown, chosen[0] if chosen else "the answer", part.tokens_in)
 
-    def answer(
-        self, held: Held, on_text: Callable[[str], None] | None, came: float, start: float
-    ) -> Generation:
+    def answer(self, held: Held, reply: Reply, came: float, start: float) -> Iterator[AnswerPiece]:
         """Prefill what is new, then answer; in a turn of the chain.
 
         Args:
-            held: Of the requests before; it becomes that of this one.
-            on_text: Takes the answer piece by piece.
+            held: Of the requests before; it becomes that of this one when the answer has ended, by
+                itself or because ``reply.cancelled`` says so.
+            reply: What the reader holds.
             came: When the request came, on ``time.perf_counter``.
             start: When its turn did.
         """
-        asked, recorder, manifest = self.asked, self.recorder, self.loaded.bundle.manifest
+        asked, recorder = self.asked, self.recorder
         self._prepare(held)
         history = self._history()
-        limits = AnswerLimits(len(history), asked.max_new_tokens, manifest.text.stop_ids)
-        loop = AnswerLoop(
-            self.loaded.chain,
-            Sampler(asked.sampling, self.loaded.generation.rules, limits),
-            self.loaded.encoder.decoder(),
-            () if asked.ignore_stop else manifest.text.stop_ids,
-            asked.max_new_tokens,
-            on_text,
-            recorder,
-            drafts_of(asked.speculate, manifest.text.image_token_id),
-        )
+        loop = answer_loop(self.loaded, asked.options, len(history), recorder, reply, start)
         logits, reused = self.loaded.chain.fill(self.prompt, held, recorder, asked.chunk)
         state = held.state
-        loop.run(state, logits, history)
+        for piece in loop.run(state, logits, history):
+            reply.so_far = lambda: loop.generation(
+                came,
+                asked.ratio,
+                self._visual_tokens(),
+                sum(rows for _, rows in self.prompt.elements()),
+                tuple(sorted(self.letterboxed)),
+                reused,
+            )
+            yield piece
         held.append(loop.token_ids[: state.position - held.position], state)
-        first_ms = (loop.first - start) * 1e3
-        return Generation(
-            text=loop.text,
-            token_ids=tuple(loop.token_ids),
-            finish_reason=loop.finish_reason,
-            ratio=asked.ratio,
-            visual_tokens=self._visual_tokens(),
-            prompt_tokens=sum(rows for _, rows in self.prompt.elements()),
-            time_to_first_token_ms=first_ms,
-            decode_tokens_per_s=loop.tokens_per_s,
-            own_time_ms=first_ms - loop.graphs_ms,
-            letterboxed=tuple(sorted(self.letterboxed)),
-            waited_ms=(start - came) * 1e3,
-            reused_tokens=reused,
-            decode_calls=loop.calls,
-            drafted_tokens=loop.drafted,
-            accepted_tokens=loop.accepted,
-        )
 
     def _key(self, number: int) -> Hashable:
         picture, part = self.asked.pictures[number], self.parts[number]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from lvlm_runtime.answering import Generation
+from lvlm_runtime.answering import AnswerOptions, AnswerPiece, Generation, Loaded, Reply
+from lvlm_runtime.asking import Pictures, several, user_turn
 from lvlm_runtime.behind import (
     Answering,
     HeldRequest,
-    Loaded,
     RememberedPicture,
     ShownPicture,
     shown_picture,
@@ -20,7 +20,9 @@ from lvlm_runtime.chain.recorder import Recorder
 from lvlm_runtime.errors import UsageError
 from lvlm_runtime.image.picture import Picture
 from lvlm_runtime.prompt.sampling import SamplingOptions
+from lvlm_runtime.prompt.stops import stop_texts
 from lvlm_runtime.remembered import PictureMemory
+from lvlm_runtime.streaming import StreamedAnswer
 
 # Rows of the caches where nobody says how many: their memory is taken at the first turn, whole.
 CONTEXT = 4096
@@ -85,58 +87,92 @@ class Conversation:
     def ask(
         self,
         prompt: str,
-        images: Sequence[Picture | RememberedPicture] = (),
+        images: Pictures = (),
         ratio: float | None = None,
         *,
         max_new_tokens: int = 128,
         on_text: Callable[[str], None] | None = None,
         recorder: Recorder | None = None,
+        stop: str | Sequence[str] = (),
     ) -> Generation:
         """The next turn.
 
         Args:
             prompt: What is said.
-            images: New pictures, in front of it.
+            images: New pictures, in front of it; one or several.
             ratio: Share of their visual tokens to keep; one of the bundle's, None for its first.
             max_new_tokens: Longest answer.
             on_text: Called with each new piece of the answer.
             recorder: Takes the timing of every graph call.
+            stop: Texts that end the answer, one or several; they are not part of it.
 
         Raises:
             UsageError: The bundle has no such ratio, or this thread is being answered already.
             LvlmError: A picture cannot be read, or the conversation does not fit; no graph has run
                 then, and it can go on.
         """
-        recorder = Recorder() if recorder is None else recorder
+        return self.stream(
+            prompt,
+            images,
+            ratio,
+            max_new_tokens=max_new_tokens,
+            recorder=recorder,
+            stop=stop,
+        ).finish(on_text)
+
+    def stream(
+        self,
+        prompt: str,
+        images: Pictures = (),
+        ratio: float | None = None,
+        *,
+        max_new_tokens: int = 128,
+        recorder: Recorder | None = None,
+        stop: str | Sequence[str] = (),
+    ) -> StreamedAnswer:
+        """As ``ask``, piece by piece.
+
+        A turn whose loop is left is forgotten, as one that fails; after ``stop()`` of the answer what
+        came of it is the turn.
+        """
+        sampling = self.sampling
+        options = AnswerOptions(max_new_tokens, sampling, False, self.speculate, stop_texts(stop))
+        taken = Recorder() if recorder is None else recorder
+        shown = several(images)
+        return StreamedAnswer(
+            lambda reply: self._pieces(prompt, shown, ratio, options, taken, reply)
+        )
+
+    def _pieces(
+        self,
+        prompt: str,
+        images: Sequence[Picture | RememberedPicture],
+        ratio: float | None,
+        options: AnswerOptions,
+        recorder: Recorder,
+        reply: Reply,
+    ) -> Iterator[AnswerPiece]:
         came = time.perf_counter()
         chain, encoder = self.loaded.chain, self.loaded.encoder
-        with chain.turns.turn():
+        with chain.turns.turn() as ticket:
             start = time.perf_counter()
             kept = self.loaded.bundle.budget(ratio).ratio
             shown = [shown_picture(each, kept) for each in images]
-            content = [{"type": "image"}] * len(shown) + [{"type": "text", "text": prompt}]
-            messages = [*self.messages, {"role": "user", "content": content}]
+            messages = [*self.messages, *user_turn(prompt, len(shown), None)]
             with recorder.step("tokenize", "prefill", 0):
                 ids = encoder.encode_messages(messages)
                 query_ids = encoder.question(prompt)
-            asked = HeldRequest(
-                ids,
-                [*self.pictures, *shown],
-                kept,
-                max_new_tokens,
-                self.sampling,
-                query_ids,
-                self.chunk,
-                self.context,
-                speculate=self.speculate,
-            )
+            pictures = [*self.pictures, *shown]
+            asked = HeldRequest(ids, pictures, kept, options, query_ids, self.chunk, self.context)
             answering = Answering(self.loaded, asked, self.memory, recorder)
             self.held = answering.begin(self.held)
-            generation = answering.answer(self.held, on_text, came, start)
+            for piece in answering.answer(self.held, reply, came, start):
+                yield piece
+                ticket.adopt()
             answering.remember(self.held)
-        self.messages = [*messages, {"role": "assistant", "content": generation.text}]
-        self.pictures += shown
-        return generation
+            assert reply.so_far is not None, "an answer has a token or fails"
+            answer = {"role": "assistant", "content": reply.so_far().text}
+            self.messages, self.pictures = [*messages, answer], pictures
 
 
 def _context(loaded: Loaded, context: int | None) -> int:

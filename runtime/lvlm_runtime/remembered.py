@@ -14,7 +14,7 @@ from lvlm_runtime.chain.held import Element
 from lvlm_runtime.chain.snapshot import Snapshot
 from lvlm_runtime.chain.vision import Visual
 from lvlm_runtime.errors import LvlmError, UsageError
-from lvlm_runtime.image.picture import Picture, load_image
+from lvlm_runtime.image.picture import Picture, load_image, opened
 
 # Ten pictures of LLaVA-OneVision-0.5B at ratio 1.0, caches and all.
 DEFAULT_BYTES = 1 << 28
@@ -26,12 +26,13 @@ def whole(source: Picture) -> Picture:
     Raises:
         LvlmError: It cannot be read.
     """
-    if not isinstance(source, (str, Path)):
+    source = opened(source)
+    if not isinstance(source, Path):
         return source
     try:
-        return Path(source).read_bytes()
+        return source.read_bytes()
     except OSError as error:
-        if Path(source).is_file():
+        if source.is_file():
             raise LvlmError(f"{source} cannot be read ({error}); check its rights") from None
         load_image(source)  # says what is wrong with the path
         raise

@@ -9,59 +9,55 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
-from lvlm_runtime.answering import AnswerLoop, Generation, drafts_of
+from lvlm_runtime.answering import AnswerOptions, Generation, Loaded
+from lvlm_runtime.asking import (
+    AnswerKeywords,
+    Asked,
+    AskKeywords,
+    Pictures,
+    answer_options,
+    asked_chat,
+    check_keywords,
+    recorder_of,
+    several,
+)
 from lvlm_runtime.backends import open_backend
 from lvlm_runtime.backends.choice import AUTO, choose_backend
 from lvlm_runtime.behind import (
     Answering,
     HeldRequest,
-    Loaded,
     RememberedPicture,
     ShownPicture,
     check_chunk,
-    shown_picture,
 )
 from lvlm_runtime.bundle.bundle import TOKENIZER, Bundle
 from lvlm_runtime.bundle.generation import GenerationRecord, read_generation
 from lvlm_runtime.chain.chain import Chain
-from lvlm_runtime.chain.decoder import DecodeState
 from lvlm_runtime.chain.recorder import Recorder
 from lvlm_runtime.conversation import Conversation
-from lvlm_runtime.errors import LvlmError, UsageError
+from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.image import synthetic
 from lvlm_runtime.image.anyres import TileLayout
 from lvlm_runtime.image.picture import Picture
+from lvlm_runtime.pieces import answer_pieces, chosen_ratio, question_ids
 from lvlm_runtime.prompt.encoder import PromptEncoder
-from lvlm_runtime.prompt.rules import AnswerLimits
-from lvlm_runtime.prompt.sampling import Sampler, SamplingOptions
+from lvlm_runtime.prompt.sampling import SamplingOptions
 from lvlm_runtime.remembered import PictureMemory
-from lvlm_runtime.request import CheckedRequest, check_request, layout_for
+from lvlm_runtime.request import layout_for
+from lvlm_runtime.streaming import StreamedAnswer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["Generation", "Picture", "Session"]
 
 GREEDY = SamplingOptions()
 # What a chain is compared by: the largest logit, whatever rules the checkpoint has.
 ARGMAX = SamplingOptions(repetition_penalty=1.0, rules=False)
-
-
-@dataclass(frozen=True)
-class _Request:
-    """What is asked for, the prompt already as tokens; the fields are ``generate_ids``'s."""
-
-    token_ids: Sequence[int]
-    images: Sequence[Picture]
-    ratio: float | None
-    max_new_tokens: int
-    sampling: SamplingOptions
-    ignore_stop: bool
-    query_ids: Sequence[int] | None
-    speculate: int
 
 
 class Session:
@@ -72,7 +68,12 @@ class Session:
     Threads may share it: it answers one request at a time, in the order in which they came
     (``busy``, ``waiting``). A request that fails, is interrupted or whose ``on_text`` raises leaves
     nothing behind and lets the next one in. ``on_text`` and the recorder's callbacks must not ask
-    the same session, nor wait for a thread that does.
+    the same session, nor wait for a thread that does; nor must the loop over a stream.
+
+    Example:
+        >>> with Session.open("bundle", device="cpu") as session:
+        ...     print(session.ratios, session.generate("What color is the circle?", "cat.jpg").text)
+        (0.33, 0.5, 1.0) yellow
     """
 
     def __init__(
@@ -82,12 +83,14 @@ class Session:
         encoder: PromptEncoder,
         generation: GenerationRecord,
         memory: PictureMemory | None = None,
+        threads: int | None = None,
     ) -> None:
         self.bundle = bundle
         self.chain = chain
         self.encoder = encoder
         self.generation = generation
         self.memory = memory
+        self.threads = threads
 
     @classmethod
     def open(
@@ -132,7 +135,46 @@ class Session:
         chosen = choose_backend(bundle.directory, backend, device)
         generation = read_generation(bundle)
         chain = Chain(bundle, open_backend(chosen, device, threads, exact))
-        return cls(bundle, chain, encoder, generation)
+        return cls(bundle, chain, encoder, generation, threads=threads)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free graphs and weights, after the requests that came before; harmless a second time."""
+        if self.chain.turns.closed:
+            return
+        with self.chain.turns.turn():
+            self.chain.turns.closed = True
+            self.memory = None
+            self.chain.graphs.close()
+
+    def __repr__(self) -> str:
+        """What it is of, what it keeps and where it runs.
+
+        >>> Session.open("bundle", device="cpu")
+        <Session of bundle: llava by illava, ratios 0.33, 0.5, 1, float32; onnxruntime on cpu>
+        """
+        manifest, backend = self.bundle.manifest, self.chain.backend
+        ratios = ", ".join(f"{ratio:g}" for ratio in self.ratios)
+        return (
+            f"<Session of {self.bundle.directory}: {manifest.family} by {manifest.method}, ratios"
+            f" {ratios}, {manifest.precision}; "
+            + ("closed>" if self.chain.turns.closed else f"{backend.name} on {backend.device}>")
+        )
+
+    @property
+    def ratios(self) -> tuple[float, ...]:
+        """Shares of visual tokens that the bundle can keep; the first is the default."""
+        return tuple(budget.ratio for budget in self.bundle.manifest.budgets)
 
     @property
     def busy(self) -> bool:
@@ -146,73 +188,116 @@ class Session:
 
     def generate(
         self,
-        prompt: str,
-        images: Sequence[Picture | RememberedPicture] = (),
+        prompt: str | None = None,
+        images: Pictures = (),
         ratio: float | None = None,
         *,
-        max_new_tokens: int = 128,
-        sampling: SamplingOptions = GREEDY,
-        system: str | None = None,
         on_text: Callable[[str], None] | None = None,
-        recorder: Recorder | None = None,
-        ignore_stop: bool = False,
-        prefill_chunk: int | None = None,
-        speculate: int = 0,
+        **asking: Unpack[AskKeywords],
     ) -> Generation:
         """Answer a question about pictures.
 
         Args:
-            prompt: The question.
-            images: Paths, PIL pictures or arrays, in the order in which the prompt names them, or
-                what ``remember`` gave for them.
+            prompt: The question; None where ``messages`` ask it.
+            images: One picture or several, as paths, data URLs, PIL pictures, arrays ``[H, W, 3]``,
+                bytes or ``BytesIO``, in the order in which the prompt names them, or what
+                ``remember`` gave for them.
             ratio: Share of visual tokens to keep; one of the bundle's, None for its first. A
                 picture that is remembered has its own.
-            max_new_tokens: Longest answer.
-            sampling: How tokens are chosen; greedy under the checkpoint's rules by default.
-            system: A system message, where the template takes one.
             on_text: Called with each new piece of the answer (streaming).
-            recorder: Takes the timing of every graph call.
-            ignore_stop: Answer exactly ``max_new_tokens`` tokens, for measurements.
-            prefill_chunk: Most rows of the prompt in one call of a graph; None for all at once.
-            speculate: Tokens that are drafted from prompt and answer and verified in one call of the
-                decoder; 0 for none. The answer is the same.
+            **asking: ``max_new_tokens``, ``temperature`` and the other fields of ``AskKeywords``.
 
         Raises:
-            UsageError: The bundle has no such ratio, or this thread is being answered already.
+            UsageError: The bundle has no such ratio, a keyword's value is outside its range, or this
+                thread is being answered already.
             LvlmError: A picture cannot be read, or the prompt does not fit.
+
+        Example:
+            >>> session = Session.open("bundle")
+            >>> picture = {"type": "image_url", "image_url": {"url": "cat.jpg"}}
+            >>> question = {"type": "text", "text": "What color is the circle?"}
+            >>> chat = [{"role": "user", "content": [picture, question]}]
+            >>> session.generate(messages=chat, ratio=0.5, max_new_tokens=8, stop=["."]).text
+            'yellow'
         """
-        recorder = Recorder() if recorder is None else recorder
-        came = time.perf_counter()
-        with self.chain.turns.turn():
-            start = time.perf_counter()
-            with recorder.step("tokenize", "prefill", 0):
-                ids = self.encoder.encode(prompt, len(images), system=system)
-                query_ids = self._question(prompt)
-            remembered = any(isinstance(each, RememberedPicture) for each in images)
-            if not remembered and prefill_chunk is None and (self.memory is None or not images):
-                plain = [each for each in images if not isinstance(each, RememberedPicture)]
-                request = _Request(
-                    ids, plain, ratio, max_new_tokens, sampling, ignore_stop, query_ids, speculate
-                )
-                return self._answer(request, on_text, recorder, came, start)
-            kept = self.bundle.budget(ratio).ratio
-            asked = HeldRequest(
+        return self.stream(prompt, images, ratio, **asking).finish(on_text)
+
+    def stream(
+        self,
+        prompt: str | None = None,
+        images: Pictures = (),
+        ratio: float | None = None,
+        **asking: Unpack[AskKeywords],
+    ) -> StreamedAnswer:
+        """As ``generate``, piece by piece: ``for piece in session.stream(…)``.
+
+        Arguments and errors are those of ``generate``. What can be seen to be wrong without a picture
+        or the prompt's length is raised here, the rest where the first piece is asked for.
+        """
+        check_keywords(asking, AskKeywords)
+        messages, question, pictures = asked_chat(prompt, images, asking)
+        chosen = chosen_ratio(self._loaded, self.threads, ratio, asking.get("ttft"), len(pictures))
+        asked = Asked(
+            messages,
+            None,
+            question,
+            pictures,
+            chosen,
+            answer_options(asking),
+            check_chunk(asking.get("prefill_chunk")),
+            recorder_of(asking),
+        )
+        return StreamedAnswer(lambda reply: answer_pieces(self._loaded, self.memory, asked, reply))
+
+    def generate_ids(
+        self,
+        token_ids: Sequence[int],
+        images: Sequence[Picture] = (),
+        ratio: float | None = None,
+        *,
+        on_text: Callable[[str], None] | None = None,
+        query_ids: Sequence[int] | None = None,
+        **asking: Unpack[AnswerKeywords],
+    ) -> Generation:
+        """As ``generate``, for a prompt that is already tokens, one placeholder id per image.
+
+        ``query_ids`` is the question alone, for a bundle whose projector reads it.
+        """
+        check_keywords(asking, AnswerKeywords)
+        asked = Asked(
+            None,
+            token_ids,
+            query_ids,
+            several(images),
+            self.bundle.budget(ratio).ratio,
+            answer_options(asking),
+            None,
+            recorder_of(asking),
+        )
+        return StreamedAnswer(
+            lambda reply: answer_pieces(self._loaded, self.memory, asked, reply)
+        ).finish(on_text)
+
+    def warmup(self, ratios: Sequence[float] | None = None, images: int = 1) -> None:
+        """Answer with two tokens at each ratio, so that no later request is a first one.
+
+        Reducers load where a ratio is first asked for, and a backend prepares its kernels and memory.
+
+        Args:
+            ratios: Those of the bundle that will be asked for; None for all.
+            images: Pictures that a request will have.
+        """
+        pictures = [synthetic.picture()] * images
+        ids, loaded = self.encoder.encode("?", images), self._loaded
+        for ratio in self.ratios if ratios is None else ratios:
+            self.generate_ids(
                 ids,
-                [shown_picture(each, kept) for each in images],
-                kept,
-                max_new_tokens,
-                sampling,
-                query_ids,
-                check_chunk(prefill_chunk),
-                ignore_stop=ignore_stop,
-                speculate=speculate,
+                pictures,
+                ratio,
+                max_new_tokens=2,
+                ignore_stop=True,
+                query_ids=question_ids(loaded, "?"),
             )
-            memory = PictureMemory(0) if self.memory is None else self.memory
-            answering = Answering(self._loaded, asked, memory, recorder)
-            held = answering.begin()
-            generation = answering.answer(held, on_text, came, start)
-            answering.remember(held)
-            return generation
 
     def remember(
         self, image: Picture, ratio: float | None = None, system: str | None = None
@@ -252,107 +337,13 @@ class Session:
             shown = ShownPicture.of(image, self.bundle.budget(ratio).ratio)
             ids = self.encoder.encode("?", 1, system=system)
             head = ids[: ids.index(self.bundle.manifest.text.image_token_id) + 1]
-            asked = HeldRequest(head, [shown], shown.ratio, 1, GREEDY, None, None)
+            asked = HeldRequest(head, [shown], shown.ratio, AnswerOptions(1, GREEDY), None, None)
             answering = Answering(self._loaded, asked, self.memory, Recorder())
             return answering.remember_alone(shown)
 
     @property
     def _loaded(self) -> Loaded:
         return Loaded(self.bundle, self.chain, self.encoder, self.generation)
-
-    def _question(self, prompt: str) -> list[int] | None:
-        """The question alone, where the bundle's projector reads it."""
-        projector = self.bundle.manifest.projector
-        reads = projector is not None and projector.reads_text
-        return self.encoder.question(prompt) if reads else None
-
-    def generate_ids(
-        self,
-        token_ids: Sequence[int],
-        images: Sequence[Picture] = (),
-        ratio: float | None = None,
-        *,
-        max_new_tokens: int = 128,
-        sampling: SamplingOptions = GREEDY,
-        on_text: Callable[[str], None] | None = None,
-        recorder: Recorder | None = None,
-        ignore_stop: bool = False,
-        query_ids: Sequence[int] | None = None,
-        speculate: int = 0,
-    ) -> Generation:
-        """As ``generate``, for a prompt that is already tokens, one placeholder id per image.
-
-        ``query_ids`` is the question alone, for a bundle whose projector reads it.
-        """
-        recorder = Recorder() if recorder is None else recorder
-        came = time.perf_counter()
-        asked = _Request(
-            token_ids, images, ratio, max_new_tokens, sampling, ignore_stop, query_ids, speculate
-        )
-        with self.chain.turns.turn():
-            return self._answer(asked, on_text, recorder, came, time.perf_counter())
-
-    def _answer(
-        self,
-        asked: _Request,
-        on_text: Callable[[str], None] | None,
-        recorder: Recorder,
-        came: float,
-        start: float,
-    ) -> Generation:
-        """Answer in a turn; ``came`` and ``start`` are when the request came and when its turn did."""
-        max_new_tokens = asked.max_new_tokens
-        if max_new_tokens < 1:
-            raise UsageError(f"max_new_tokens {max_new_tokens} is below 1; give 1 or more")
-        request = check_request(
-            self.bundle, asked.token_ids, asked.images, asked.ratio, max_new_tokens, recorder
-        )
-        text = self.bundle.manifest.text
-        history = request.ids(text.image_token_id)
-        limits = AnswerLimits(len(history), max_new_tokens, text.stop_ids)
-        loop = AnswerLoop(
-            self.chain,
-            Sampler(asked.sampling, self.generation.rules, limits),
-            self.encoder.decoder(),
-            () if asked.ignore_stop else text.stop_ids,
-            max_new_tokens,
-            on_text,
-            recorder,
-            drafts_of(asked.speculate, text.image_token_id),
-        )
-        state, logits = self._prefill(request, max_new_tokens, recorder, asked.query_ids)
-        loop.run(state, logits, history)
-        first_ms = (loop.first - start) * 1e3
-        return Generation(
-            text=loop.text,
-            token_ids=tuple(loop.token_ids),
-            finish_reason=loop.finish_reason,
-            ratio=request.budget.ratio,
-            visual_tokens=request.visual_tokens(self.bundle.manifest),
-            prompt_tokens=request.prompt_tokens,
-            time_to_first_token_ms=first_ms,
-            decode_tokens_per_s=loop.tokens_per_s,
-            own_time_ms=first_ms - loop.graphs_ms,
-            letterboxed=request.letterboxed,
-            waited_ms=(start - came) * 1e3,
-            decode_calls=loop.calls,
-            drafted_tokens=loop.drafted,
-            accepted_tokens=loop.accepted,
-        )
-
-    def _prefill(
-        self,
-        request: CheckedRequest,
-        max_new_tokens: int,
-        recorder: Recorder,
-        query_ids: Sequence[int] | None,
-    ) -> tuple[DecodeState, NDArray[np.float32]]:
-        visual = None
-        if request.pixel_values is not None and request.part is not None:
-            visual = self.chain.encode(
-                request.pixel_values, request.budget, request.part, recorder, query_ids
-            )
-        return self.chain.prefill(request.runs, visual, request.part, max_new_tokens, recorder)
 
     def chat(
         self,

@@ -73,12 +73,12 @@ def answer(prompt: list[int], seed: int, options: SamplingOptions, draft: int, l
         Silent(),
         (0,),
         length,
-        None,
         Recorder(),
         drafts,
     )
     loop = AnswerLoop(*parts)
-    loop.run(state, chain.logits(prompt), list(prompt))  # type: ignore[arg-type]
+    for _ in loop.run(state, chain.logits(prompt), list(prompt)):  # type: ignore[arg-type]
+        pass
     return loop.token_ids, state.ids, chain.calls, loop
 
 

@@ -32,8 +32,9 @@ FLOORS = {
         *("families", "reduction", "signals"),
     ),
     "lvlm_runtime": (
-        *("profile", "golden", "session", "conversation", "behind", "remembered", "answering"),
-        *("request", "chain", "backends", "engines", "tensorrt"),
+        *("profile", "golden", "session", "conversation", "streaming", "pieces", "asking"),
+        *("behind", "remembered", "fresh", "answering", "profiled", "request", "chain", "backends"),
+        *("engines", "tensorrt"),
         *("graphs", "bundle", "prompt", "image", "progress", "errors"),
     ),
     "lvlm_profiles": (

@@ -38,6 +38,7 @@ COMMANDS: dict[str, str] = {
     "sign": "lvlm_export.cli.commands.sign:sign",
     "verify-signature": "lvlm_export.cli.commands.verify_signature:verify_signature",
     "list": "lvlm_export.cli.commands.list:list_",
+    "env": "lvlm_export.cli.commands.env:env",
 }
 DEBUG = "LVLM_EXPORT_DEBUG"
 # Packages of the extra ``export``, and what reads a recipe on a Python that is too old for it; a

@@ -59,11 +59,12 @@ class Milliseconds(click.ParamType):  # type: ignore[type-arg]
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
         """Check and convert."""
-        match = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s|)", str(value).strip())
-        found = 0.0 if match is None else float(match[1]) * (1e3 if match[2] == "s" else 1.0)
-        if not 0 < found < 1e9:
-            self.fail(f"{value!r} is not a time; write 300ms or 0.3s", param, ctx)
-        return found
+        from lvlm_runtime.profiled import milliseconds
+
+        try:
+            return milliseconds(str(value))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
 
 
 class Points(click.ParamType):  # type: ignore[type-arg]

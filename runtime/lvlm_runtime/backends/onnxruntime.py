@@ -77,6 +77,11 @@ class View:
         return rows
 
 
+def available_providers() -> list[str]:
+    """What this build of ONNX Runtime can run graphs on; a provider's own libraries may be missing."""
+    return list(ort.get_available_providers())
+
+
 class OrtRunner:
     """One session and its IO binding.
 

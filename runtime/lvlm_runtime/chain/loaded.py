@@ -50,6 +50,10 @@ class LoadedGraphs:
             self._runners[graph] = self.backend.load(self.bundle, graph)
         return self._runners[graph]
 
+    def close(self) -> None:
+        """Let go of the graphs and, with them, of the weights; nothing can be asked afterwards."""
+        self._runners.clear()
+
     @contextmanager
     def replaced(self, runners: Mapping[str, Runner]) -> Iterator[None]:
         """Inside the block, these runners stand for the graphs of their files.

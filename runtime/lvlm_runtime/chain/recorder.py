@@ -32,6 +32,23 @@ class Span:
 
 
 @dataclass(frozen=True)
+class Timing:
+    """All calls of one graph, or of one step of the host, in one phase of a request.
+
+    Attributes:
+        name: Graph or step.
+        phase: ``preprocess``, ``vision``, ``prefill`` or ``decode``.
+        calls: How many.
+        total_ms: Wall time of all of them.
+    """
+
+    name: str
+    phase: str
+    calls: int
+    total_ms: float
+
+
+@dataclass(frozen=True)
 class Reduced:
     """One call of a reducer.
 
@@ -102,3 +119,14 @@ class Recorder:
     def in_order(self) -> list[Span]:
         """Graph calls and steps as they began."""
         return sorted((*self.spans, *self.steps), key=lambda span: span.started_ns)
+
+    def timings(self, since: float) -> tuple[Timing, ...]:
+        """What began since a moment on ``time.perf_counter``, each graph and step in one line."""
+        first_ns = int(since * 1e9)
+        found: dict[tuple[str, str], list[float]] = {}
+        for span in self.in_order():
+            if span.started_ns >= first_ns:
+                found.setdefault((span.name, span.phase), []).append(span.duration_ms)
+        return tuple(
+            Timing(name, phase, len(each), sum(each)) for (name, phase), each in found.items()
+        )

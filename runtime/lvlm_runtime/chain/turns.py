@@ -17,20 +17,29 @@ from lvlm_runtime.errors import UsageError
 
 
 @dataclass(eq=False)
-class _Ticket:
+class Ticket:
     """A place in the line; ``called`` is set when it is the first."""
 
     thread: int
     called: threading.Event = field(default_factory=threading.Event)
 
+    def adopt(self) -> None:
+        """This thread goes on with the request: a stream may pass from one to another."""
+        self.thread = threading.get_ident()
+
 
 class Turns:
-    """The line of requests of one chain."""
+    """The line of requests of one chain.
+
+    Attributes:
+        closed: No further turn is given.
+    """
 
     def __init__(self) -> None:
         # Re-entrant, because a signal handler may run at any line here and look at the session.
         self._lock = threading.RLock()
-        self._line: deque[_Ticket] = deque()
+        self._line: deque[Ticket] = deque()
+        self.closed = False
 
     @property
     def busy(self) -> bool:
@@ -43,17 +52,20 @@ class Turns:
         return max(0, len(self._line) - 1)
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def turn(self) -> Iterator[Ticket]:
         """Wait for the requests that came before; however the block ends, the next one follows.
 
         Raises:
-            UsageError: This thread has a turn already; it would wait for itself.
+            UsageError: This thread has a turn already; it would wait for itself. Or the session was
+                closed.
         """
-        ticket = _Ticket(threading.get_ident())
+        ticket = Ticket(threading.get_ident())
         try:
             self._join(ticket)
             ticket.called.wait()
-            yield
+            if self.closed:
+                raise UsageError("this session is closed; open another one (Session.open)")
+            yield ticket
         finally:
             try:
                 self._leave(ticket)
@@ -72,7 +84,7 @@ class Turns:
         with self.turn():
             yield
 
-    def _join(self, ticket: _Ticket) -> None:
+    def _join(self, ticket: Ticket) -> None:
         with self._lock:
             if any(other.thread == ticket.thread for other in self._line):
                 raise UsageError(
@@ -83,7 +95,7 @@ class Turns:
             self._line.append(ticket)
             self._line[0].called.set()
 
-    def _leave(self, ticket: _Ticket) -> None:
+    def _leave(self, ticket: Ticket) -> None:
         """Harmless where the ticket is not in the line (any more)."""
         with self._lock:
             if ticket in self._line:

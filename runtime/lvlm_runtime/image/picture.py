@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import io
 import os
+import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, TypeVar
+from urllib.parse import unquote_to_bytes
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +21,8 @@ from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.image import memory
 from lvlm_runtime.image.metadata import without_metadata
 
-Picture = str | Path | bytes | Image.Image | NDArray[np.uint8]
+# A text is a path or a data URL.
+Picture = str | Path | bytes | io.BytesIO | Image.Image | NDArray[np.uint8]
 T = TypeVar("T")
 
 # Named, because Pillow would otherwise run Ghostscript on an EPS file. TGA has no signature, so it
@@ -49,10 +54,11 @@ def load_image(source: Picture) -> Image.Image:
     reads, the pixels are read without them.
 
     Args:
-        source: Path, encoded bytes, Pillow picture or uint8 array ``[H, W]`` or ``[H, W, 1|3|4]``.
+        source: Path, data URL, encoded bytes, Pillow picture or uint8 array ``[H, W]`` or
+            ``[H, W, 1|3|4]``.
 
     Raises:
-        LvlmError: No such file, not a picture, damaged, too large or of a mode (16 bit) that
+        LvlmError: No such file, an address in the network, not a picture, damaged, too large or of a mode (16 bit) that
             would lose its content in 8 bits.
     """
     return _read(source, _upright_rgb)
@@ -67,15 +73,55 @@ def picture_size(source: Picture) -> tuple[int, int]:
     return _read(source, lambda image, _: (image.height, image.width))
 
 
+def opened(source: Picture) -> Path | bytes | Image.Image | NDArray[np.uint8]:
+    """A picture with its bytes where it has them: a data URL is decoded, a ``BytesIO`` read.
+
+    Raises:
+        LvlmError: A damaged data URL, or an address: nothing is fetched.
+
+    Example:
+        >>> opened("data:text/plain;base64,aGVsbG8="), opened("cat.jpg")
+        (b'hello', PosixPath('cat.jpg'))
+    """
+    if isinstance(source, io.BytesIO):
+        return source.getvalue()
+    if not isinstance(source, str):
+        return source
+    if re.match(r"data:", source, re.IGNORECASE):
+        return _data_url(source)
+    if re.match(r"[a-z][a-z0-9+.-]*://", source, re.IGNORECASE):
+        raise LvlmError(
+            f"{source[:80]} is an address, and a picture is never fetched: who asks could make this"
+            " machine open it; download it and give its path, its bytes or a data URL"
+        )
+    return Path(source)
+
+
+def _data_url(url: str) -> bytes:
+    """The content of ``data:…;base64,…``. Source: RFC 2397."""
+    head, comma, content = url.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        raise LvlmError(
+            f"{url[:40]!r}… is a data URL of another form; give data:image/png;base64,… (or jpeg)"
+        )
+    try:
+        return base64.b64decode(b"".join(unquote_to_bytes(content).split()), validate=True)
+    except binascii.Error as error:
+        raise LvlmError(
+            f"a data URL of {len(content)} characters is no base64 ({error}); encode it again"
+        ) from None
+
+
 def _read(source: Picture, finish: Callable[[Image.Image, str], T]) -> T:
     """What ``finish`` makes of an opened picture and its name in messages."""
+    source = opened(source)
     if isinstance(source, np.ndarray):
         return _checked(_from_array(source), "the array", finish)
     if isinstance(source, Image.Image):
         return _checked(source, "the picture", finish)
     if isinstance(source, bytes):
         return _read_file(io.BytesIO(source), f"the picture of {len(source)} bytes", finish)
-    path = Path(source)
+    path = source
     if path.is_dir():
         raise LvlmError(f"{path} is a directory, a picture file is needed; name one file in it")
     if not path.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import zlib
@@ -179,3 +180,37 @@ def test_sixteen_bits_are_refused(tmp_path: Path) -> None:
 def test_other_arrays_are_refused(array: np.ndarray, message: str) -> None:
     with pytest.raises(LvlmError, match=message):
         load_image(array)
+
+
+def test_every_source_of_a_file_gives_its_pixels() -> None:
+    path = sorted(PHOTOS.glob("*.jp*g"))[0]
+    content = path.read_bytes()
+    coded = base64.b64encode(content).decode()
+    stream = io.BytesIO(content)
+    stream.seek(7)
+    sources = [
+        *(path, str(path), content, stream, f"data:image/png;base64,{coded}"),
+        "DATA:;base64," + coded.replace("+", "%2B").replace("/", "%2F"),
+    ]
+    pixels = {load_image(each).tobytes() for each in sources}
+    assert len(pixels) == 1
+    assert stream.tell() == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "https://example.org/cat.png",
+            r"https://example.org/cat.png is an address, and a picture",
+        ),
+        ("file:///cat.png", r"is an address, and a picture is never fetched: .* give its path"),
+        ("data:image/png,abc", r"is a data URL of another form; give data:image/png;base64,"),
+        ("data:image/png;base64", r"is a data URL of another form"),
+        ("data:image/png;base64,ab-", r"a data URL of 3 characters is no base64 \(.*\); encode it"),
+        ("data:image/png;base64,", r"the picture of 0 bytes is not a picture in a known format"),
+    ],
+)
+def test_a_text_that_is_no_path_says_why_it_is_refused(text: str, line: str) -> None:
+    with pytest.raises(LvlmError, match=line):
+        load_image(text)

@@ -165,7 +165,7 @@ def make_directory(output: Path) -> None:
 def keep(report: Report) -> str:
     """Keep the report for ``run --ttft``; where, or why not."""
     from lvlm_runtime.profile.rounds import LEAST_ROUNDS
-    from lvlm_runtime.profile.store import keep_report
+    from lvlm_runtime.profiled import keep_report
 
     if report.protocol.rounds < LEAST_ROUNDS:
         return f"nowhere: `run --ttft` goes by profiles of at least {LEAST_ROUNDS} rounds"

@@ -22,7 +22,7 @@ from lvlm_export.cli.options import (
 from lvlm_runtime.errors import UsageError
 
 if TYPE_CHECKING:
-    from lvlm_runtime.profile.store import Choice
+    from lvlm_runtime.profiled import Choice
     from lvlm_runtime.session import Generation, Session
 
 
@@ -161,7 +161,7 @@ def choose_profiled_ratio(
     session: Session, bundle: Path, threads: int | None, target_ms: float, images: int
 ) -> Choice:
     """The ratio that the last profile on this machine advises."""
-    from lvlm_runtime.profile.store import Setup, choose_ratio, last_report
+    from lvlm_runtime.profiled import Setup, choose_ratio, last_report
 
     backend, key = session.chain.backend, session.bundle.manifest.content_key
     setup = Setup(backend.name, backend.device, threads)

@@ -14,7 +14,7 @@ from loading import EXPORT, HEAVY, loaded
 from lvlm_profiles.devices.machine import fingerprint
 from lvlm_profiles.report import load_report
 from lvlm_runtime.bundle.bundle import read_manifest
-from lvlm_runtime.profile.store import keep_report
+from lvlm_runtime.profiled import keep_report
 from reports import MACHINE, TTFT, make_report
 
 SHORT = ("--iterations", "5", "--warmup", "1", "--answer-tokens", "4")

@@ -9,7 +9,7 @@ import pytest
 
 from lvlm_profiles.devices.machine import fingerprint
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.profile.store import (
+from lvlm_runtime.profiled import (
     Setup,
     choose_ratio,
     keep_report,

@@ -8,12 +8,13 @@ with it to a machine that they say nothing of.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from lvlm_profiles.devices import machine
 from lvlm_profiles.report import Report, load_report, write_report
-from lvlm_runtime.errors import LvlmError
+from lvlm_runtime.errors import LvlmError, UsageError
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,27 @@ class Choice:
     ratio: float
     expected_ms: float
     prompt_tokens: int
+
+
+def milliseconds(text: object) -> float:
+    """A time, ``300ms``, ``0.3s`` or ``300``, in milliseconds.
+
+    Raises:
+        UsageError: Something else; a number has no unit.
+
+    Example:
+        >>> milliseconds("0.3s")
+        300.0
+    """
+    match = (
+        re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s|)", text.strip())
+        if isinstance(text, str)
+        else None
+    )
+    found = 0.0 if match is None else float(match[1]) * (1e3 if match[2] == "s" else 1.0)
+    if not 0 < found < 1e9:
+        raise UsageError(f"{text!r} is not a time; write 300ms or 0.3s")
+    return found
 
 
 def reports_directory() -> Path:
