@@ -5,18 +5,36 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lvlm_runtime.answering import AnswerPiece, Generation
+    from lvlm_runtime.asking import BatchQuestion
+    from lvlm_runtime.conversation import Conversation
     from lvlm_runtime.errors import LvlmError, UsageError
     from lvlm_runtime.prompt.sampling import SamplingOptions
-    from lvlm_runtime.session import Generation, Session
+    from lvlm_runtime.session import Session
+    from lvlm_runtime.streaming import StreamedAnswer
 
-__all__ = ["Generation", "LvlmError", "SamplingOptions", "Session", "UsageError"]
+__all__ = [
+    "AnswerPiece",
+    "BatchQuestion",
+    "Conversation",
+    "Generation",
+    "LvlmError",
+    "SamplingOptions",
+    "Session",
+    "StreamedAnswer",
+    "UsageError",
+]
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Generation": "session",
+    "AnswerPiece": "answering",
+    "BatchQuestion": "asking",
+    "Conversation": "conversation",
+    "Generation": "answering",
     "LvlmError": "errors",
     "SamplingOptions": "prompt.sampling",
     "Session": "session",
+    "StreamedAnswer": "streaming",
     "UsageError": "errors",
 }
 

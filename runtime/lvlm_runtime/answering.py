@@ -18,18 +18,22 @@ from lvlm_runtime.errors import UsageError
 from lvlm_runtime.prompt.drafts import MOST, NgramDrafts
 from lvlm_runtime.prompt.encoder import PromptEncoder, StreamDecoder
 from lvlm_runtime.prompt.rules import AnswerLimits
-from lvlm_runtime.prompt.sampling import Sampler, SamplingOptions
+from lvlm_runtime.prompt.sampling import LogitsProcessor, Sampler, SamplingOptions
 from lvlm_runtime.prompt.stops import StopTexts
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A bundle in a backend, with what answering needs beside it."""
+    """A bundle in a backend, with what answering needs beside it.
+
+    ``threads`` are those that the backend was opened with, None for one per physical core.
+    """
 
     bundle: Bundle
     chain: Chain
     encoder: PromptEncoder
     generation: GenerationRecord
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ class AnswerOptions:
         ignore_stop: Answer exactly ``max_new_tokens`` tokens.
         speculate: Tokens that are drafted at once; 0 for none.
         stop: Texts that end it and are not part of it.
+        processors: Change the scores of every token, behind the checkpoint's rules.
     """
 
     max_new_tokens: int
@@ -111,6 +116,7 @@ class AnswerOptions:
     ignore_stop: bool = False
     speculate: int = 0
     stop: tuple[str, ...] = ()
+    processors: tuple[LogitsProcessor, ...] = ()
 
     def __post_init__(self) -> None:
         """Check what is known without the model.
@@ -207,7 +213,7 @@ class AnswerLoop:
         with recorder.step("sample", "prefill", 1):
             answer.append(self.sampler.sample(logits, history))
         self.first = time.perf_counter()
-        self.graphs_ms = recorder.total_ms("preprocess", "vision", "prefill")
+        self.graphs_ms = recorder.total_ms("preprocess", "vision", "prefill", since=self.start)
         yield self._piece()
         while self.going:
             drafts = self._propose(history)
@@ -274,6 +280,7 @@ class AnswerLoop:
         prompt_tokens: int,
         letterboxed: tuple[int, ...],
         reused_tokens: int = 0,
+        since: float | None = None,
     ) -> Generation:
         """The answer so far.
 
@@ -284,6 +291,7 @@ class AnswerLoop:
             prompt_tokens: Likewise.
             letterboxed: Likewise.
             reused_tokens: Likewise.
+            since: When the first work for it began; None for ``came``.
         """
         first_ms, further = (self.first - self.start) * 1e3, len(self.token_ids) - 1
         return Generation(
@@ -302,7 +310,7 @@ class AnswerLoop:
             decode_calls=self.calls,
             drafted_tokens=self.drafted,
             accepted_tokens=self.accepted,
-            timings=self.recorder.timings(came),
+            timings=self.recorder.timings(came if since is None else since),
         )
 
 
@@ -328,7 +336,7 @@ def answer_loop(
     limits = AnswerLimits(prompt_length, options.max_new_tokens, text.stop_ids)
     return AnswerLoop(
         loaded.chain,
-        Sampler(options.sampling, loaded.generation.rules, limits),
+        Sampler(options.sampling, loaded.generation.rules, limits, options.processors),
         loaded.encoder.decoder(),
         () if options.ignore_stop else text.stop_ids,
         options.max_new_tokens,

@@ -18,7 +18,7 @@ from lvlm_runtime.chain.recorder import Recorder
 from lvlm_runtime.errors import UsageError
 from lvlm_runtime.image.picture import Picture
 from lvlm_runtime.prompt.openai import read_openai
-from lvlm_runtime.prompt.sampling import SamplingOptions
+from lvlm_runtime.prompt.sampling import LogitsProcessor, SamplingOptions
 from lvlm_runtime.prompt.stops import stop_texts
 
 # One picture or several.
@@ -41,6 +41,9 @@ class AnswerKeywords(TypedDict, total=False):
         seed: Likewise.
         rules: Likewise.
         stop: Texts that end the answer, one or several; they are not part of it.
+        logits_processor: Called with the ids so far and the scores ``[V]`` (float32) of the next token,
+            behind the checkpoint's rules and before the temperature, as transformers does; returns the
+            scores. One or several.
         recorder: Takes the timing of every graph call.
         ignore_stop: Answer exactly ``max_new_tokens`` tokens, for measurements.
         speculate: Tokens that are drafted from prompt and answer and verified in one call of the
@@ -56,6 +59,7 @@ class AnswerKeywords(TypedDict, total=False):
     seed: int | None
     rules: bool
     stop: str | Sequence[str]
+    logits_processor: LogitsProcessor | Sequence[LogitsProcessor]
     recorder: Recorder | None
     ignore_stop: bool
     speculate: int
@@ -79,6 +83,20 @@ class AskKeywords(AnswerKeywords, total=False):
     system: str | None
     ttft: str | None
     prefill_chunk: int | None
+
+
+class BatchQuestion(AskKeywords, total=False):
+    """One request of several: what ``generate`` takes, by name.
+
+    Attributes:
+        prompt: As of ``Session.generate``, as are the others.
+        images: Likewise.
+        ratio: Likewise.
+    """
+
+    prompt: str | None
+    images: Pictures
+    ratio: float | None
 
 
 @dataclass(frozen=True)
@@ -116,12 +134,14 @@ def answer_options(asking: AnswerKeywords) -> AnswerOptions:
     sampling = asking.get("sampling")
     if words and sampling is not None:
         raise UsageError(f"sampling and {next(iter(words))} exclude each other; give one of them")
+    processors = asking.get("logits_processor", ())
     return AnswerOptions(
         asking.get("max_new_tokens", 128),
         SamplingOptions(**words) if sampling is None else sampling,
         asking.get("ignore_stop", False),
         asking.get("speculate", 0),
         stop_texts(asking.get("stop", ())),
+        (processors,) if callable(processors) else tuple(processors),
     )
 
 

@@ -20,6 +20,7 @@ class FreshAnswering:
         options: How the answer is made.
         query_ids: The question alone, for a bundle whose projector reads it.
         recorder: Takes the timings.
+        since: When it was begun with, on ``time.perf_counter``.
     """
 
     loaded: Loaded
@@ -27,6 +28,7 @@ class FreshAnswering:
     options: AnswerOptions
     query_ids: Sequence[int] | None
     recorder: Recorder
+    since: float
 
     def answer(self, reply: Reply, came: float, start: float) -> Iterator[AnswerPiece]:
         """Answer, in a turn of the chain.
@@ -54,5 +56,6 @@ class FreshAnswering:
                 request.visual_tokens(manifest),
                 request.prompt_tokens,
                 request.letterboxed,
+                since=min(came, self.since),
             )
             yield piece

@@ -9,31 +9,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
 from lvlm_runtime.answering import AnswerOptions, Generation, Loaded
-from lvlm_runtime.asking import (
-    AnswerKeywords,
-    Asked,
-    AskKeywords,
-    Pictures,
-    answer_options,
-    asked_chat,
-    check_keywords,
-    recorder_of,
-    several,
-)
+from lvlm_runtime.asking import AnswerKeywords, AskKeywords, BatchQuestion, Pictures
 from lvlm_runtime.backends import open_backend
 from lvlm_runtime.backends.choice import AUTO, choose_backend
-from lvlm_runtime.behind import (
-    Answering,
-    HeldRequest,
-    RememberedPicture,
-    ShownPicture,
-    check_chunk,
-)
+from lvlm_runtime.behind import Answering, HeldRequest, RememberedPicture, ShownPicture, check_chunk
 from lvlm_runtime.bundle.bundle import TOKENIZER, Bundle
 from lvlm_runtime.bundle.generation import GenerationRecord, read_generation
 from lvlm_runtime.chain.chain import Chain
@@ -43,7 +27,14 @@ from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.image import synthetic
 from lvlm_runtime.image.anyres import TileLayout
 from lvlm_runtime.image.picture import Picture
-from lvlm_runtime.pieces import answer_pieces, chosen_ratio, question_ids
+from lvlm_runtime.pieces import (
+    answer_batch,
+    answer_pieces,
+    asked_each,
+    asked_ids,
+    asked_of,
+    question_ids,
+)
 from lvlm_runtime.prompt.encoder import PromptEncoder
 from lvlm_runtime.prompt.sampling import SamplingOptions
 from lvlm_runtime.remembered import PictureMemory
@@ -234,20 +225,46 @@ class Session:
         Arguments and errors are those of ``generate``. What can be seen to be wrong without a picture
         or the prompt's length is raised here, the rest where the first piece is asked for.
         """
-        check_keywords(asking, AskKeywords)
-        messages, question, pictures = asked_chat(prompt, images, asking)
-        chosen = chosen_ratio(self._loaded, self.threads, ratio, asking.get("ttft"), len(pictures))
-        asked = Asked(
-            messages,
-            None,
-            question,
-            pictures,
-            chosen,
-            answer_options(asking),
-            check_chunk(asking.get("prefill_chunk")),
-            recorder_of(asking),
-        )
+        asked = asked_of(self._loaded, prompt, images, ratio, asking)
         return StreamedAnswer(lambda reply: answer_pieces(self._loaded, self.memory, asked, reply))
+
+    async def generate_async(
+        self,
+        prompt: str | None = None,
+        images: Pictures = (),
+        ratio: float | None = None,
+        *,
+        on_text: Callable[[str], None] | None = None,
+        **asking: Unpack[AskKeywords],
+    ) -> Generation:
+        """As ``generate``, awaited; ``async for piece in session.stream(…)`` gives it piece by piece.
+
+        A thread computes and the event loop goes on. A task that is cancelled ends its request.
+        """
+        return await self.stream(prompt, images, ratio, **asking).finish_async(on_text)
+
+    def generate_batch(
+        self, questions: Iterable[BatchQuestion], **asking: Unpack[BatchQuestion]
+    ) -> Iterator[Generation]:
+        """Answer several requests, one after another; pictures of the next are read meanwhile.
+
+        Args:
+            questions: What ``generate`` takes, by name, one for each answer.
+            **asking: What is the same for all; what a question says counts before it.
+
+        Returns:
+            The answers in their order, each when it is there. A request that cannot be answered raises
+            in its place; wrong keywords do before the first.
+
+        Example:
+            >>> session = Session.open("bundle")
+            >>> asked = ["What color is the circle?", "Is there a red circle?"]
+            >>> answers = session.generate_batch([{"prompt": each} for each in asked], images="cat.jpg")
+            >>> [answer.text for answer in answers]
+            ['yellow', 'no']
+        """
+        requests = asked_each(self._loaded, questions, asking)
+        return answer_batch(self._loaded, self.memory, requests)
 
     def generate_ids(
         self,
@@ -263,17 +280,7 @@ class Session:
 
         ``query_ids`` is the question alone, for a bundle whose projector reads it.
         """
-        check_keywords(asking, AnswerKeywords)
-        asked = Asked(
-            None,
-            token_ids,
-            query_ids,
-            several(images),
-            self.bundle.budget(ratio).ratio,
-            answer_options(asking),
-            None,
-            recorder_of(asking),
-        )
+        asked = asked_ids(self._loaded, token_ids, images, ratio, query_ids, asking)
         return StreamedAnswer(
             lambda reply: answer_pieces(self._loaded, self.memory, asked, reply)
         ).finish(on_text)
@@ -343,7 +350,7 @@ class Session:
 
     @property
     def _loaded(self) -> Loaded:
-        return Loaded(self.bundle, self.chain, self.encoder, self.generation)
+        return Loaded(self.bundle, self.chain, self.encoder, self.generation, self.threads)
 
     def chat(
         self,

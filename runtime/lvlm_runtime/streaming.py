@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, closing
 
 from lvlm_runtime.answering import AnswerPiece, Generation, Reply
 from lvlm_runtime.errors import UsageError
@@ -56,6 +58,30 @@ class StreamedAnswer:
             so_far, self._reply.so_far = self._reply.so_far, None
             if so_far is not None:
                 self._generation = so_far()
+
+    async def __aiter__(self) -> AsyncGenerator[AnswerPiece, None]:
+        """As ``__iter__``, in a thread: the event loop goes on while a token is computed.
+
+        A task that is cancelled ends the request behind the token that is being computed.
+        """
+        loop, pieces = asyncio.get_running_loop(), iter(self)
+        thread = ThreadPoolExecutor(1, "lvlm-stream")
+        try:
+            while (piece := await loop.run_in_executor(thread, next, pieces, None)) is not None:
+                yield piece
+        finally:
+            # In the same thread, so behind the token; it happens even where nobody waits for it.
+            closed = loop.run_in_executor(thread, pieces.close)
+            thread.shutdown(wait=False)
+            await closed
+
+    async def finish_async(self, on_text: Callable[[str], None] | None = None) -> Generation:
+        """As ``finish``, without holding up the event loop; ``on_text`` is called in it."""
+        async with aclosing(self.__aiter__()) as pieces:
+            async for piece in pieces:
+                if on_text is not None and piece.text:
+                    on_text(piece.text)
+        return self.generation
 
     def stop(self) -> None:
         """No further token: the loop ends before the next one."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lvlm_profiles.devices.machine import fingerprint
-from lvlm_runtime.errors import LvlmError
+from lvlm_runtime import Session
+from lvlm_runtime.errors import LvlmError, UsageError
 from lvlm_runtime.profiled import (
     Setup,
     choose_ratio,
     keep_report,
     last_report,
+    milliseconds,
     reports_directory,
 )
 from reports import MACHINE, MODEL, make_report
@@ -102,3 +105,30 @@ def test_without_xdg_the_home_directory_is_taken(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "/home/someone")
     assert reports_directory() == Path("/home/someone/.local/state/lvlm-export/profiles")
+
+
+@pytest.mark.parametrize(("text", "found"), [("300ms", 300.0), (" .3 s", 300.0), ("300", 300.0)])
+def test_a_time_has_a_unit_or_is_in_milliseconds(text: str, found: float) -> None:
+    assert milliseconds(text) == found
+
+
+@pytest.mark.parametrize("text", ["", "0ms", "-1s", "3 h", 0.3, None, "1e3ms"])
+def test_what_is_no_time_is_refused(text: object) -> None:
+    with pytest.raises(UsageError, match=r"is not a time; write 300ms or 0.3s"):
+        milliseconds(text)
+
+
+def test_a_session_takes_its_ratio_by_the_last_profile(demo_bundle: Path) -> None:
+    """90th percentiles are 203 ms at 1.0 and 101.5 ms at 0.33, as above."""
+    with Session.open(demo_bundle, backend="onnxruntime", device="cpu") as session:
+        model = replace(MODEL, content_key=session.bundle.manifest.content_key)
+        here = replace(MACHINE, fingerprint=fingerprint(), backend="onnxruntime", execution="cpu")
+        keep_report(replace(make_report(machine=replace(here, threads=None)), model=model))
+        picture = np.zeros((40, 60, 3), np.uint8)
+        ratios = [
+            session.generate("a", picture, ttft=ttft, max_new_tokens=1).ratio
+            for ttft in ("0.5s", "150ms")
+        ]
+        assert ratios == [1.0, 0.33]
+        with pytest.raises(LvlmError, match="no ratio of this bundle meets 50 ms"):
+            session.generate("a", picture, ttft="50ms")

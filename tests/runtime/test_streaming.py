@@ -125,7 +125,7 @@ def test_what_needs_no_turn_is_refused_at_once(session: Session) -> None:
             session.stream(LISTING, PICTURE, **words)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"'temprature'; did you mean temperature\?"):
         session.stream(LISTING, temprature=1)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match=r"'zzz'; known are ignore_stop, max_new_tokens"):
+    with pytest.raises(TypeError, match=r"'zzz'; known are ignore_stop, .*, top_p$"):
         session.generate_ids([5], zzz=1)  # type: ignore[call-arg]
     with pytest.raises(LvlmError, match="never profiled on this machine"):
         session.stream(LISTING, PICTURE, ttft="1s")

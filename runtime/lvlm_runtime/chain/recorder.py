@@ -112,9 +112,14 @@ class Recorder:
             duration = (time.perf_counter_ns() - started) / 1e6
             self.steps.append(Span(name, phase, duration, tokens, started))
 
-    def total_ms(self, *phases: str) -> float:
-        """Time in the graph calls of these phases."""
-        return sum(span.duration_ms for span in self.spans if span.phase in phases)
+    def total_ms(self, *phases: str, since: float = 0.0) -> float:
+        """Time in the graph calls of these phases, from a moment on ``time.perf_counter`` on."""
+        first_ns = int(since * 1e9)
+        return sum(
+            span.duration_ms
+            for span in self.spans
+            if span.phase in phases and span.started_ns >= first_ns
+        )
 
     def in_order(self) -> list[Span]:
         """Graph calls and steps as they began."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,9 @@ from lvlm_runtime.prompt.rules import (
     GenerationRules,
     apply_rules,
 )
+
+# Changes scores ``[V]`` of the next token, float32, given the ids of the prompt and the answer so far.
+LogitsProcessor = Callable[[Sequence[int], NDArray[np.float32]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Sampler:
     """Draws tokens one after another; its only state is the random generator.
 
     Order and mathematics are those of transformers 5.23, ``generation/logits_process.py``: the rules
-    (repetition penalty among them), temperature, top-k, top-p, all in float32. The random numbers are
+    (repetition penalty among them), processors of the caller, temperature, top-k, top-p, all in float32. The random numbers are
     not PyTorch's: a seed gives other tokens than ``generate`` with that seed.
     """
 
@@ -79,6 +82,7 @@ class Sampler:
         options: SamplingOptions,
         rules: GenerationRules = NO_RULES,
         limits: AnswerLimits = NO_LIMITS,
+        processors: Sequence[LogitsProcessor] = (),
     ) -> None:
         """Start the random generator (PCG64) from the options' seed.
 
@@ -86,8 +90,9 @@ class Sampler:
             options: What the user chose; it counts before the rules.
             rules: Of the bundle.
             limits: Of the request, for rules that count.
+            processors: Of the caller, called in their order.
         """
-        self.options, self.limits = options, limits
+        self.options, self.limits, self.processors = options, limits, tuple(processors)
         rules = rules if options.rules else NO_RULES
         if options.repetition_penalty is not None:
             rules = replace(rules, repetition_penalty=options.repetition_penalty)
@@ -140,6 +145,8 @@ class Sampler:
                 f" ({', '.join(self.rules.in_force)}) leave no token to go on with; give"
                 " --no-model-rules, or correct the file and build again"
             )
+        for processor in self.processors:
+            scores = _processed(processor, history, scores)
         options = self.options
         if options.temperature == 0:
             return scores
@@ -150,6 +157,28 @@ class Sampler:
         if options.top_p is not None and options.top_p < 1:
             scores = _top_p(scores, options.top_p)
         return scores
+
+
+def _processed(
+    processor: LogitsProcessor, history: Sequence[int], scores: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Scores as a caller's processor returns them, which may be the ones it was given, changed."""
+    size, given = scores.size, processor(history, scores)
+    name = getattr(processor, "__name__", type(processor).__name__)
+    if not isinstance(given, np.ndarray) or given.shape != (size,) or given.dtype.kind != "f":
+        kind = (
+            f"{given.dtype} {list(given.shape)}" if isinstance(given, np.ndarray) else type(given)
+        )
+        raise UsageError(
+            f"the logits processor {name} returned {kind}; return scores of float32 [{size}]"
+        )
+    peak = float(given.max())
+    if not math.isfinite(peak):
+        raise UsageError(
+            f"the logits processor {name} made a largest score of {peak}, a finite number is needed;"
+            " leave at least one token to go on with"
+        )
+    return np.asarray(given, dtype=np.float32)
 
 
 def _top_p(scores: NDArray[np.float32], top_p: float) -> NDArray[np.float32]:
