@@ -1,10 +1,10 @@
 """Time, memory and size of TensorRT-RTX engines of a LLaVA-OneVision-0.5B-shaped checkpoint.
 
-    python benchmarks/engine_build.py [--work DIRECTORY] [--layers N]
+    python benchmarks/engine_build.py [--work DIRECTORY] [--layers N] [--precision int8]
 
-Writes (once) a random checkpoint with the shapes of LLaVA-OneVision-0.5B, builds an fp16 bundle
-with four budgets for TensorRT-RTX, and one engine per graph for all GPUs from Ampere on; no GPU is
-needed. Every engine is built in a process of its own, so that its peak memory is its own: the aim
+Writes (once) a random checkpoint with the shapes of LLaVA-OneVision-0.5B, builds a bundle with four
+budgets for TensorRT-RTX, and one engine per graph for all GPUs from Ampere on; no GPU is needed. Every
+engine is built in a process of its own, so that its peak memory is its own: the aim
 is for the largest of them. Wall time counts what other programs took of the cores, processor time
 does not; both are kept, with the load of the machine. A run ends with 1 when an aim is missed.
 """
@@ -35,24 +35,26 @@ def main() -> int:
         "--work", type=Path, default=WORK, help="directory of checkpoint and bundle"
     )
     parser.add_argument("--layers", type=int, help="cut both towers to so many layers, for a trial")
+    parser.add_argument("--precision", default="fp16", help="as of lvlm-export build")
     parser.add_argument("--engine", nargs=2, metavar=("BUNDLE", "GRAPH"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.engine:
         print(json.dumps(build_one(Path(options.engine[0]), options.engine[1])))
         return 0
-    bundle = ensure_bundle(options.work, options.layers)
+    bundle = ensure_bundle(options.work, options.layers, options.precision)
     before = environment()
     print_environment(before)
     rows = [measured(bundle.directory, graph) for graph in graphs(bundle)]
-    return report(rows, before, options.layers)
+    return report(rows, before, options.layers, options.precision)
 
 
-def ensure_bundle(work: Path, layers: int | None) -> Bundle:
-    """The fp16 bundle with four budgets, built unless it is there."""
+def ensure_bundle(work: Path, layers: int | None, precision: str) -> Bundle:
+    """The bundle with four budgets, built unless it is there."""
     import shapes
     from lvlm_export.bundle.build import build
     from lvlm_export.checkpoint.checkpoint import Checkpoint
     from lvlm_export.plan.plan import BuildOptions
+    from lvlm_export.plan.weight_formats import parse_precision
     from lvlm_runtime.progress import NoProgress
 
     name = "onevision" if layers is None else f"onevision-{layers}"
@@ -64,8 +66,15 @@ def ensure_bundle(work: Path, layers: int | None) -> Bundle:
         print("writing the checkpoint …", flush=True)
         shapes.write_onevision(checkpoint)
     print("building the bundle unless it is there …", flush=True)
-    bundle = work / f"{name}-rtx"
-    options = BuildOptions(ratios=RATIOS[1:], method="illava_v1", target="rtx")
+    bundle = work / f"{name}-rtx-{precision}"
+    given = parse_precision(precision)
+    options = BuildOptions(
+        ratios=RATIOS[1:],
+        method="illava_v1",
+        target="rtx",
+        precision=given.activations,
+        weights=given.weights,
+    )
     opened = Checkpoint.open(checkpoint)
     build(opened, name, options, bundle, NoProgress(), verify_samples=0, force=True)
     return Bundle.open(bundle)
@@ -120,7 +129,9 @@ def build_one(directory: Path, graph: str) -> dict[str, Any]:
     }
 
 
-def report(rows: list[dict[str, Any]], before: dict[str, Any], layers: int | None) -> int:
+def report(
+    rows: list[dict[str, Any]], before: dict[str, Any], layers: int | None, precision: str
+) -> int:
     """Print and save; 1 when an aim is missed."""
     cells = [
         (
@@ -147,9 +158,12 @@ def report(rows: list[dict[str, Any]], before: dict[str, Any], layers: int | Non
         f"{len(rows)} engines in {minutes:.1f} minutes ({total['processor_s'] / 60:.1f} of processor"
         f" time), at most {peak / 1e9:.2f} GB, {over:.3f} of their weights"
     )
+    names = ["engine_build", *([] if layers is None else [f"{layers}-layers"])]
+    names += [] if precision == "fp16" else [precision]
     path = save(
-        "engine_build" if layers is None else f"engine_build.{layers}-layers",
+        ".".join(names),
         {
+            "precision": precision,
             "before": before,
             "after": environment(),
             "library": rows[0]["library"],

@@ -40,6 +40,9 @@ REBUILD = "build the bundle again, without --no-verify"
 # models differ by up to 2.5e-3, and PyTorch's own half precision by as much. bfloat16 has three bits
 # less; it was not measured, since no kernels for it run on a CPU.
 NEAR = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}
+# Where products with quantised weights round activations to 8 bits, which one processor or backend does
+# and another does not: half of the demo's first tokens have logits that differ by more than 1e-2.
+NEAR_QUANTISED = 2e-2
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,8 @@ def compare_golden(session: Session, golden: Golden) -> list[Comparison]:
             max_new_tokens=golden.max_new_tokens,
             sampling=ARGMAX,
         ).token_ids
-        near = NEAR[session.bundle.manifest.precision]
+        manifest = session.bundle.manifest
+        near = NEAR_QUANTISED if manifest.quantised else NEAR[manifest.precision]
         comparisons.append(compare_answer(answer, got, near))
     return comparisons
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lvlm_export.plan.cuts import DecoderCut, VisionCut, cut_decoder, cut_vision
 from lvlm_export.plan.fit import check_fit, check_rank, geometry_of
-from lvlm_export.plan.targets import BFLOAT16_TARGETS, QUANTISED_TARGETS, TARGETS
+from lvlm_export.plan.targets import BFLOAT16_TARGETS, TARGETS
 from lvlm_export.plan.weight_formats import FORMATS, UNROUNDED, PartFormats
 from lvlm_export.reduction import load_method
 from lvlm_export.reduction.budget import BudgetPlan
@@ -123,7 +123,7 @@ def make_plan(checkpoint: Checkpoint, options: BuildOptions) -> Plan:
     shape = checkpoint.shape(options.image_size)
     shape = _limit_context(shape, options.context_length)
     _check_splits(options.lm_head_splits, shape)
-    _check_precision(options)
+    check_precision(options)
     method = load_method(options.method, options.placement)
     geometry = geometry_of(shape)
     ratios = _ratios(options)
@@ -167,7 +167,8 @@ def _ratios(options: BuildOptions) -> tuple[float, ...]:
     return tuple(dict.fromkeys(wanted))
 
 
-def _check_precision(options: BuildOptions) -> None:
+def check_precision(options: BuildOptions) -> None:
+    """UsageError for a precision that the target does not take."""
     if options.effective_precision == "bf16" and options.target not in BFLOAT16_TARGETS:
         raise UsageError(
             f"--precision bf16 runs in TensorRT ({', '.join(BFLOAT16_TARGETS)}) and not on target"
@@ -176,19 +177,15 @@ def _check_precision(options: BuildOptions) -> None:
     rounded = sorted(set(options.weights.named.values()))
     if not rounded:
         return
-    if options.target not in QUANTISED_TARGETS:
-        raise UsageError(
-            f"target {options.target} takes no {' and no '.join(rounded)} weights yet; take"
-            f" --target {' or '.join(QUANTISED_TARGETS)}, or --precision fp16"
-        )
     if options.effective_precision == "bf16":
         raise UsageError(
             f"{' and '.join(rounded)} weights go with fp16 or fp32 activations and not with bf16"
         )
     if options.effective_dialect != "opset24" and any(FORMATS[name].block for name in rounded):
+        own = " or --dialect opset24" if TARGETS[options.target].dialect == "opset24" else ""
         raise UsageError(
-            f"--precision int4 has blocks, which came with opset 21, and dialect"
-            f" {options.effective_dialect} is older; take int8 or --dialect opset24"
+            f"int4 weights have blocks, which came with opset 21, and target {options.target} in"
+            f" dialect {options.effective_dialect} takes opset 20; take --precision int8{own}"
         )
 
 

@@ -29,8 +29,6 @@ class Target:
 BUNDLE_PRECISIONS = tuple(name for name, each in PRECISIONS.items() if not each.quantised)
 # ONNX Runtime has no bfloat16 kernels on a CPU and takes no such arrays from Python.
 BFLOAT16_TARGETS = ("rtx", "trt")
-# What multiplies with integers and scales; TensorRT's parsers were not tried.
-QUANTISED_TARGETS = ("cpu", "cuda")
 # Sets of operators that a bundle's graphs may use, each with one line of description.
 DIALECTS = {
     "opset24": "Attention over a cache that TensorScatter writes",

@@ -40,6 +40,7 @@ __all__ = [
     "paper_layer_flops",
     "prefill_works",
     "relative_flops",
+    "table_elements",
     "text_weight_elements",
     "total",
     "weight_elements",
@@ -144,8 +145,12 @@ def weight_elements(dims: ModelDims) -> int:
 
 def text_weight_elements(text: TextDims) -> int:
     """The same of the language model alone, token table and head included."""
-    tables = (1 if text.tied else 2) * text.vocab * text.width
-    return text.layers * _decoder_layer(text, 0, 0).weights + tables
+    return text.layers * _decoder_layer(text, 0, 0).weights + table_elements(text)
+
+
+def table_elements(text: TextDims) -> int:
+    """The same of token table and head, which may be one."""
+    return (1 if text.tied else 2) * text.vocab * text.width
 
 
 def kv_elements(dims: ModelDims, path: TokenPath) -> int:

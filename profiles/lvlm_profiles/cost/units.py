@@ -14,31 +14,45 @@ class Precision:
     Attributes:
         name: As the command line has it, ``fp16``.
         numpy_name: Of an activation, as numpy and a manifest have it, ``float16``.
-        weights: Bytes of a weight; 4-bit weights carry one fp16 scale per block of 128.
+        bits: Of a weight of the linear maps.
+        block: Weights that share a scale of the activations' type; None where so many do that it
+            does not count.
+        tables: Bytes of a weight of the token table and the LM head.
         values: Bytes of an activation or a cached key or value.
         rate: Field of a device profile with the peak rate of its arithmetic.
     """
 
     name: str
     numpy_name: str
-    weights: float
+    bits: int
+    block: int | None
+    tables: int
     values: int
     rate: str
 
     @property
+    def weights(self) -> float:
+        """Bytes of a weight of the linear maps."""
+        return self.weight_bytes(self.values)
+
+    def weight_bytes(self, values: int) -> float:
+        """The same where activations take ``values`` bytes, and scales with them."""
+        return self.bits / 8 + (0 if self.block is None else values / self.block)
+
+    @property
     def quantised(self) -> bool:
-        """Weights take fewer bytes than activations; such bundles are estimated and not built."""
+        """Weights take fewer bytes than activations."""
         return self.weights < self.values
 
 
 PRECISIONS: dict[str, Precision] = {
     each.name: each
     for each in (
-        Precision("fp32", "float32", 4, 4, "fp32_tflops"),
-        Precision("fp16", "float16", 2, 2, "fp16_tflops"),
-        Precision("bf16", "bfloat16", 2, 2, "fp16_tflops"),
-        Precision("int8", "float16", 1, 2, "fp16_tflops"),
-        Precision("int4", "float16", 0.5 + 2 / 128, 2, "fp16_tflops"),
+        Precision("fp32", "float32", 32, None, 4, 4, "fp32_tflops"),
+        Precision("fp16", "float16", 16, None, 2, 2, "fp16_tflops"),
+        Precision("bf16", "bfloat16", 16, None, 2, 2, "fp16_tflops"),
+        Precision("int8", "float16", 8, None, 1, 2, "fp16_tflops"),
+        Precision("int4", "float16", 4, 32, 1, 2, "fp16_tflops"),
     )
 }
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from lvlm_profiles.cost.memory import KERNELS_PER_PROFILE, LIVE_TENSORS, Need, free_bytes
-from lvlm_profiles.cost.request import kv_elements, weight_elements
+from lvlm_profiles.cost.request import kv_elements, table_elements, weight_elements
 from lvlm_profiles.cost.roofline import Estimate, Rates, RatesError, Shares, estimate, rates_of
 from lvlm_profiles.cost.units import precision_of
 from lvlm_profiles.devices.device import Device
@@ -140,16 +140,20 @@ def nearest_verdict(verdicts: Sequence[Verdict]) -> Verdict | None:
 def memory_need(dims: ModelDims, candidate: Candidate, device: Device) -> Need:
     """Memory of a request: weights and caches from shapes, kernels and activations estimated."""
     sizes, path = precision_of(candidate.precision), candidate.path
+    # What is not quantised has the device's own type, and so have the scales of blocks.
+    values = precision_of(device.defaults.precision).values if sizes.quantised else sizes.values
+    tables = table_elements(dims.text)
+    linear = (weight_elements(dims) - tables) * sizes.weight_bytes(values)
     rows = path.prompt_tokens(0)
     widest = max(
         path.tiles * (path.tower_tokens(dims.vision.tokens) + dims.vision.prefix) * dims.vision.mlp,
         rows * dims.text.mlp,
     )
     return Need(
-        weights=round(weight_elements(dims) * sizes.weights),
+        weights=round(linear + tables * sizes.tables),
         kernels=0 if device.target == "cpu" else _profiles(path) * KERNELS_PER_PROFILE,
-        kv_cache=kv_elements(dims, path) * sizes.values,
-        activations=LIVE_TENSORS * widest * sizes.values,
+        kv_cache=kv_elements(dims, path) * values,
+        activations=LIVE_TENSORS * widest * values,
     )
 
 

@@ -98,6 +98,11 @@ def build_engines(
             f"{library.title} has no float32 matrix product for Turing ({TURING}); build the bundle"
             " with --precision fp16"
         )
+    if TURING in settings.compute_capabilities and "int4" in bundle.manifest.quantised.values():
+        raise UsageError(
+            f"{library.title} has no products with int4 weights for Turing ({TURING}); build the bundle"
+            " with --precision int8, or leave that GPU out"
+        )
     specs = plan_engines(bundle, settings.limits)
     cuda_version, device = _machine()
     record = EngineRecord(

@@ -16,6 +16,7 @@ from lvlm_export.bundle.build import build, check_parity
 from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.graphs.quantise import dequantise, pack_int4, quantise, quantised_weights
 from lvlm_export.plan.plan import BuildOptions, make_plan, options_of
+from lvlm_export.plan.targets import TARGETS
 from lvlm_export.plan.weight_formats import (
     UNROUNDED,
     BuildPrecision,
@@ -24,6 +25,7 @@ from lvlm_export.plan.weight_formats import (
 )
 from lvlm_runtime.bundle.bundle import Bundle
 from lvlm_runtime.errors import LvlmError, UsageError
+from lvlm_runtime.graphs.gate import check_bundle
 from lvlm_runtime.session import ARGMAX, Session
 
 
@@ -80,9 +82,9 @@ def test_four_bits_are_packed_as_numpys_own_type_is_saved(shape: tuple[int, int]
     [
         ("fp16", "fp16", UNROUNDED),
         ("int8", None, PartFormats("int8", "int8", "int8")),
-        ("int4,fp16", "fp16", PartFormats("int4", "int4", "int8")),
+        ("int4,fp16", "fp16", PartFormats("int8", "int4", "int8")),
         ("decoder=int4", None, PartFormats(decoder="int4")),
-        ("int4,vision=int8", None, PartFormats("int8", "int4", "int8")),
+        ("int4,vision=int4", None, PartFormats("int4", "int4", "int8")),
     ],
 )
 def test_precisions_are_read(text: str, activations: str | None, weights: PartFormats) -> None:
@@ -105,9 +107,9 @@ def test_a_head_of_blocks_is_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"target": "trt"}, "target trt takes no int4 and no int8 weights yet; take --target cpu"),
-        ({"precision": "bf16", "target": "rtx"}, "target rtx takes no int4"),
-        ({"dialect": "decomposed"}, "int4 has blocks, which came with opset 21, and dialect"),
+        ({"target": "trt"}, "target trt in dialect decomposed takes opset 20; take .* int8$"),
+        ({"dialect": "decomposed"}, "takes opset 20; take --precision int8 or --dialect opset24"),
+        ({"precision": "bf16", "target": "rtx"}, "int4 and int8 weights go with fp16 or fp32"),
     ],
 )
 def test_what_does_not_take_them_is_refused_before_anything_is_built(
@@ -120,15 +122,15 @@ def test_what_does_not_take_them_is_refused_before_anything_is_built(
 
 
 # Every form in one bundle: blocks in the decoder, a scale per output in the tower, a tied table.
-MIXED = "int4,vision=int8"
+MIXED = "int4"
 
 
-def build_at(directory: Path, family: str, precision: str) -> Path:
+def build_at(directory: Path, family: str, precision: str, target: str = "cpu") -> Path:
     """The bundle of a tiny checkpoint, which passed the gate."""
     make = {"llava": tiny.llava, "onevision": tiny.onevision}[family]
     checkpoint = make(directory / "checkpoint")
     weights = parse_precision(precision).weights
-    options = BuildOptions((0.5,), baseline=False, weights=weights)
+    options = BuildOptions((0.5,), baseline=False, weights=weights, target=target)
     build(Checkpoint.open(checkpoint), "tiny", options, directory / "bundle", Silent(), force=True)
     return directory / "bundle"
 
@@ -185,7 +187,18 @@ def test_a_bundle_of_integers_says_what_pytorch_says_with_the_same_weights(tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llava", "onevision"])
-@pytest.mark.parametrize("precision", ["int8", "int4", "decoder=int4", "vision=int4"])
+@pytest.mark.parametrize("precision", ["int8", "int4,vision=int4", "decoder=int4", "vision=int4"])
 def test_every_precision_passes_the_gate(family: str, precision: str, tmp_path: Path) -> None:
     bundle = Bundle.open(build_at(tmp_path, family, precision))
     assert bundle.manifest.quantised == parse_precision(precision).weights.named
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("target", "precision"), [("rtx", "int4"), ("trt", "int8"), ("cuda", "int4")]
+)
+def test_every_target_passes_its_gates(target: str, precision: str, tmp_path: Path) -> None:
+    bundle = Bundle.open(build_at(tmp_path, "llava", precision, target))
+    gate = TARGETS[target].gate
+    assert gate is None or check_bundle(bundle, gate) == []
+    assert bundle.manifest.precision == "float16"

@@ -237,8 +237,8 @@ def test_bytes_follow_the_precision() -> None:
     assert amount.size_bytes("fp32") == 4 * 160
     assert amount.size_bytes("float16") == amount.size_bytes("fp16") == 2 * 160
     assert amount.size_bytes("int8") == 100 + 2 * 60
-    # An fp16 scale per block of 128 weights.
-    assert amount.size_bytes("int4") == pytest.approx(100 * (4 + 16 / 128) / 8 + 2 * 60)
+    # An fp16 scale per block of 32 weights.
+    assert amount.size_bytes("int4") == pytest.approx(100 * (4 + 16 / 32) / 8 + 2 * 60)
     with pytest.raises(LvlmError, match="unknown precision 'fp7'; known: fp32, fp16, bf16, int8"):
         precision_of("fp7")
     assert set(PRECISIONS) >= {"fp32", "fp16"}
@@ -247,6 +247,6 @@ def test_bytes_follow_the_precision() -> None:
 def test_a_precision_is_found_by_both_names() -> None:
     for name in ("fp32", "fp16", "bf16"):
         assert precision_of(precision_of(name).numpy_name) is PRECISIONS[name]
-    # Their activations are float16, and a bundle's weights never are fewer bytes.
+    # Their activations are float16 unless a device says otherwise.
     assert precision_of("int4").numpy_name == precision_of("int8").numpy_name == "float16"
     assert [name for name, each in PRECISIONS.items() if each.quantised] == ["int8", "int4"]

@@ -20,7 +20,7 @@ from lvlm_export.cli.options import (
     request_options,
     revision_option,
 )
-from lvlm_export.plan.targets import BUNDLE_PRECISIONS
+from lvlm_profiles.cost.units import PRECISIONS
 from lvlm_runtime.errors import LvlmError, UsageError
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from lvlm_export.advise.subject import Subject
     from lvlm_profiles.devices.device import Device
     from lvlm_profiles.planner.calibration import Calibration
+    from lvlm_profiles.planner.judge import Candidate
 
 METHODS_TRIED = ("illava", "visionzip", "fastv")
 RATIOS_TRIED = (0.75, 0.5, 0.33, 0.2, 0.1)
@@ -68,9 +69,9 @@ SHAPE = "shape:"
 @click.option(
     "--precision",
     "precisions",
-    type=click.Choice(BUNDLE_PRECISIONS),
+    type=click.Choice(list(PRECISIONS)),
     multiple=True,
-    help="Element type; repeatable [the device's own].",
+    help="Element type, or int8 or int4 weights; repeatable [the device's own].",
 )
 @request_options
 @image_size_option
@@ -135,7 +136,9 @@ def advise(
 
     check_known(basis)
     advice, command = judge_all(basis), None
-    if advice.best is not None:
+    best = None if advice.best is None else advice.best.candidate
+    refusal = None if best is None else why_not_built(basis.goal.device, best)
+    if advice.best is not None and refusal is None:
         words = None if image_size is None else f"{image_size[1]}x{image_size[0]}"
         device = basis.goal.device.name
         command = build_command(basis.subject, advice.best.candidate, device, build_model, words)
@@ -147,7 +150,23 @@ def advise(
         raise LvlmError(why_none(advice))
     if not as_json:
         say(f"best    {recommendation_line(advice)}")
-        say(f"next    {command}")
+        say(f"next    {command}" if refusal is None else f"note    not built yet: {refusal}")
+
+
+def why_not_built(device: Device, candidate: Candidate) -> str | None:
+    """Why no bundle of a candidate is built for a device that it fits; None where one is."""
+    from lvlm_export.plan.plan import BuildOptions, check_precision
+    from lvlm_export.plan.weight_formats import parse_precision
+
+    given = parse_precision(candidate.precision)
+    options = BuildOptions(
+        (1.0,), target=device.target, precision=given.activations, weights=given.weights
+    )
+    try:
+        check_precision(options)
+    except UsageError as error:
+        return str(error)
+    return None
 
 
 def make_choices(profile: Device, options: dict[str, Any]) -> Choices:

@@ -72,6 +72,25 @@ def test_the_recommended_command_is_one_that_build_takes() -> None:
     assert "no checkpoint directory at '/nowhere'" in error_line(typed(*words), 1)
 
 
+def test_weights_of_few_bits_are_planned_and_said_where_they_are_not_built() -> None:
+    plan = planned("--model", SEVEN, *NANO, "--precision", "int4")
+    need = plan["recommended"]["memory_bytes"]
+    # Seven billion weights in 4 bits and an fp16 scale for 32 of them; table and head in 8 bits.
+    tables = 2 * 32064 * 4096
+    linear = (need["weights"] - tables) / (4 / 8 + 2 / 32)
+    assert linear + tables == pytest.approx(7.06e9, rel=0.01)
+    assert need["total"] < 6e9
+    assert plan["command"] is None
+    shown = typed("plan", "--model", SEVEN, *NANO, "--precision", "int4").stdout
+    assert "note    not built yet: int4 weights have blocks, which came with opset 21" in shown
+    assert (
+        "needs 7.53 GB of 6.00 GB"
+        in typed("plan", "--model", SEVEN, *NANO, "--ratio", "0.5", "--precision", "int8").stdout
+    )
+    built = planned("--model", SEVEN, "--device", "rtx_3060", "--precision", "int4")
+    assert built["command"].endswith("--target rtx_3060 --precision int4")
+
+
 def test_the_table_names_tokens_times_memory_and_verdict() -> None:
     words = ("--model", SEVEN, *ORIN, "--ttft", "300ms", "--ratio", "0.5", "--ratio", "0.25")
     result = typed("plan", *words, "--method", "fastv", "--method", "illava")
