@@ -18,6 +18,7 @@
 # make merging-picture  docs/merging.png: which patches of a scene go into which
 # make bench-peers   the same chain against PyTorch and onnxruntime-genai, interleaved
 # make bench-engines time, memory and size of TensorRT-RTX engines of that checkpoint
+# make bench-precision fp32, int8 and int4 on it: first token, decode, file and memory
 # make readme     fill the README's generated parts from the commands and the results
 # make bench      time to first token on a checkpoint of LLaVA-OneVision-0.5B's shapes
 # make clean      remove what the other targets made, the environments included
@@ -26,7 +27,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := all
 .PHONY: all help setup test test-slow test-gpu test-py310 test-lowest test-ray lint fuzz attacks demo demo-table \
-  demo-tune demo-quecc merging-picture bench bench-peers bench-engines readme clean
+  demo-tune demo-quecc merging-picture bench bench-peers bench-engines bench-precision readme clean
 
 BASE_PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -154,6 +155,9 @@ bench-peers: $(STAMP) .venv-genai/.ready
 
 bench-engines: $(STAMP)
 	@$(BIN)/python benchmarks/engine_build.py
+
+bench-precision: $(STAMP)
+	@$(BIN)/python benchmarks/precision.py
 
 readme: $(STAMP)
 	@PYTHONPATH=tests/support $(BIN)/python tools/update_readme.py
