@@ -91,6 +91,7 @@ lint: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/mypy examples/06_from_python/ask.py
 	@$(BIN)/shellcheck -x -P SCRIPTDIR .ci/run $$(git ls-files '*.sh')
 
 ATTACKS ?= 50000

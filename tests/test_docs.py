@@ -18,7 +18,7 @@ from update_readme import render
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = (
     *("README.md", "CONTRIBUTING.md", "AGENTS.md", "CHANGELOG.md", "RELEASE.md", "SECURITY.md"),
-    *("docs/TRUST.md", "docs/MEASURE.md"),
+    *("docs/TRUST.md", "docs/MEASURE.md", "docs/PYTHON.md"),
     *("jetson/README.md", "examples/README.md", "exporter/lvlm_export/demo/README.md"),
     *sorted(f"examples/{path.parent.name}/README.md" for path in ROOT.glob("examples/*/README.md")),
 )

@@ -38,3 +38,15 @@ def test_examples_do_what_they_say(
     result = doctest.testmod(importlib.import_module(name), optionflags=OPTIONS, report=True)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def test_the_python_page_does_what_it_says(
+    demo_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bundle").symlink_to(demo_bundle)
+    shutil.copyfile(PICTURE, tmp_path / "cat.jpg")
+    monkeypatch.chdir(tmp_path)
+    page = ROOT / "docs" / "PYTHON.md"
+    result = doctest.testfile(str(page), module_relative=False, optionflags=OPTIONS)
+    assert result.attempted > 10
+    assert result.failed == 0

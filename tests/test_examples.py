@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from command_line import PICTURE
+
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
 # What each prints and leaves behind.
@@ -23,6 +25,14 @@ PRINTS = {
     "03_engines_for_a_gpu": ("yellow\n",),
     "04_profile_and_compare": ("\nyellow\n", "ttft_ms"),
     "05_your_own_method": ("centre", "features@12 65"),
+    "06_from_python": (
+        *("streamed: yellow, first token after ", "slowest: ", "messages: yellow\n"),
+        *(
+            "batch: yellow, yellow, yellow\n",
+            "banned: yellow, not ",
+            "refused: https://example.org",
+        ),
+    ),
 }
 LEAVES = {
     "01_build_and_ask": ("bundle/manifest.json",),
@@ -30,6 +40,7 @@ LEAVES = {
     "03_engines_for_a_gpu": ("bundle/engines/rtx/record.json",),
     "04_profile_and_compare": ("before/report.html", "after/report.json"),
     "05_your_own_method": ("bundle/manifest.json", "kept.png"),
+    "06_from_python": ("bundle/manifest.json",),
 }
 
 
@@ -59,6 +70,15 @@ def test_building_and_asking(demo_bundle: Path, tmp_path: Path) -> None:
     """On the bundle that other tests share, which its ``build`` takes for its own."""
     shutil.copytree(demo_bundle, tmp_path / "out" / "bundle")
     check("01_build_and_ask", tmp_path / "out")
+
+
+def test_asking_from_python(demo_bundle: Path) -> None:
+    """The program alone, on the bundle that other tests share."""
+    program = EXAMPLES / "06_from_python" / "ask.py"
+    command = [sys.executable, str(program), str(demo_bundle), str(PICTURE)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [words for words in PRINTS["06_from_python"] if words not in done.stdout] == []
 
 
 @pytest.mark.slow
