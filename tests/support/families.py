@@ -14,6 +14,7 @@ from lvlm_export.check.parity import synthetic_samples, verify
 from lvlm_export.check.parity_report import ParityReport
 from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.plan.plan import BuildOptions, make_plan
+from lvlm_runtime.bundle.placement import HandPlacement
 from lvlm_runtime.session import Session
 
 RATIOS = (0.5, 0.33)
@@ -47,6 +48,19 @@ CASES = [
     # 5 x 7 groups in windows of 2 x 2, some of them cut off; sites at layers with windows and without.
     Case("qwen2_5_vl", {}, {"image_size": (40, 56)}),
     Case("qwen2_vl", {"kind": "qwen2_vl"}, {"image_size": (40, 56), "method": "fastv"}),
+    # Sites around the layers whose features decoder layers add (1 and 3), and among these (0 and 1).
+    Case("qwen3_vl", {"kind": "qwen3_vl"}, {"image_size": (40, 56)}),
+    # Planes of other lengths than their tokens, taken up behind sites in the decoder too.
+    Case(
+        "qwen3_vl-sites-by-hand",
+        {"kind": "qwen3_vl"},
+        {
+            "image_size": (40, 56),
+            "dialect": "decomposed",
+            "placement": HandPlacement(("vision@1", "vision@3", "decoder@1", "decoder@2")),
+        },
+    ),
+    Case("qwen3_vl-sized", {"kind": "qwen3_vl"}, {"image_size": (40, 56), "method": "local"}),
     Case("onevision-shrunk", {"aspect": "anyres_max_1"}, {"image_size": (100, 140)}),
 ]
 

@@ -23,6 +23,7 @@ from transformers import (
     Qwen2_5_VLConfig,
     Qwen2Config,
     Qwen2VLConfig,
+    Qwen3VLConfig,
     SiglipVisionConfig,
 )
 
@@ -157,9 +158,10 @@ def onevision(directory: Path, seed: int = 0, **options: Any) -> Path:
 
 
 def qwen_vl(directory: Path, kind: str = "qwen2_5_vl", seed: int = 0, **options: Any) -> Path:
-    """Write a Qwen2-VL- or Qwen2.5-VL-layout checkpoint: patches of 4 pixels, windows of 2 x 2 groups.
+    """Write a Qwen2-VL-, Qwen2.5-VL- or Qwen3-VL-layout checkpoint of patches of 4 pixels.
 
-    ``options`` as ``save`` takes them.
+    Qwen2.5-VL has windows of 2 x 2 groups; Qwen3-VL heads wider than the model's share, a table of 5 x 5
+    positions and two planes. ``options`` as ``save`` takes them.
     """
     text = {
         **{key: value for key, value in TEXT.items() if key != "vocab_size"},
@@ -173,6 +175,12 @@ def qwen_vl(directory: Path, kind: str = "qwen2_5_vl", seed: int = 0, **options:
         own = {"hidden_size": 32, "intermediate_size": 40, "out_hidden_size": 48}
         own |= {"window_size": 16, "fullatt_block_indexes": [1, 4]}
         config: Any = Qwen2_5_VLConfig(vision_config={**shape, **own}, text_config=text, **tokens)
+    elif kind == "qwen3_vl":
+        own = {"hidden_size": 32, "intermediate_size": 40, "out_hidden_size": 48}
+        own |= {"deepstack_visual_indexes": [1, 3], "num_position_embeddings": 25}
+        rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
+        text |= {"head_dim": 16, "rope_parameters": {**rope, "mrope_interleaved": True}}
+        config = Qwen3VLConfig(vision_config={**shape, **own}, text_config=text, **tokens, **marks)
     else:
         own = {"embed_dim": 32, "hidden_size": 48, "mlp_ratio": 2}
         config = Qwen2VLConfig(vision_config={**shape, **own}, text_config=text, **tokens, **marks)

@@ -5,6 +5,7 @@ The reference runs a request through them, and ``lvlm-export tune`` many at once
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -82,6 +83,7 @@ def decoder_layers(
     layers: range,
     weights: list[Tensor] | None,
     bias: Tensor | None = None,
+    planes: Mapping[int, Tensor] | None = None,
 ) -> Tensor:
     """Run decoder layers on rows that stand behind what a cache holds.
 
@@ -94,6 +96,7 @@ def decoder_layers(
         weights: Collects the last one's attention ``[B, H, S, R + S]``.
         bias: ``[B, R + S]``, added to the scores of every row of the cache, the new ones included;
             None for a decoder that counts no sizes.
+        planes: Layer -> ``[B, S, C]``, added to the rows behind it.
     """
     length = hidden.shape[1]
     mask = None if bias is None else bias[:, None, None]
@@ -119,4 +122,6 @@ def decoder_layers(
         )
         if handle is not None:
             handle.remove()
+        if planes is not None and index in planes:
+            hidden = hidden + planes[index]
     return hidden

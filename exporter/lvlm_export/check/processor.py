@@ -34,7 +34,6 @@ from lvlm_export.checkpoint.processing import (
     processor_settings,
 )
 from lvlm_export.families.shared.image_config import preprocess_spec
-from lvlm_export.families.shared.qwen_vl import patches_of
 from lvlm_export.plan.plan import Plan
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.golden import NOT_COMPARED, first_difference
@@ -204,13 +203,11 @@ def _check_pixels(
     plan: Plan,
 ) -> None:
     """Compare the tiles of all pictures, one after the other."""
-    if plan.shape.vision.group == 1:
-        theirs = np.asarray(theirs).reshape(-1, *np.shape(theirs)[-3:])
-    else:
-        # Its pictures are patches, group by group.
-        vision = checkpoint.config.vision_config
-        patch, merge = vision.patch_size, vision.spatial_merge_size
-        ours = patches_of(torch.from_numpy(ours), patch, merge).numpy()
+    tiles = torch.from_numpy(ours)
+    ours = checkpoint.family.processor_pixels(checkpoint.config, tiles).numpy()
+    # Where pictures have several tiles, theirs have one axis more.
+    axes = ours.ndim - 1
+    theirs = np.asarray(theirs).reshape(-1, *np.shape(theirs)[-axes:])
     error = np.inf
     if theirs.shape == ours.shape:
         error = float(np.abs(theirs - ours).max() / max(np.abs(theirs).max(), 1e-12))

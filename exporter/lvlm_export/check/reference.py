@@ -7,8 +7,8 @@ At ratio 1.0 the reference is the ``generate`` of ``transformers``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,26 @@ from lvlm_export.plan.plan import Plan
 from lvlm_export.reduction.budget import BudgetPlan, LayoutPlan, SiteCount
 from lvlm_export.reduction.method import Site
 from lvlm_export.reduction.reducers import DecoderReducer, VisionReducer
-from lvlm_export.reduction.tensors import join_groups, split_groups
+from lvlm_export.reduction.tensors import gather_rows, join_groups, split_groups
 from lvlm_runtime.image.anyres import TileLayout
 from lvlm_runtime.prompt.sequence import Origins, Placed, place_tokens, position_rows
+
+
+@dataclass(frozen=True)
+class EncodedRequest:
+    """What the vision encoder gives of a request.
+
+    Attributes:
+        tokens: ``[n, V, C]``.
+        origins: Where they stood.
+        sizes: ``[n, V]``, patches that they stand for; ones where they are not counted.
+        planes: ``[n, V, C]``, what each of the first decoder layers adds to them.
+    """
+
+    tokens: Tensor
+    origins: Origins
+    sizes: Tensor
+    planes: list[Tensor]
 
 
 class Reference:
@@ -123,8 +140,8 @@ class Reference:
         """A request's pictures through the encoder, and its sequence as the decoder takes it."""
         part = next(part for part in budget.layouts if part.layout == request.layout.name)
         pixels, question = torch.from_numpy(request.pixel_values), self._question(request)
-        visual, origins, sizes = self.encode(pixels, budget, request.layout, trace, question)
-        return self._assemble(request.runs, visual, origins, sizes, part, trace)
+        encoded = self.encode(pixels, budget, request.layout, trace, question)
+        return self._assemble(request.runs, encoded, part, trace)
 
     def encode(
         self,
@@ -133,16 +150,17 @@ class Reference:
         layout: TileLayout,
         trace: Trace,
         query_ids: Tensor | None,
-    ) -> tuple[Tensor, Origins, Tensor]:
-        """Visual tokens ``[n, V, C]`` of pixels ``[tiles, 3, H, W]``, where they stood, and their sizes."""
+    ) -> EncodedRequest:
+        """Visual tokens of pixels ``[tiles, 3, H, W]``."""
         counts = {count.site: count for count in budget.vision}
         cuts = {cut.site: cut for cut in self.plan.vision}
         hidden, origins = self._embed(pixel_values, counts.get(Site("pixels", 0)), trace)
         sizes = torch.ones(hidden.shape[:2])
         levels: dict[int, Tensor] = {}
+        planes: list[Tensor] = []
 
         def reduce_at(site: Site) -> None:
-            nonlocal hidden, origins, sizes
+            nonlocal hidden, origins, sizes, planes
             if site in cuts:
                 trace.note(cuts[site].name, hidden)
             if site in counts:
@@ -159,6 +177,7 @@ class Reference:
                     hidden, places, *new_sizes = reducer.reduce(hidden, clues)
                 sizes = new_sizes[0] if new_sizes else sizes
                 origins = origins.keep(places.numpy())
+                planes = [gather_rows(plane, places) for plane in planes]
                 trace.note_reduced(site.name, hidden, places, decisions.made)
 
         vision, inside = self.plan.shape.vision, None
@@ -175,6 +194,9 @@ class Reference:
             hidden = self._feed_forward(layer, hidden)
             if index + 1 in self.parts.levels:
                 levels[index + 1] = hidden
+            if index + 1 in vision.planes:
+                plane = self.parts.planes[len(planes)](split_groups(hidden, vision.group))
+                planes.append(plane.reshape(len(hidden), -1, plane.shape[-1]))
         reduce_at(Site("features", len(self.parts.vision_layers)))
         if self.parts.levels:
             hidden = torch.cat([levels[level] for level in self.parts.levels], dim=-1)
@@ -196,7 +218,7 @@ class Reference:
             features = packer(features)
             trace.note("packer", features)
             origins = Origins.whole(*features.shape[:2])
-        return features, origins, sizes
+        return EncodedRequest(features, origins, sizes, planes)
 
     def _feed_forward(self, layer: Any, hidden: Tensor) -> Tensor:
         if self.parts.blocks is None:
@@ -240,13 +262,13 @@ class Reference:
     def _assemble(
         self,
         runs: Sequence[Sequence[int]],
-        visual: Tensor,
-        origins: Origins,
-        sizes: Tensor,
+        encoded: EncodedRequest,
         part: LayoutPlan,
         trace: Trace,
     ) -> DecoderEntry:
         """Text and visual tokens in the order of the prompt, with their positions."""
+        visual, origins = encoded.tokens, encoded.origins
+        sizes, planes = encoded.sizes, encoded.planes
         text = torch.tensor([token for run in runs for token in run])
         embedded = self.model.get_input_embeddings()(text)
         if part.projected is not None:
@@ -254,6 +276,7 @@ class Reference:
             with Decisions() as decisions:
                 visual, places = reducer(visual, embedded[None])
             origins, sizes = origins.keep(places.numpy()), torch.ones(places.shape)
+            planes = [gather_rows(plane, places) for plane in planes]
             trace.note_reduced(part.projected.site.name, visual, places, decisions.made)
         lengths = [len(run) for run in runs]
         placed = place_tokens(
@@ -276,6 +299,7 @@ class Reference:
             lengths,
             part.decoder,
             sizes,
+            planes,
         )
 
     def _prefill(
@@ -284,6 +308,7 @@ class Reference:
         """Hidden states, caches, and what attention adds for the rows ``[S]`` of every cut's caches."""
         hidden, positions, placed = entry.hidden, entry.positions, entry.placed
         cache, sizes, biases = DynamicCache(), entry.sizes, []
+        planes = entry.planes
         counts = {count.site.layer: count for count in entry.counts}
         for cut in self.plan.decoder:
             weights: list[Tensor] = []
@@ -291,7 +316,8 @@ class Reference:
             bias[torch.from_numpy(placed.visual)] = sizes.log()
             biases.append(bias)
             layers = range(cut.first, cut.last)
-            hidden = self.layers(hidden, positions, cache, layers, weights, bias)
+            added = {layer: self._spread(planes[layer], placed) for layer in cut.planes}
+            hidden = self.layers(hidden, positions, cache, layers, weights, bias, added)
             trace.note(cut.name, hidden)
             if cut.last in counts:
                 count = counts[cut.last]
@@ -300,7 +326,14 @@ class Reference:
                     count, entry.lengths, placed, hidden, attention, positions, entry.parts, trace
                 )
                 sizes = sizes.gather(1, kept)
+                planes = [gather_rows(plane, kept) for plane in planes]
         return hidden, cache, biases
+
+    def _spread(self, plane: Tensor, placed: Placed) -> Tensor:
+        """A plane ``[n, V, C]`` at the rows of the visual tokens, zero at the text's: ``[1, S, C]``."""
+        rows = torch.zeros(len(placed.order), plane.shape[-1])
+        rows[torch.from_numpy(placed.visual)] = plane
+        return rows[None]
 
     def _reduce(
         self,
@@ -340,13 +373,15 @@ class Reference:
         layers: range,
         weights: list[Tensor] | None,
         bias: Tensor | None = None,
+        planes: Mapping[int, Tensor] | None = None,
     ) -> Tensor:
         """Run decoder layers; ``weights`` collects the last one's attention ``[1, H, S, S]``.
 
-        ``bias [L]`` is added to the scores of every row of the caches, the new ones included.
+        ``bias [L]`` is added to the scores of every row of the caches, the new ones included, and
+        ``planes [1, S, C]`` to the rows behind their layers.
         """
         added = bias[None] if self.plan.sized and bias is not None else None
-        return decoder_layers(self.parts, hidden, positions, cache, layers, weights, added)
+        return decoder_layers(self.parts, hidden, positions, cache, layers, weights, added, planes)
 
 
 def grid_of(origins: Origins, vision: VisionShape) -> Tensor:

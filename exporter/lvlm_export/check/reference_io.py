@@ -79,6 +79,7 @@ class DecoderEntry:
         lengths: Of the runs of text.
         counts: Tokens at the decoder's sites.
         sizes: ``[n, V]``, patches that the visual tokens stand for; ones where they are not counted.
+        planes: ``[n, V, C]``, what each of the first layers adds to the visual tokens.
     """
 
     hidden: Tensor
@@ -89,6 +90,7 @@ class DecoderEntry:
     lengths: list[int]
     counts: tuple[SiteCount, ...]
     sizes: Tensor
+    planes: list[Tensor]
 
 
 def load_eager(directory: Path, family: Family) -> Any:

@@ -26,6 +26,7 @@ FAMILIES: dict[str, str] = {
     "llava_onevision": "lvlm_export.families.llava_onevision:FAMILY",
     "qwen2_5_vl": "lvlm_export.families.qwen2_5_vl:FAMILY",
     "qwen2_vl": "lvlm_export.families.qwen2_vl:FAMILY",
+    "qwen3_vl": "lvlm_export.families.qwen3_vl:FAMILY",
 }
 
 
@@ -48,6 +49,8 @@ class VisionShape:
         window: Edge, in groups, of the squares inside of which attention stays; 0 for none.
         whole_layers: Layers whose attention has no window.
         image_width: Width of a tile in pixels; 0 for a square.
+        planes: Layers that ran before each plane, the features that the first decoder layers add to
+            the visual tokens behind them, one each (DeepStack); empty where there are none.
     """
 
     layers: int
@@ -63,6 +66,7 @@ class VisionShape:
     window: int = 0
     whole_layers: tuple[int, ...] = ()
     image_width: int = 0
+    planes: tuple[int, ...] = ()
 
     @property
     def picture(self) -> tuple[int, int]:
@@ -145,6 +149,8 @@ class Parts:
         projector: ``(features [B, N, L*C], query [1, 1, D]) -> [B, K, D]``, or None.
         blocks: How a block of the tower runs; None for blocks with ``layer_norm1``, ``self_attn``,
             ``layer_norm2`` and ``mlp``.
+        planes: Maps ``[B, N*G, C] -> [B, N, D]`` from a vision layer's states to what a decoder
+            layer adds, in the order of ``VisionShape.planes``.
     """
 
     vision_embed: nn.Module
@@ -158,6 +164,7 @@ class Parts:
     levels: tuple[int, ...] = ()
     projector: nn.Module | None = None
     blocks: Any = None  # a module that is a ``VisionBlocks``
+    planes: tuple[nn.Module, ...] = ()
 
 
 class VisionBlocks(Protocol):
@@ -226,6 +233,13 @@ class Family(Protocol):
         ``features [tiles, K, D] -> [1, V, D]`` for a layout with a grid, else
         ``[n, K, D] -> [n, V, D]``. With their ``sizes [.., K]`` as a second argument it gives
         those of its tokens as well.
+        """
+        ...
+
+    def processor_pixels(self, config: PretrainedConfig, tiles: Tensor) -> Tensor:
+        """Tiles ``[n, 3, H, W]`` of this project laid out as transformers' image processor gives them.
+
+        Most processors give tiles; some give patches.
         """
         ...
 

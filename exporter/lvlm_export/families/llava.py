@@ -77,6 +77,9 @@ class Llava:
     def packer(self, model: nn.Module, layout: TileLayout, kept: int) -> None:
         return None
 
+    def processor_pixels(self, config: PretrainedConfig, tiles: Tensor) -> Tensor:
+        return tiles
+
     def generate_inputs(
         self,
         model: nn.Module,

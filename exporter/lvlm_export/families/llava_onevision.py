@@ -153,6 +153,9 @@ class LlavaOnevision:
             return MultiPacker(newline)
         return SinglePacker(newline, layout, kept, _max_patches(model.config))
 
+    def processor_pixels(self, config: PretrainedConfig, tiles: Tensor) -> Tensor:
+        return tiles
+
     def generate_inputs(
         self,
         model: nn.Module,

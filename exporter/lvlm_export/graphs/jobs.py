@@ -103,9 +103,8 @@ def vision_job(parts: Parts, shape: ModelShape, cut: VisionCut, dtype: torch.dty
         "sizes": (example((2, total), dtype), open_tokens),
         "grid": (example((2, total, 2), torch.int64), open_tokens),
     }
-    outputs = ("features",) if cut.site is None else ("hidden_out", "query", "key")
     axes = tuple(known[name][1] for name in cut.inputs)
-    signature = Signature(cut.inputs, outputs, axes, positional=1)
+    signature = Signature(cut.inputs, cut.outputs, axes, positional=1)
     arguments = tuple(known[name][0] for name in cut.inputs)
     module = VisionSubgraph(parts, cut, vision)
     return GraphJob(f"{cut.name}.onnx", module, arguments, signature, True)
@@ -135,6 +134,7 @@ def decoder_job(parts: Parts, shape: ModelShape, cut: DecoderCut, dtype: torch.d
     layers = range(cut.first, cut.last)
     keys = [example((1, text.kv_heads, 32, text.head_dim), dtype) for _ in layers]
     values = [example((1, text.kv_heads, 32, text.head_dim), dtype) for _ in layers]
+    planes = [example((1, 8, text.hidden_size), dtype) for _ in cut.planes]
     sizes = [example((1, 32), dtype)] * cut.sized
     arguments = (
         example((1, 8, text.hidden_size), dtype),
@@ -143,6 +143,7 @@ def decoder_job(parts: Parts, shape: ModelShape, cut: DecoderCut, dtype: torch.d
         example((1,), torch.int64),
         keys,
         values,
+        planes,
         *sizes,
     )
     past = [f"past_{kind}.{layer}" for kind in ("key", "value") for layer in layers]
@@ -157,6 +158,7 @@ def decoder_job(parts: Parts, shape: ModelShape, cut: DecoderCut, dtype: torch.d
             None,
             [{2: cache}] * len(layers),
             [{2: cache}] * len(layers),
+            [{1: sequence}] * len(planes),
             *[{1: cache} for _ in sizes],
         ),
     )

@@ -49,8 +49,9 @@ class VisionSubgraph(nn.Module):
 
     ``sizes [B, T]``, where tokens stand for several patches, bias its attention, and ``grid
     [B, T, 2]`` is where they stand, for a tower whose attention asks. Where a merger joins groups of
-    G patches, a token is a group and ``hidden [B, T, G*C]`` outside. Returns ``(hidden, query, key)`` before a site, with query and key of the last attention in it,
-    and ``(features,)`` at the end.
+    G patches, a token is a group and ``hidden [B, T, G*C]`` outside. Returns ``(hidden, query, key)``
+    before a site, with query and key of the last attention in it, and ``(features,)`` at the end;
+    behind them the planes ``[B, T, D]`` of layers that end in it.
     """
 
     def __init__(self, parts: Parts, cut: VisionCut, shape: VisionShape) -> None:
@@ -64,6 +65,9 @@ class VisionSubgraph(nn.Module):
         self.attention_block = None if cut.attention_of is None else layers[cut.attention_of]
         self.project = parts.project if cut.site is None else None
         self.first, self.levels = cut.whole[0], parts.levels
+        self.ran = {shape.planes[number]: parts.planes[number] for number in cut.planes}
+        # Registered, so that what they hold is named.
+        self.planes = nn.ModuleList(self.ran.values())
         self.last = cut.whole[1]
 
     def forward(
@@ -93,12 +97,20 @@ class VisionSubgraph(nn.Module):
             attended: Tensor = self.steps.attend(block, hidden, masks[window], rows)[0]
             return attended
 
+        planes: list[Tensor] = []
+
+        def give_plane(ran: int, hidden: Tensor) -> None:
+            if ran in self.ran:
+                planes.append(self.ran[ran](hidden))
+
         second = feed_forward if self.steps is None else self.steps.feed_forward
         if self.mlp_block is not None:
             hidden = second(self.mlp_block, hidden)
+            give_plane(self.first, hidden)
         with watch_attention() as seen:
             for index, block in enumerate(self.blocks, start=self.first):
                 hidden = second(block, attend_in(index, block, hidden))
+                give_plane(index + 1, hidden)
                 if index + 1 in self.levels:
                     levels[index + 1] = hidden
             if self.attention_block is not None:
@@ -106,9 +118,9 @@ class VisionSubgraph(nn.Module):
         if self.project is not None:
             if self.levels:
                 hidden = torch.cat([levels[level] for level in self.levels], dim=-1)
-            return (self.project(hidden),)
+            return (self.project(hidden), *planes)
         query, key = seen[-1]
-        return hidden if group == 1 else join_groups(hidden, group), query, key
+        return hidden if group == 1 else join_groups(hidden, group), query, key, *planes
 
 
 class ProjectorSubgraph(nn.Module):
@@ -135,8 +147,9 @@ class DecoderSubgraph(nn.Module):
     """Decoder layers over a cache that is written in place.
 
     ``hidden [1, S, C]``, ``position_ids [R, S]``, ``write_index [1]``, ``kv_length [1]``, the
-    layers' caches and, where attention counts the patches that a token stands for, their logarithm
-    for every row of the caches, ``size_bias [1, cache]`` -> hidden, (query,) and the caches.
+    layers' caches, for every layer that adds one its plane ``[1, S, C]``, zero where text stands,
+    and, where attention counts the patches that a token stands for, their logarithm for every row of
+    the caches, ``size_bias [1, cache]`` -> hidden, (query,) and the caches.
     """
 
     def __init__(self, parts: Parts, cut: DecoderCut) -> None:
@@ -153,15 +166,16 @@ class DecoderSubgraph(nn.Module):
         kv_length: Tensor,
         keys: list[Tensor],
         values: list[Tensor],
+        planes: list[Tensor],
         size_bias: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        bias = None
+        bias, added = None, dict(zip(self.cut.planes, planes, strict=True))
         if size_bias is not None:
             bias = causal_bias(size_bias, write_index, hidden.shape[1])
         cache = CacheView(keys, values, self.cut.first, write_index, kv_length)
         rotary = self.rotary(hidden, position_ids)
         with watch_attention() as seen:
-            for layer in self.layers:
+            for index, layer in enumerate(self.layers, start=self.cut.first):
                 hidden = layer(
                     hidden,
                     attention_mask=bias,
@@ -170,6 +184,8 @@ class DecoderSubgraph(nn.Module):
                     position_embeddings=rotary,
                     kv_length=kv_length,
                 )
+                if index in added:
+                    hidden = hidden + added[index]
         query = (seen[-1][0],) if self.cut.scored else ()
         return (hidden, *query, *cache.keys, *cache.values)
 

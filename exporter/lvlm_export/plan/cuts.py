@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lvlm_export.reduction.method import Site
-from lvlm_runtime.bundle.manifest import SIZE_BIAS
+from lvlm_runtime.bundle.manifest import PLANE, SIZE_BIAS
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class VisionCut:
         sized: Its attention counts the patches that a token stands for.
         any_size: It takes pictures of any size.
         rows: What its attention takes for every token.
+        planes: Numbers of the planes whose layers are whole behind it.
     """
 
     index: int
@@ -32,6 +33,13 @@ class VisionCut:
     sized: bool = False
     any_size: bool = False
     rows: tuple[str, ...] = ()
+    planes: tuple[int, ...] = ()
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what it gives."""
+        main = ("features",) if self.site is None else ("hidden_out", "query", "key")
+        return (*main, *(f"{PLANE}{number}" for number in self.planes))
 
     @property
     def name(self) -> str:
@@ -61,6 +69,7 @@ class DecoderCut:
         last: One past its last.
         scored: A site follows.
         sized: Its attention counts the patches that a token stands for.
+        planes: Its layers that add features of an earlier vision layer.
     """
 
     index: int
@@ -68,6 +77,7 @@ class DecoderCut:
     last: int
     scored: bool
     sized: bool = False
+    planes: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -76,7 +86,8 @@ class DecoderCut:
     @property
     def inputs(self) -> tuple[str, ...]:
         """Names of what it takes beside tokens, positions and caches."""
-        return (SIZE_BIAS,) if self.sized else ()
+        planes = tuple(f"{PLANE}{layer}" for layer in self.planes)
+        return (*planes, SIZE_BIAS) if self.sized else planes
 
 
 def cut_vision(
@@ -84,11 +95,12 @@ def cut_vision(
     sites: Sequence[Site],
     tracks_size: bool = False,
     rows: tuple[str, ...] = (),
+    planes: tuple[int, ...] = (),
 ) -> tuple[VisionCut, ...]:
     """Cuts of a tower of ``layers`` blocks at the sites before its projector, in order.
 
     ``tracks_size``: attention after a site counts the patches that a token stands for; ``rows``:
-    what it takes for every token.
+    what it takes for every token; ``planes``: layers that ran before each of the planes.
     """
     cuts: list[VisionCut] = []
     start: int | None = None
@@ -106,7 +118,14 @@ def cut_vision(
         cuts[0] = replace(cuts[0], any_size=True)
     if tracks_size:
         cuts[1:] = [replace(cut, sized=_attends(cut)) for cut in cuts[1:]]
+    cuts = [replace(cut, planes=_given(cut, planes)) for cut in cuts]
     return tuple(replace(cut, rows=rows) if _attends(cut) else cut for cut in cuts)
+
+
+def _given(cut: VisionCut, planes: tuple[int, ...]) -> tuple[int, ...]:
+    """Numbers of the planes of layers that end in a cut."""
+    first = cut.whole[0] if cut.mlp_of is None else cut.mlp_of
+    return tuple(n for n, ran in enumerate(planes) if first < ran <= cut.whole[1])
 
 
 def _attends(cut: VisionCut) -> bool:
@@ -114,17 +133,19 @@ def _attends(cut: VisionCut) -> bool:
 
 
 def cut_decoder(
-    layers: int, sites: Sequence[Site], sizes_in_decoder: bool = False
+    layers: int, sites: Sequence[Site], sizes_in_decoder: bool = False, planes: int = 0
 ) -> tuple[DecoderCut, ...]:
     """Cuts of a decoder of ``layers`` layers at the inputs of the sites' layers.
 
     ``sizes_in_decoder``: its attention counts the patches that a token stands for, which are more
-    than one behind a site in the tower.
+    than one behind a site in the tower; ``planes``: first layers that add a plane each.
     """
     sized = sizes_in_decoder and any(site.stage == "vision" for site in sites)
     at = [site.layer for site in sites if site.stage == "decoder"]
     bounds = [0, *at, layers]
     return tuple(
-        DecoderCut(index, first, last, last != layers, sized)
+        DecoderCut(
+            index, first, last, last != layers, sized, tuple(range(first, min(last, planes)))
+        )
         for index, (first, last) in enumerate(itertools.pairwise(bounds))
     )

@@ -138,8 +138,16 @@ def make_plan(checkpoint: Checkpoint, options: BuildOptions) -> Plan:
         shape=shape,
         method=method,
         sites=sites,
-        vision=cut_vision(shape.vision.layers, sites, method.tracks_size, shape.vision.side_rows),
-        decoder=cut_decoder(shape.text.layers, sites, method.sizes_in_decoder),
+        vision=cut_vision(
+            shape.vision.layers,
+            sites,
+            method.tracks_size,
+            shape.vision.side_rows,
+            shape.vision.planes,
+        ),
+        decoder=cut_decoder(
+            shape.text.layers, sites, method.sizes_in_decoder, len(shape.vision.planes)
+        ),
         budgets=budgets,
         key=_key(checkpoint_key, options, shape),
         checkpoint_key=checkpoint_key,

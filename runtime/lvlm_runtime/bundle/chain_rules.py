@@ -5,7 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from lvlm_runtime.bundle.manifest import GRID, SIZE_BIAS, LayoutBudget, Manifest, Reduction
+from lvlm_runtime.bundle.manifest import (
+    GRID,
+    PLANE,
+    SIZE_BIAS,
+    LayoutBudget,
+    Manifest,
+    Reduction,
+    Subgraph,
+)
 from lvlm_runtime.bundle.route import PIXELS
 
 # An entry, what it should be, and what it is.
@@ -32,10 +40,14 @@ def chains_are_whole(manifest: Manifest) -> Iterator[Finding]:
                 yield chain, "sites of its own, each once", short(site)
         known = INPUTS if chain == "vision" else (SIZE_BIAS,)
         for number, stage in enumerate(stages):
-            if not set(stage.inputs) <= set(known) or len(set(stage.inputs)) < len(stage.inputs):
-                yield f"{chain}[{number}].inputs", f"of {', '.join(known)}", short(stage.inputs)
+            wrong = set(stage.inputs) - set(known) - {n for n in stage.planes if _adds(stage, n)}
+            if wrong or len(set(stage.inputs)) < len(stage.inputs):
+                wanted = f"of {', '.join(known)}" + (
+                    " and planes of its layers" * bool(stage.planes)
+                )
+                yield f"{chain}[{number}].inputs", wanted, short(stage.inputs)
     for number, stage in enumerate(manifest.decoder):
-        if stage.inputs != manifest.decoder[0].inputs:
+        if (SIZE_BIAS in stage.inputs) != manifest.sized:
             wanted = f"{short(manifest.decoder[0].inputs)}, as of the first"
             yield f"decoder[{number}].inputs", wanted, short(stage.inputs)
     if not manifest.lm_head:
@@ -138,6 +150,12 @@ def _falling(
         if not 0 <= cut.tokens_out <= cut.tokens_in:
             yield f"{entry}[{index}].tokens_out", f"0 to {cut.tokens_in}", str(cut.tokens_out)
         tokens = cut.tokens_out
+
+
+def _adds(stage: Subgraph, plane: str) -> bool:
+    """A plane is of one of a decoder subgraph's layers."""
+    found = re.fullmatch(re.escape(PLANE) + "([0-9]{1,6})", plane)
+    return found is not None and stage.first_layer <= int(found[1]) < stage.last_layer
 
 
 def _is_site(site: str, kinds: tuple[str, ...]) -> bool:

@@ -16,6 +16,9 @@ SCHEMA = 4
 SIZE_BIAS = "size_bias"
 # Row and column of every token in its picture, ``[B, N, 2]``, for a tower that asks for them.
 GRID = "grid"
+# Features of an earlier layer of the tower that a decoder layer adds to the visual tokens behind it:
+# an output ``plane.<decoder layer>`` of a vision subgraph, and an input of a decoder subgraph.
+PLANE = "plane."
 # How a key-value buffer lies in memory: ``[1, heads, length, dim]`` or ``[1, length, heads, dim]``.
 HEAD_MAJOR, SEQUENCE_MAJOR = "head_major", "sequence_major"
 
@@ -58,7 +61,8 @@ class Subgraph:
         first_layer: First decoder layer in it (0 for vision).
         last_layer: One past the last decoder layer in it (0 for vision).
         inputs: What a vision subgraph takes, by name; a decoder's beside tokens, positions and
-            caches: ``size_bias`` where its attention counts the patches that a token stands for.
+            caches: ``size_bias`` where its attention counts the patches that a token stands for, and
+            ``plane.<layer>`` for every layer of it that adds features of an earlier vision layer.
     """
 
     name: str
@@ -67,6 +71,11 @@ class Subgraph:
     first_layer: int
     last_layer: int
     inputs: tuple[str, ...] = ()
+
+    @property
+    def planes(self) -> tuple[str, ...]:
+        """The inputs that layers of a decoder subgraph add behind them."""
+        return tuple(name for name in self.inputs if name.startswith(PLANE))
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from lvlm_runtime.chain.held import (
     rows_of,
 )
 from lvlm_runtime.chain.recorder import Recorder, Reduced
+from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.prompt.sequence import Indices, Spans, place_rows
 
 Source = Callable[[int, int], Value]
@@ -323,8 +324,14 @@ def empty(decoder: Decoder, capacity: int) -> Held:
     """Caches of ``capacity`` rows that hold nothing.
 
     Raises:
-        LvlmError: The engines were built for fewer.
+        LvlmError: The engines were built for fewer, or a token has several positions.
     """
+    if decoder.manifest.text.position_rows > 1:
+        raise LvlmError(
+            f"conversations, remembered pictures and prompts in chunks do not know"
+            f" {decoder.manifest.family}'s {decoder.manifest.text.position_rows} positions a token yet;"
+            " ask with session.generate or lvlm-export run, each question on its own"
+        )
     sized = decoder.manifest.sized
     stages = [
         HeldStage(

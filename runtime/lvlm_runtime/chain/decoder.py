@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +13,18 @@ from lvlm_runtime.bundle.manifest import SIZE_BIAS, LayoutBudget, Subgraph
 from lvlm_runtime.bundle.route import Step, prompt_steps
 from lvlm_runtime.chain import kv_cache
 from lvlm_runtime.chain.loaded import LoadedGraphs
+from lvlm_runtime.chain.planes import PlaneFeeds
 from lvlm_runtime.chain.recorder import Recorder, Reduced
 from lvlm_runtime.chain.text_query import Row
 from lvlm_runtime.chain.vision import Visual
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.prompt.sequence import Indices, Placed, place_tokens, position_rows
+from lvlm_runtime.prompt.sequence import (
+    Indices,
+    Origins,
+    Placed,
+    place_tokens,
+    position_rows,
+)
 
 Logits = NDArray[np.float32]
 
@@ -52,6 +59,7 @@ class _Prompt:
         placed: Where text and images stand now.
         hidden: ``[1, S, C]``; None until text and images are put together.
         positions: ``[R, S]``; None as long as ``hidden`` is.
+        origins: Where the images' tokens that are left stood; None without images.
         sizes: ``[n, V]``, patches that the images' tokens stand for now, where they are counted.
         query: ``[1, H, S, D]`` of the last layer before a site.
         group: Caches of the last decoder subgraph.
@@ -63,6 +71,7 @@ class _Prompt:
     placed: Placed
     hidden: Value = None
     positions: Value = None
+    origins: Origins | None = None
     sizes: NDArray[np.floating] | None = None
     query: Value | None = None
     group: kv_cache.LayerGroup | None = None
@@ -76,7 +85,9 @@ class _Prompt:
         return rows
 
     def keep(self, places: Indices) -> None:
-        """Let ``sizes`` be those of the tokens at ``places [n, K]``."""
+        """Let ``sizes`` and ``origins`` be those of the tokens at ``places [n, K]``."""
+        if self.origins is not None:
+            self.origins = self.origins.keep(places)
         if self.sizes is not None:
             self.sizes = np.take_along_axis(self.sizes, places, axis=1)
 
@@ -92,6 +103,7 @@ class Decoder:
         self.graphs = graphs
         self.backend = graphs.backend
         self.manifest = graphs.manifest
+        self.planes = PlaneFeeds(graphs)
 
     def prefill(
         self,
@@ -219,8 +231,10 @@ class Decoder:
         with recorder.step("embedding", "prefill", len(text)):
             rows = self.backend.put(self.graphs.embeddings.rows(text.tolist())[None])
         # Text alone is in order as it is.
-        hidden, sizes = (rows, None) if visual is None else (None, visual.sizes)
-        return _Prompt(lengths, rows, visual, placed, hidden=hidden, sizes=sizes)
+        prompt = _Prompt(lengths, rows, visual, placed)
+        if visual is None:
+            return replace(prompt, hidden=rows)
+        return replace(prompt, origins=visual.origins, sizes=visual.sizes)
 
     def _reduce_projected(self, step: Step, prompt: _Prompt, recorder: Recorder) -> None:
         visual = prompt.visual
@@ -234,8 +248,8 @@ class Decoder:
         recorder.show(step.name, out["visual_out"])
         recorder.show_reduction(step.name, Reduced(runner, feeds, out))
         places = self.backend.fetch(out["places"])
-        prompt.visual = Visual(out["visual_out"], visual.origins.keep(places))
         prompt.keep(places)
+        prompt.visual = replace(visual, tokens=out["visual_out"])
 
     def _assemble(self, step: Step, prompt: _Prompt, recorder: Recorder) -> None:
         if prompt.visual is None:
@@ -248,9 +262,8 @@ class Decoder:
 
     def _set_positions(self, prompt: _Prompt) -> int:
         """RoPE positions of the prompt; returns the position of the first token after it."""
-        origins = None if prompt.visual is None else prompt.visual.origins
         rows, grid = self.manifest.text.position_rows, self.manifest.grid
-        ids, following = position_rows(prompt.lengths, origins, rows, grid)
+        ids, following = position_rows(prompt.lengths, prompt.origins, rows, grid)
         prompt.positions = self.backend.put(ids)
         return following
 
@@ -258,7 +271,11 @@ class Decoder:
         self, stage: Subgraph, group: kv_cache.LayerGroup, prompt: _Prompt, recorder: Recorder
     ) -> None:
         hidden, positions = prompt.hidden, prompt.positions
-        ran = self.run_stage(stage, group, hidden, positions, recorder, "prefill")
+        planes: dict[str, Value] = {}
+        if prompt.visual is not None and prompt.origins is not None:
+            known, offsets = prompt.visual.planes, prompt.origins.offsets
+            planes = self.planes.of_prompt(stage, known, prompt.placed, offsets, recorder)
+        ran = self.run_stage(stage, group, hidden, positions, recorder, "prefill", planes)
         prompt.hidden, prompt.query = ran
         prompt.group = group
 
@@ -293,7 +310,8 @@ class Decoder:
             out = runner(feeds)
         recorder.show(step.name, out["hidden_out"])
         recorder.show_reduction(step.name, Reduced(runner, feeds, out))
-        if prompt.sizes is not None:
+        # What follows does not ask for them, and then the host does not wait for the device.
+        if prompt.sizes is not None or (prompt.visual is not None and prompt.visual.planes):
             prompt.keep(self._places(out, len(prompt.placed.visual)))
         prompt.placed = after
         prompt.hidden, prompt.positions = out["hidden_out"], out["position_ids_out"]
@@ -313,11 +331,17 @@ class Decoder:
         positions: Value,
         recorder: Recorder,
         phase: str,
+        planes: Mapping[str, Value] | None = None,
     ) -> tuple[Value, Value | None]:
-        """Run a decoder subgraph on ``hidden [1, S, C]``: its hidden states and last query."""
+        """Run a decoder subgraph on ``hidden [1, S, C]``: its hidden states and last query.
+
+        ``planes``: what its layers add, ``[1, S, C]`` each; none where all rows are text.
+        """
         count = self.backend.shape(hidden)[1]
         caches, bound = group.bind(count, self.backend)
-        feeds = {**caches, "hidden": hidden, "position_ids": positions}
+        feeds = {**caches, "hidden": hidden, "position_ids": positions, **(planes or {})}
+        if stage.planes and not planes:
+            feeds |= dict.fromkeys(stage.planes, self.planes.nothing(count))
         with recorder.span(stage.name, phase, count):
             out = self.graphs.runner(stage.graph)(feeds, bound)
         recorder.show(stage.name, out["hidden_out"])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lvlm_runtime.backends import Backend, Runner, Value
-from lvlm_runtime.bundle.manifest import GRID, Budget, LayoutBudget
+from lvlm_runtime.bundle.manifest import GRID, PLANE, Budget, LayoutBudget
 from lvlm_runtime.bundle.route import vision_steps
 from lvlm_runtime.chain.loaded import LoadedGraphs
+from lvlm_runtime.chain.planes import Plane, Planes
 from lvlm_runtime.chain.recorder import Recorder, Reduced
 from lvlm_runtime.chain.text_query import TextQuery
 from lvlm_runtime.prompt.sequence import Origins
@@ -31,11 +32,13 @@ class Visual:
         tokens: ``[n, V, C]``.
         origins: Their places before any reduction.
         sizes: ``[n, V]``, the patches that each stands for, where the decoder counts them.
+        planes: What decoder layers add to them, by the name of the graphs' inputs.
     """
 
     tokens: Value
     origins: Origins
     sizes: NDArray[np.floating] | None = None
+    planes: Planes = field(default_factory=dict)
 
 
 class VisionFlow:
@@ -66,7 +69,11 @@ class VisionFlow:
         """Run a graph on the values; returns its outputs, which are the next values."""
         out = runner(self.take(inputs))
         carried = {name: self.values[name] for name in CARRIED if name in self.values}
-        named = {NEXT.get(name, name.removesuffix(SUFFIX)): value for name, value in out.items()}
+        named = {
+            NEXT.get(name, name.removesuffix(SUFFIX)): value
+            for name, value in out.items()
+            if not name.startswith(PLANE)
+        }
         self.values = {**carried, **named}
         return out
 
@@ -120,6 +127,8 @@ class VisionEncoder:
             flow.values[GRID] = backend.put(grid_rows(tiles, graphs.manifest.grid))
         origins = Origins.whole(tiles, graphs.manifest.vision_tokens)
         places: list[Value] = []
+        # Planes, and how many reductions were behind each.
+        given: dict[str, tuple[Value, int]] = {}
         for step in vision_steps(graphs.manifest, budget, part):
             if step.kind == "projector" and "query" in step.inputs:
                 flow.values["query"] = self._query(query_ids, recorder)
@@ -129,6 +138,9 @@ class VisionEncoder:
             with recorder.span(step.name, "vision", tiles * step.tokens_in):
                 out = flow.run(runner, step.inputs)
             recorder.show(step.name, flow.main)
+            given |= {
+                name: (rows, len(places)) for name, rows in out.items() if name.startswith(PLANE)
+            }
             if step.kind == "reducer":
                 recorder.show_reduction(step.name, Reduced(runner, taken, out))
                 places.append(out["places"])
@@ -136,14 +148,16 @@ class VisionEncoder:
                 # Its output has an order of its own, whatever was reduced before.
                 origins, places = Origins.whole(*backend.shape(flow.main)[:2]), []
         # Fetched last, so that the host does not wait for the device between the graphs.
+        stood = [origins]
         for kept in places:
-            origins = origins.keep(backend.fetch(kept))
+            stood.append(stood[-1].keep(backend.fetch(kept)))
+        planes = {name: Plane(rows, stood[count]) for name, (rows, count) in given.items()}
         sizes = None
         if graphs.manifest.sized:
             if part.packer is None:
                 flow.drop_prefix(graphs.manifest.dims.vision.prefix)
             sizes = backend.fetch(flow.values["sizes"])
-        return Visual(flow.main, origins, sizes)
+        return Visual(flow.main, stood[-1], sizes, planes)
 
     def _query(self, query_ids: Sequence[int] | None, recorder: Recorder) -> Value:
         with recorder.span("query", "prefill", len(query_ids or ())):

@@ -175,9 +175,13 @@ class _Walk:
         self.add(step.graph, {name: spans[name] for name in step.inputs})
 
     def assemble(self, step: Step) -> None:
+        # The planes of earlier vision layers pass it too, with rows of tokens that left since.
+        planes = any(stage.planes for stage in self.manifest.decoder)
+        tokens = step.tokens_in
+        most = self.manifest.vision_tokens if planes else tokens
         spans = {
             "text": {1: self.said},
-            "visual": {0: self.images, 1: _just(step.tokens_in)},
+            "visual": {0: self.images, 1: (tokens, tokens, most)},
             # From one row on: those that are new.
             "order": {0: (1, self.rows(step.tokens_in)[1], max(self.capacities.values()))},
         }
@@ -196,6 +200,8 @@ class _Walk:
         # that fills the caches.
         whole = (1, rows[1], capacity)
         fed = {"hidden": {1: whole}, "position_ids": {1: whole}}
+        assert step.subgraph is not None
+        fed |= {name: {1: whole} for name in step.subgraph.planes}
         decoding = {name: {1: (1, 1, DECODE_MAX)} for name in fed}
         if self.sequence_major:
             # Nothing stands before most prompts, an earlier turn before some.

@@ -117,6 +117,7 @@ DAMAGES: dict[str, tuple[Callable[[Content], None], str]] = {
         put(["size_bias"], "decoder", 0, "inputs"),
         r"decoder\[1\]\.inputs: expected \('size_bias',\), as of the first",
     ),
+    "a plane": (put(["plane.99"], "decoder", 0, "inputs"), "of size_bias and planes of its layers"),
     "a decoder input": (put(["sizes"], "decoder", 0, "inputs"), "expected of size_bias, got"),
     "projector": (put(["query"], "projector", "inputs"), r"projector\.inputs: expected features"),
     "a gap": (put(1, "decoder", 0, "first_layer"), r"decoder\[0\]: expected layers from 0 on"),

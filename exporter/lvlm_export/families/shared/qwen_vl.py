@@ -1,4 +1,4 @@
-"""What Qwen2-VL and Qwen2.5-VL share: a tower without a grid of its own, a merger, three positions.
+"""What the Qwen-VL families share: a tower without a grid of its own, a merger, three positions.
 
 A picture keeps its shape: both sides become multiples of a token's edge (``smart_resize``), and a
 bundle is built for one size (``--image-size``); a picture of another shape is letterboxed to it. A
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lvlm_export.families import ModelShape, Parts, VisionShape
+from lvlm_export.families import ModelShape, Parts, TextShape, VisionShape
 from lvlm_export.families.shared.image_config import preprocess_spec
 from lvlm_export.families.shared.towers import EMBED_TOKENS, text_shape
 from lvlm_profiles.shapes.dims import ModelDims, TextDims, VisionDims
@@ -57,6 +57,8 @@ class QwenVl:
         (r"^model\.(?!language_model\.|visual\.)", "model.language_model."),
     )
     embed_tokens = EMBED_TOKENS
+    # Parts of half a head by time, height and width where the configuration does not say.
+    sections: tuple[int, ...] | None = None
 
     def tower(self, config: PretrainedConfig) -> tuple[int, int, int]:
         """Width, inner size of an MLP of two linear maps, and edge of the windows in groups."""
@@ -78,7 +80,7 @@ class QwenVl:
         assert spec.grid is not None
         groups = spec.grid[0] * spec.grid[1]
         width, mlp, window = self.tower(config)
-        text = replace(_text_shape(config), position_rows=POSITIONS)
+        text = replace(_text_shape(config, self.sections), position_rows=POSITIONS)
         tower = VisionShape(
             layers=vision.depth,
             tokens=groups,
@@ -138,7 +140,7 @@ class QwenVl:
             vision_embed=embed,
             embed_any_size=embed,
             vision_layers=tower.blocks,
-            project=GroupMerger(tower),
+            project=GroupMerger(tower.merger),
             text_layers=language.layers,
             rotary=ThreePositions(language.rotary_emb),
             norm=language.norm,
@@ -148,6 +150,10 @@ class QwenVl:
 
     def packer(self, model: nn.Module, layout: TileLayout, kept: int) -> None:
         return None
+
+    def processor_pixels(self, config: PretrainedConfig, tiles: Tensor) -> Tensor:
+        vision = config.vision_config
+        return patches_of(tiles, vision.patch_size, vision.spatial_merge_size)
 
     def generate_inputs(
         self,
@@ -200,9 +206,9 @@ class PatchEmbed(nn.Module):
 class GroupMerger(nn.Module):
     """Groups of patches to tokens: ``[B, N*G, C] -> [B, N, D]``."""
 
-    def __init__(self, tower: Any) -> None:
+    def __init__(self, merger: nn.Module) -> None:
         super().__init__()
-        self.merger = tower.merger
+        self.merger = merger
 
     def forward(self, hidden: Tensor) -> Tensor:
         merged: Tensor = self.merger(hidden)
@@ -275,9 +281,9 @@ def _check_tower(vision: Any) -> None:
         )
 
 
-def _text_shape(config: PretrainedConfig) -> Any:
+def _text_shape(config: PretrainedConfig, default: tuple[int, ...] | None) -> TextShape:
     text = text_shape(config.text_config)
-    sections = (config.text_config.rope_parameters or {}).get("mrope_section")
+    sections = (config.text_config.rope_parameters or {}).get("mrope_section", default)
     if not isinstance(sections, list | tuple) or 2 * sum(sections) != text.head_dim:
         raise LvlmError(
             f"mrope_section of text_config is {sections!r}, parts of half a head of {text.head_dim}"

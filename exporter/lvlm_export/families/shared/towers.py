@@ -26,6 +26,7 @@ WINDOWED: dict[str, Callable[[Any], bool]] = {
     "qwen2": lambda text: "sliding_attention" in (text.layer_types or ()),
     "qwen2_vl_text": lambda text: "sliding_attention" in (text.layer_types or ()),
     "qwen2_5_vl_text": lambda text: "sliding_attention" in (text.layer_types or ()),
+    "qwen3_vl_text": lambda _text: False,
 }
 TEXT_TYPES = tuple(WINDOWED)
 # Of transformers' ROPE_INIT_FUNCTIONS, those whose frequencies are the same at every length.
