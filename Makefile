@@ -126,16 +126,16 @@ demo-tune: $(STAMP)
 	@$(BIN)/lvlm-export tune -o build/tune
 	@$(BIN)/python -m lvlm_export.demo.train.tuned build/tune/result.json
 
-QUECC := $(BIN)/python -m lvlm_export.demo.train.train_quecc --checkpoint build/quecc/tower --train-text
+QUECC := $(BIN)/python -m lvlm_export.demo.train.mosaics.train_quecc --checkpoint build/quecc/tower --train-text
 
 demo-quecc: $(STAMP)
-	@$(BIN)/python -m lvlm_export.demo.train.enlarge --pixels 128 --steps 500 --output build/quecc/tower
+	@$(BIN)/python -m lvlm_export.demo.train.mosaics.enlarge --pixels 128 --steps 500 --output build/quecc/tower
 	@$(QUECC) --tokens 16 --steps 2400 --output build/quecc/quecc-16
 	@$(QUECC) --tokens 4 --steps 1200 --start build/quecc/quecc-16 --output build/quecc/quecc-4
 	@$(QUECC) --tokens 1 --steps 1200 --start build/quecc/quecc-4 --output build/quecc/quecc-1
 	@$(QUECC) --tokens 4 --steps 1200 --seed 1 --start build/quecc/quecc-4 --output build/quecc/quecc-4
 	@$(QUECC) --tokens 1 --steps 1200 --seed 1 --start build/quecc/quecc-1 --output build/quecc/quecc-1
-	@$(BIN)/python -m lvlm_export.demo.train.few_tokens build/quecc
+	@$(BIN)/python -m lvlm_export.demo.train.mosaics.few_tokens build/quecc
 
 merging-picture: $(STAMP)
 	@$(BIN)/python tools/merging_picture.py

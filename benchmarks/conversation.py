@@ -24,7 +24,7 @@ from lvlm_runtime.session import Session
 from report import WORK, environment, print_environment, print_table, save
 
 SECOND = "And what is the largest thing in it?"
-LISTING = "What shapes are there?"
+LISTING = "What is there from left to right?"
 RATIOS = (1.0, 0.33)
 # Aims at ratio 1.0: second question against first, chunks against whole, tokens per decoder call.
 AIM_SECOND, AIM_CHUNKS, AIM_TOKENS = 0.05, 1.05, 1.5

@@ -40,7 +40,7 @@ def main() -> int:
 
 def first_byte_s(bundle: Path) -> float:
     """Seconds from the start of ``run`` to the first byte of the answer."""
-    picture = PICTURES / "mosaic_0.png"
+    picture = PICTURES / "scene_0.png"
     words = [*CLI, "run", str(bundle), "--image", str(picture), "What color is the circle?"]
     start = time.perf_counter()
     process = subprocess.Popen(

@@ -142,12 +142,12 @@ def demo_bundle(request: pytest.FixtureRequest, shared: Path) -> Path:
     if given is not None:
         return given.absolute()
     from command_line import typed
-    from helpers import made_once
+    from helpers import IN_BOTH, made_once
 
     ratios = [word for ratio in RATIOS for word in ("--ratio", str(ratio))]
     with made_once(shared / "demo") as part:
         if part is not None:
-            result = typed("build", *ratios, "-o", part / "demo")
+            result = typed("build", *ratios, "--method", IN_BOTH, "-o", part / "demo")
             assert result.exit_code == 0, result.stderr
     return shared / "demo" / "demo"
 

@@ -1,4 +1,4 @@
-"""The demo model through the chain, token for token, on 200 questions about unseen tiles."""
+"""The demo model through the chain, token for token, on 200 questions about unseen scenes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from lvlm_export.check.parity import prepare_request
 from lvlm_export.check.reference import Reference
 from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.demo import CHECKPOINT
-from lvlm_export.demo.questions import MosaicSample, evaluation_set
+from lvlm_export.demo.questions import SceneSample, evaluation_set
 from lvlm_export.plan.plan import BuildOptions, make_plan
 from lvlm_runtime.session import Session
 
 QUESTIONS = 200
-ANSWER_TOKENS = 16
+ANSWER_TOKENS = 40
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +27,12 @@ def session(demo_bundle: Path) -> Session:
 
 
 @pytest.fixture(scope="module")
-def samples() -> list[MosaicSample]:
+def samples() -> list[SceneSample]:
     return evaluation_set(QUESTIONS, seed=11)
 
 
 def test_unreduced_answers_equal_transformers_generate(
-    session: Session, samples: list[MosaicSample]
+    session: Session, samples: list[SceneSample]
 ) -> None:
     """The whole of transformers' own way: its processor, its template, its generate."""
     processor = AutoProcessor.from_pretrained(CHECKPOINT)
@@ -61,7 +61,7 @@ def test_unreduced_answers_equal_transformers_generate(
 
 @pytest.mark.parametrize("ratio", [pytest.param(0.5, marks=pytest.mark.slow), 0.33])
 def test_reduced_answers_equal_the_pytorch_reference(
-    session: Session, samples: list[MosaicSample], ratio: float
+    session: Session, samples: list[SceneSample], ratio: float
 ) -> None:
     checkpoint = Checkpoint.open(CHECKPOINT)
     plan = make_plan(checkpoint, BuildOptions((ratio,)))

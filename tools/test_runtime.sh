@@ -45,11 +45,12 @@ if [[ ! $venv/.ready -nt pyproject.toml || ! $venv/.ready -nt constraints.txt ]]
 fi
 "$venv/bin/pip" -qq --disable-pip-version-check install --no-deps --force-reinstall .
 
-# build NAME OPTIONS...: the demo model's bundle in build/bundles/NAME.
+# build NAME OPTIONS...: the demo model's bundle in build/bundles/NAME, as the tests' own: by a method
+# with sites in the tower and in the decoder.
 build() {
   local bundle=build/bundles/$1
   mkdir -p build/bundles
-  "$bin/lvlm-export" build --ratio 0.33 --ratio 0.5 "${@:2}" --force -o "$bundle" \
+  "$bin/lvlm-export" build --method illava --ratio 0.33 --ratio 0.5 "${@:2}" --force -o "$bundle" \
     >"$bundle.log" 2>&1 || { cat "$bundle.log" >&2; exit 1; }
 }
 bundle=build/bundles/$dialect

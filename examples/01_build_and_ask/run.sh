@@ -3,7 +3,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 out=${1:-build/examples/01_build_and_ask}
-picture=$(python -c 'from lvlm_export.demo import PICTURES; print(PICTURES / "mosaic_0.png")')
+picture=$(python -c 'from lvlm_export.demo import PICTURES; print(PICTURES / "scene_0.png")')
 
 lvlm-export build --ratio 0.33 --ratio 0.5 -o "$out/bundle"
 lvlm-export run "$out/bundle" --image "$picture" "What color is the circle?"

@@ -2,7 +2,7 @@
 # Profiles a bundle twice, picks a ratio for a latency, and compares the two reports.
 set -euo pipefail
 out=${1:-build/examples/04_profile_and_compare}
-picture=$(python -c 'from lvlm_export.demo import PICTURES; print(PICTURES / "mosaic_0.png")')
+picture=$(python -c 'from lvlm_export.demo import PICTURES; print(PICTURES / "scene_0.png")')
 
 lvlm-export build --ratio 0.33 --no-verify -o "$out/bundle"
 for name in before after; do

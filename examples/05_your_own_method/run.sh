@@ -3,7 +3,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 out=${1:-build/examples/05_your_own_method}
-picture=$(python -c 'from lvlm_export.demo import PICTURES; print(PICTURES / "mosaic_0.png")')
+picture=$(python -c 'from lvlm_export.demo import PICTURES; print(PICTURES / "scene_0.png")')
 
 rm -rf "$out/bundle"
 python "$here/try_method.py" list methods | grep centre

@@ -6,10 +6,11 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from lvlm_export.demo import CHECKPOINT
-from lvlm_export.demo.train.batches import Packer
-from lvlm_export.demo.train.enlarge import enlarge_model, interpolate_positions
-from lvlm_export.demo.train.objectives import CellHeads, vision_features
+from lvlm_export.demo.train.mosaics import CHECKPOINT
+from lvlm_export.demo.train.mosaics.batches import Packer
+from lvlm_export.demo.train.mosaics.cells import CellHeads
+from lvlm_export.demo.train.mosaics.enlarge import enlarge_model, interpolate_positions
+from lvlm_export.demo.train.objectives import vision_features
 
 
 def test_positions_of_the_same_grid_stay() -> None:

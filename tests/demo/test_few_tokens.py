@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from lvlm_export.demo.train.few_tokens import (
+from lvlm_export.demo.train.mosaics.few_tokens import (
     METHODS,
     RESULT,
     TOKENS,
     as_markdown,
     measure_training_free,
 )
+from lvlm_export.demo.train.mosaics.train_quecc import training_of
 from lvlm_export.demo.train.table import QUESTIONS
-from lvlm_export.demo.train.train_quecc import training_of
 
 
 @pytest.mark.slow

@@ -16,12 +16,12 @@ transformers = pytest.importorskip("transformers")
 
 from transformers import SiglipVisionConfig, SiglipVisionModel  # noqa: E402
 
-from lvlm_export.demo.scene_questions import SceneQuestion  # noqa: E402
-from lvlm_export.demo.scenes import COLORS, SHAPES  # noqa: E402
+from lvlm_export.demo.questions import SceneQuestion, questions_about  # noqa: E402
+from lvlm_export.demo.scenes import COLORS, SHAPES, make_scene  # noqa: E402
 from lvlm_export.demo.train.objectives import answer_loss  # noqa: E402
 from lvlm_export.demo.train.scenes import gates, train  # noqa: E402
 from lvlm_export.demo.train.scenes.gates import attention_gate, auc  # noqa: E402
-from lvlm_export.demo.train.scenes.oracle import oracle_gate  # noqa: E402
+from lvlm_export.demo.train.scenes.oracle import kept_positions, oracle_gate  # noqa: E402
 from lvlm_export.demo.train.scenes.pools import SceneArrays, ScenePool, make_arrays  # noqa: E402
 from lvlm_export.demo.train.scenes.recipe import GATED, POOLS, STAGES, SceneStage  # noqa: E402
 from lvlm_export.demo.train.scenes.reduced import Visit, reduced_features  # noqa: E402
@@ -210,12 +210,16 @@ def test_attention_that_follows_objects_passes(
     assert result["sites_2026"]["received"]["lost"] == 0
 
 
-def test_a_failed_gate_stops_training_and_says_why(tmp_path: Path) -> None:
+def test_a_failed_gate_stops_training_and_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     stage = next(stage for stage in STAGES if stage.name in GATED)
     path = tmp_path / f"gate-{stage.name}.json"
     path.write_text(json.dumps({"failed": ["auc 0.5 at layer 2 is not above 0.6"]}))
     with pytest.raises(SystemExit, match="gate after tower failed: auc"):
         train.pass_gate(stage, tmp_path)
+    train.pass_gate(stage, tmp_path, accepted=True)
+    assert "gate after tower failed: auc 0.5 at layer 2" in capsys.readouterr().out
 
 
 def test_every_word_of_an_answer_is_one_token() -> None:
@@ -298,6 +302,25 @@ def test_the_oracle_gate_compares_kind_by_kind(
     result = oracle_gate(scene_model(shipped, 0), scene_processor(), arrays, pictures=24)
     assert result["kinds"]["all"]["questions"] == 7 * result["kinds"]["count"]["questions"] > 0
     assert any("right in description" in reason for reason in result["failed"])
+
+
+def test_kept_tokens_stand_where_they_stood_and_text_goes_on_as_if_none_had_left() -> None:
+    processor, questions = scene_processor(), questions_about(make_scene(3, "test").things)
+    asked = [[questions["count"][0][0], questions["count"][0][0]]] * 2
+    whole, few = (ScenePacker(processor, count).pack(asked) for count in (196, 3))
+    places = torch.tensor([[0, 7, 195], [2, 3, 100]])
+    got = kept_positions(few, places, processor.image_token_id, 196)
+    visual = [rows.input_ids[0] == processor.image_token_id for rows in (whole, few)]
+    before = int(visual[0].long().argmax())
+    assert got[:, visual[1]].tolist() == (before + places).tolist()
+    for row in got:
+        text = row[few.question_index[0] >= 0]
+        assert text.tolist() == whole.position_ids[0][whole.question_index[0] >= 0].tolist()
+    assert got[:, :before].tolist() == whole.position_ids[:, :before].tolist()
+    every = torch.arange(196).expand(2, -1)
+    assert torch.equal(
+        kept_positions(whole, every, processor.image_token_id, 196), whole.position_ids
+    )
 
 
 def has_gradient(module: torch.nn.Module) -> bool:

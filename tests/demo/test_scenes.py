@@ -12,7 +12,7 @@ from PIL import Image
 
 from lvlm_export.demo import PHOTOS
 from lvlm_export.demo.backgrounds import PHOTO_NAMES
-from lvlm_export.demo.scene_questions import (
+from lvlm_export.demo.questions import (
     KINDS,
     PLACES,
     SceneQuestion,

@@ -8,9 +8,8 @@ import pytest
 import torch
 from transformers import AutoProcessor
 
-from lvlm_export.demo import CHECKPOINT
-from lvlm_export.demo.train.objectives import vision_features
-from lvlm_export.demo.train.train_quecc import (
+from lvlm_export.demo.train.mosaics import CHECKPOINT
+from lvlm_export.demo.train.mosaics.train_quecc import (
     LEVELS,
     QuestionPacker,
     frozen_features,
@@ -18,6 +17,7 @@ from lvlm_export.demo.train.train_quecc import (
     quecc_model,
     question_states,
 )
+from lvlm_export.demo.train.objectives import vision_features
 from lvlm_runtime.prompt.encoder import PromptEncoder
 
 TOKENS = 4

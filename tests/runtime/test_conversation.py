@@ -23,7 +23,7 @@ TURNS: tuple[tuple[str, tuple[Path, ...]], ...] = (
     ("And here?", (OTHER,)),
     ("What color is the circle?", ()),
 )
-LISTING = "What shapes are there?"
+LISTING = "What is there from left to right?"
 QUESTION_OF_TWO = "Which one is redder?"
 CPU: dict[str, Any] = {"backend": "onnxruntime", "device": "cpu", "threads": 1}
 

@@ -267,7 +267,7 @@ def make_inputs(directory: Path, checkpoint: Path, bundle: Path) -> Path:
     (directory / "report").mkdir()
     (directory / "report" / "report.json").write_text(report_json(full_report()))
     (directory / "before.json").write_text(report_json(full_report()))
-    picture = Image.open(PICTURES / "mosaic_0.png").convert("RGB").resize((60, 40))
+    picture = Image.open(PICTURES / "scene_0.png").convert("RGB").resize((60, 40))
     for kind in ("png", "jpg", "gif", "bmp", "webp", "tiff"):
         picture.save(directory / f"picture.{kind}")
     manifest = json.loads((bundle / "manifest.json").read_text())
@@ -306,7 +306,7 @@ def add_golden(directory: Path) -> None:
     from lvlm_runtime.golden import FILE, make_golden, write_golden
     from lvlm_runtime.session import Session
 
-    picture = Image.open(PICTURES / "mosaic_0.png").convert("RGB").resize((60, 40))
+    picture = Image.open(PICTURES / "scene_0.png").convert("RGB").resize((60, 40))
     session = Session.open(directory, device="cpu", threads=1)
     ratios = [budget.ratio for budget in session.bundle.manifest.budgets]
     write_golden(directory, make_golden(session, QUESTION, [picture], 2, ratios))

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from lvlm_export import demo
 from lvlm_export.cli import cli
 
-PICTURE = demo.PICTURES / "mosaic_0.png"
+PICTURE = demo.PICTURES / "scene_0.png"
 QUESTION = "What color is the circle?"
 
 

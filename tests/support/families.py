@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 import tiny
-from helpers import build_tiny
+from helpers import build_tiny, tiny_options
 from lvlm_export.check.parity import synthetic_samples, verify
 from lvlm_export.check.parity_report import ParityReport
 from lvlm_export.checkpoint.checkpoint import Checkpoint
-from lvlm_export.plan.plan import BuildOptions, make_plan
+from lvlm_export.plan.plan import make_plan
 from lvlm_runtime.bundle.placement import HandPlacement
 from lvlm_runtime.session import Session
 
@@ -70,7 +70,7 @@ def compare(case: Case, directory: Path) -> ParityReport:
     path = case.write(directory)
     result = build_tiny(path, directory / "bundle", *RATIOS, **case.options)
     checkpoint = Checkpoint.open(path)
-    plan = make_plan(checkpoint, BuildOptions(RATIOS, **case.options))
+    plan = make_plan(checkpoint, tiny_options(*RATIOS, **case.options))
     session = Session.open(result.directory, device="cpu")
     samples = synthetic_samples(plan.shape.layouts, 2, seed=5)
     return verify(session, checkpoint, plan, samples, 12, lambda _step: None)

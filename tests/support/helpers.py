@@ -45,9 +45,18 @@ def made_once(directory: Path) -> Iterator[Path | None]:
         part.rename(directory)
 
 
+# What most tests build with: it has sites in the tower and in the decoder.
+IN_BOTH = "illava"
+
+
+def tiny_options(*ratios: float, **options: Any) -> BuildOptions:
+    """What ``build_tiny`` builds: by ``IN_BOTH`` if not told else."""
+    return BuildOptions(ratios, **{"method": IN_BOTH, **options})
+
+
 def build_tiny(checkpoint: Path, output: Path, *ratios: float, **options: Any) -> BuildResult:
     """Build without the parity gate; tests compare for themselves."""
-    settings = BuildOptions(ratios, **options)
+    settings = tiny_options(*ratios, **options)
     return build(
         Checkpoint.open(checkpoint), checkpoint.name, settings, output, Silent(), verify_samples=0
     )

@@ -15,10 +15,7 @@ CHECKPOINT: Path = DEMO_DIR / "checkpoint"
 """Hugging Face ``LlavaForConditionalGeneration`` directory, float16 weights."""
 
 PICTURES: Path = DEMO_DIR / "pictures"
-"""Example mosaics of unseen tiles, and ``questions.json`` about them."""
+"""Example scenes on unseen photographs, and ``questions.json`` about them."""
 
-TILES_ZIP: Path = DEMO_DIR / "data" / "easy_vqa.zip"
-"""The easy-VQA data set (MIT licence, see the LICENSE beside it)."""
-
-PHOTOS: Path = DEMO_DIR / "data" / "photos"
+PHOTOS: Path = DEMO_DIR / "photos"
 """Small copies of photographs in the public domain, for backgrounds (licences in its README)."""

@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-DEFAULT_QUESTIONS = 2500
-"""500 pictures with five questions each."""
+DEFAULT_QUESTIONS = 2000
 
 
 class AnsweredSample(Protocol):
-    """What is scored: a sample of mosaics or of scenes."""
+    """What is scored: a sample of scenes, or of what else is asked."""
 
     @property
     def answer(self) -> str:
@@ -41,16 +40,18 @@ class AnswerCounts:
         return self.right / self.total
 
 
+def right_answers(samples: Sequence[AnsweredSample], answers: Sequence[str]) -> list[bool]:
+    """Whether each answer is its sample's own; outer white space does not count."""
+    return [
+        answer.strip() == sample.answer for sample, answer in zip(samples, answers, strict=True)
+    ]
+
+
 def score_answers(
     samples: Sequence[AnsweredSample], answers: Sequence[str]
 ) -> dict[str, AnswerCounts]:
-    """Accuracy of answers per kind, in the samples' order, and, last, "all".
-
-    Outer white space does not count.
-    """
-    right = [
-        answer.strip() == sample.answer for sample, answer in zip(samples, answers, strict=True)
-    ]
+    """Accuracy of answers per kind, in the samples' order, and, last, "all"."""
+    right = right_answers(samples, answers)
     table = {}
     for kind in dict.fromkeys(sample.kind for sample in samples):
         of_kind = [hit for hit, sample in zip(right, samples, strict=True) if sample.kind == kind]

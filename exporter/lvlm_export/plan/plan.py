@@ -11,7 +11,7 @@ from lvlm_export.plan.cuts import DecoderCut, VisionCut, cut_decoder, cut_vision
 from lvlm_export.plan.fit import check_fit, check_rank, geometry_of
 from lvlm_export.plan.targets import BFLOAT16_TARGETS, TARGETS
 from lvlm_export.plan.weight_formats import FORMATS, UNROUNDED, PartFormats
-from lvlm_export.reduction import load_method
+from lvlm_export.reduction import DEFAULT_METHOD, load_method
 from lvlm_export.reduction.budget import BudgetPlan
 from lvlm_export.reduction.method import STAGES, Method, Site
 from lvlm_export.reduction.schedule import plan_budget
@@ -46,7 +46,7 @@ class BuildOptions:
 
     ratios: tuple[float, ...]
     baseline: bool = True
-    method: str = "illava"
+    method: str = DEFAULT_METHOD
     target: str = "cpu"
     precision: str | None = None
     weights: PartFormats = UNROUNDED

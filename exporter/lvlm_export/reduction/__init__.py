@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from lvlm_runtime.bundle.placement import HandPlacement
 
 
+# Loses least on the demo at a third of the tokens, and fits every family (docs/MEASURE.md).
+DEFAULT_METHOD = "local"
+
 METHODS: dict[str, str] = {
     "anchors": "lvlm_export.reduction.methods.anchors:METHOD",
     "cdpruner": "lvlm_export.reduction.methods.cdpruner:METHOD",

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 
 from command_line import PICTURE, QUESTION, error_line, typed
+from helpers import IN_BOTH
 from lvlm_export.bundle.construction import LOCK, directory_of
 from lvlm_export.bundle.weights import WeightStore
 from lvlm_export.check import parity
 from lvlm_runtime.bundle.bundle import read_manifest
 
 # Small: no baseline, no gate; 8 graphs.
-OPTIONS = ("--ratio", "0.5", "--no-baseline", "--no-verify")
+OPTIONS = ("--ratio", "0.5", "--method", IN_BOTH, "--no-baseline", "--no-verify")
 # Smallest: no reducers at all; 4 graphs and 600 kB of weights.
 UNREDUCED = ("--ratio", "1", "--no-verify")
 

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from command_line import typed
+from helpers import tiny_options
 from lvlm_export.check import parity
 from lvlm_export.check.parity import synthetic_samples, verify
 from lvlm_export.check.parity_report import ParityReport
 from lvlm_export.check.ties import Tie
 from lvlm_export.checkpoint.checkpoint import Checkpoint
-from lvlm_export.plan.plan import BuildOptions, Plan, make_plan
+from lvlm_export.plan.plan import Plan, make_plan
 from lvlm_runtime.backends import Backend, Runner, Value
 from lvlm_runtime.chain.loaded import LoadedGraphs
 from lvlm_runtime.golden import NEAR
@@ -64,7 +65,7 @@ def noise_on(name: str, size: float) -> Callable[[dict[str, np.ndarray]], None]:
 def opened(tiny_llava: Path) -> tuple[Session, Checkpoint, Plan]:
     checkpoint = Checkpoint.open(tiny_llava / "checkpoint")
     session = Session.open(tiny_llava / "bundle", device="cpu")
-    return session, checkpoint, make_plan(checkpoint, BuildOptions(RATIOS))
+    return session, checkpoint, make_plan(checkpoint, tiny_options(*RATIOS))
 
 
 def compare(

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from command_line import PICTURE, QUESTION, error_line, process, typed
+from helpers import IN_BOTH
 from lvlm_export import __version__
 from lvlm_export.cli import COMMANDS, explain
 from lvlm_runtime.bundle.bundle import read_manifest
@@ -26,7 +27,8 @@ def test_version_and_help_name_every_command() -> None:
 
 
 def test_build_reports_every_ratio_and_the_next_command(demo_bundle: Path) -> None:
-    again = typed("build", "--ratio", "0.33", "--ratio", "0.5", "--ratio", "1", "-o", demo_bundle)
+    ratios = ("--ratio", "0.33", "--ratio", "0.5", "--ratio", "1")
+    again = typed("build", *ratios, "--method", IN_BOTH, "-o", demo_bundle)
     assert again.exit_code == 0
     assert again.stdout.startswith(f"Already built, nothing to do: {demo_bundle}\n")
     assert f"lvlm-export run {demo_bundle} --image " in again.stdout
@@ -118,7 +120,7 @@ def test_run_draws_the_same_tokens_from_the_same_seed(demo_bundle: Path) -> None
 
 
 def test_run_takes_several_images_in_order(demo_bundle: Path) -> None:
-    other = PICTURE.with_name("mosaic_1.png")
+    other = PICTURE.with_name("scene_1.png")
     result = typed("run", demo_bundle, "--image", PICTURE, "--image", other, QUESTION, "--json")
     assert json.loads(result.stdout)["visual_tokens"][0] == {"stage": "vision", "tokens": 392}
 
@@ -192,7 +194,7 @@ def test_a_manifest_gives_its_options_back(demo_bundle: Path) -> None:
 
     checkpoint = Checkpoint.open(CHECKPOINT)
     again = make_plan(checkpoint, options_of(read_manifest(demo_bundle)))
-    first = make_plan(checkpoint, BuildOptions(ratios=(0.33, 0.5, 1.0)))
+    first = make_plan(checkpoint, BuildOptions(ratios=(0.33, 0.5, 1.0), method=IN_BOTH))
     assert again.budgets == first.budgets
     assert (again.vision, again.decoder) == (first.vision, first.decoder)
 

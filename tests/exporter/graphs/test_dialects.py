@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText
 import tiny
 from command_line import typed
 from families import CASES, Case, compare
-from helpers import build_tiny
+from helpers import build_tiny, tiny_options
 from lvlm_export.bundle.weights import WeightStore
 from lvlm_export.check.parity import synthetic_samples, verify
 from lvlm_export.checkpoint.checkpoint import Checkpoint
@@ -90,7 +90,7 @@ def test_half_precision_on_the_demo_model(tmp_path: Path, dialect: str) -> None:
     options = {"target": "trt" if dialect == "decomposed" else "cuda", "precision": "fp16"}
     built = build_tiny(CHECKPOINT, tmp_path / "bundle", 0.33, **options)
     checkpoint = Checkpoint.open(CHECKPOINT)
-    plan = make_plan(checkpoint, BuildOptions((0.33,), **options))
+    plan = make_plan(checkpoint, tiny_options(0.33, **options))
     session = Session.open(built.directory, device="cpu", threads=1)
     samples = synthetic_samples(plan.shape.layouts, 1, seed=3)
     report = verify(session, checkpoint, plan, samples, 8, lambda _step: None)

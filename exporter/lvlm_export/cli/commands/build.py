@@ -25,6 +25,7 @@ from lvlm_export.cli.options import (
 from lvlm_export.cli.recipes import RECIPE_HELP, recipe_option, set_placement
 from lvlm_export.plan.targets import DIALECTS, TARGETS
 from lvlm_export.plan.weight_formats import FLOATS, PARTS
+from lvlm_export.reduction import DEFAULT_METHOD
 from lvlm_runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ BUNDLES = Path("bundles")
     "--method",
     type=MethodName(),
     metavar="NAME[+NAME]",
-    default="illava",
+    default=DEFAULT_METHOD,
     show_default=True,
     help="How tokens are chosen and merged, see `lvlm-export list methods`; one before the decoder"
     " and one in it can be combined, visionzip+fastv.",

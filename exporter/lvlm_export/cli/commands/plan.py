@@ -20,6 +20,7 @@ from lvlm_export.cli.options import (
     request_options,
     revision_option,
 )
+from lvlm_export.reduction import DEFAULT_METHOD
 from lvlm_profiles.cost.units import PRECISIONS
 from lvlm_runtime.errors import LvlmError, UsageError
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from lvlm_profiles.planner.calibration import Calibration
     from lvlm_profiles.planner.judge import Candidate
 
-METHODS_TRIED = ("illava", "visionzip", "fastv")
+METHODS_TRIED = (DEFAULT_METHOD, "illava", "visionzip", "fastv")
 RATIOS_TRIED = (0.75, 0.5, 0.33, 0.2, 0.1)
 ALL = "all"
 SHAPE = "shape:"

@@ -19,9 +19,10 @@ from transformers import AutoProcessor, LlavaForConditionalGeneration
 
 from lvlm_export.demo import CHECKPOINT
 from lvlm_export.demo.evaluate import DEFAULT_QUESTIONS, format_table, score_answers
-from lvlm_export.demo.questions import MosaicSample, evaluation_set
-from lvlm_export.demo.scene_questions import SceneSample
-from lvlm_export.demo.scene_questions import evaluation_set as scenes_evaluation_set
+from lvlm_export.demo.questions import SceneSample, evaluation_set
+from lvlm_export.demo.train import mosaics
+from lvlm_export.demo.train.mosaics.questions import MosaicSample
+from lvlm_export.demo.train.mosaics.questions import evaluation_set as mosaic_evaluation_set
 
 _BATCH_SIZE = 50
 
@@ -65,15 +66,18 @@ def _conversation(image: Image.Image, question: str) -> list[dict[str, object]]:
 def main() -> None:
     """Print accuracy per kind of question."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, default=CHECKPOINT)
+    parser.add_argument("--model", type=Path, help="[the demo's checkpoint]")
     parser.add_argument("-n", type=int, default=DEFAULT_QUESTIONS, help="questions")
     parser.add_argument("--seed", type=int, default=0, help="another seed, other pictures")
-    parser.add_argument("--scenes", action="store_true", help="ask about scenes, not mosaics")
+    parser.add_argument(
+        "--mosaics", action="store_true", help="the mosaics' checkpoint, about mosaics"
+    )
     arguments = parser.parse_args()
-    answerer = CheckpointAnswerer(arguments.model)
+    own = mosaics.CHECKPOINT if arguments.mosaics else CHECKPOINT
+    answerer = CheckpointAnswerer(own if arguments.model is None else arguments.model)
     samples: Sequence[MosaicSample | SceneSample]
-    if arguments.scenes:
-        samples = scenes_evaluation_set(arguments.n, arguments.seed)
+    if arguments.mosaics:
+        samples = mosaic_evaluation_set(arguments.n, arguments.seed)
     else:
         samples = evaluation_set(arguments.n, arguments.seed)
     started = time.perf_counter()

@@ -7,26 +7,35 @@ import json
 import numpy as np
 
 from lvlm_export.demo import PICTURES
-from lvlm_export.demo.mosaic import make_mosaic
-from lvlm_export.demo.questions import KINDS, draw_question, questions_about
+from lvlm_export.demo.questions import one_of_each_kind
+from lvlm_export.demo.scenes import make_scene
 from lvlm_profiles.files import whole_file, write_whole
 
-_SEEDS = range(6)  # far below the seeds of evaluation_set, so these are other pictures
+_PICTURES = 6
+# Far below the seeds of evaluation_set, so these are other pictures.
+_FIRST_SEED = 0
 
 
 def main() -> None:
-    """Write mosaic_0.png ... mosaic_5.png of test tiles, and questions.json."""
+    """Write scene_0.png ... scene_5.png on test photographs, and questions.json."""
     PICTURES.mkdir(exist_ok=True)
-    items = []
-    for seed in _SEEDS:
-        mosaic = make_mosaic(seed, "test")
-        name = f"mosaic_{seed}.png"
+    items: list[dict[str, str]] = []
+    number, seed = 0, _FIRST_SEED
+    while number < _PICTURES:
+        scene = make_scene(seed, "test")
+        # Pictures of which every kind of question can be asked.
+        questions = one_of_each_kind(scene.things, np.random.default_rng(seed))
+        seed += 1
+        if not questions:
+            continue
+        name = f"scene_{number}.png"
         with whole_file(PICTURES / name) as stream:
-            mosaic.image.save(stream, "PNG")
-        groups, rng = questions_about(mosaic), np.random.default_rng(seed)
-        for question in (draw_question(groups, kind, rng) for kind in KINDS):
-            if question is not None:
-                items.append({"image": name, "question": question.text, "answer": question.answer})
+            scene.image.save(stream, "PNG")
+        for each in questions:
+            items.append(
+                {"image": name, "question": each.text, "answer": each.answer, "kind": each.kind}
+            )
+        number += 1
     write_whole(PICTURES / "questions.json", json.dumps(items, indent=1) + "\n")
 
 

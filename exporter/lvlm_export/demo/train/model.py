@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import torch
 from transformers import (
     GenerationConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    LlavaProcessor,
     SiglipVisionConfig,
 )
 
-from lvlm_export.demo.mosaic import IMAGE_SIZE
+from lvlm_export.demo.scenes import IMAGE_SIZE
 from lvlm_export.demo.train.processor import PATCH_SIZE, SPECIAL_TOKENS, VOCAB_SIZE
+from lvlm_profiles.files import TEMPORARY, sync_to_disk
 
 BOS_ID, EOS_ID, PAD_ID, IMAGE_ID = range(len(SPECIAL_TOKENS))
 
@@ -77,3 +82,21 @@ def build_model(seed: int) -> LlavaForConditionalGeneration:
         do_sample=False,
     )
     return model
+
+
+def save_checkpoint(
+    model: LlavaForConditionalGeneration, processor: LlavaProcessor, directory: Path
+) -> None:
+    """Write the Hugging Face directory, each file whole; leaves the model in float16."""
+    directory.mkdir(parents=True, exist_ok=True)
+    beside = directory.with_name(f".{directory.name}{TEMPORARY}")
+    shutil.rmtree(beside, ignore_errors=True)
+    processor.save_pretrained(beside)
+    # transformers 5 keeps it in processor_config.json only; older readers look for this file.
+    processor.image_processor.save_pretrained(beside)
+    model.half().save_pretrained(beside)
+    (beside / "model.safetensors").chmod(0o644)
+    for path in sorted(beside.iterdir()):
+        sync_to_disk(path)
+        path.replace(directory / path.name)
+    beside.rmdir()

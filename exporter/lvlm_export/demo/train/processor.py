@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from lvlm_export.demo.mosaic import IMAGE_SIZE, make_mosaic
-from lvlm_export.demo.questions import questions_about
+from lvlm_export.demo.scenes import IMAGE_SIZE
 
 BOS, EOS, PAD, IMAGE = "<s>", "</s>", "<pad>", "<image>"
 """Special tokens; their ids are 0, 1, 2 and 3, in this order."""
@@ -34,8 +33,6 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
 
-_CORPUS_MOSAICS = 400
-
 
 def prompt_tail(question: str) -> str:
     """The text after the image tokens when the model is to answer a question."""
@@ -47,17 +44,15 @@ def answer_text(answer: str) -> str:
     return f" {answer}{EOS}"
 
 
-def build_processor(
-    corpus: Iterable[str] | None = None, vocab_size: int = VOCAB_SIZE
-) -> LlavaProcessor:
+def build_processor(corpus: Iterable[str], vocab_size: int = VOCAB_SIZE) -> LlavaProcessor:
     """Train the tokenizer on the demo's own questions and wrap it with the preprocessing.
 
     Args:
-        corpus: Prompts with answers; None takes those about mosaics.
+        corpus: Prompts with answers.
         vocab_size: Token ids, at most.
     """
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=_train_tokenizer(_corpus() if corpus is None else corpus, vocab_size),
+        tokenizer_object=_train_tokenizer(corpus, vocab_size),
         bos_token=BOS,
         eos_token=EOS,
         pad_token=PAD,
@@ -66,7 +61,7 @@ def build_processor(
         model_max_length=1024,
         clean_up_tokenization_spaces=False,
     )
-    # Mosaics already have this size; resizing is for pictures of users.
+    # The pictures already have this size; resizing is for pictures of users.
     image_processor = SiglipImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
     return LlavaProcessor(
         image_processor=image_processor,
@@ -95,11 +90,3 @@ def _train_tokenizer(corpus: Iterable[str], vocab_size: int) -> Tokenizer:
         single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, 0)]
     )
     return tokenizer
-
-
-def _corpus() -> Iterator[str]:
-    for seed in range(_CORPUS_MOSAICS):
-        for groups in questions_about(make_mosaic(seed, "train")).values():
-            for group in groups:
-                for question in group:
-                    yield f"USER: {prompt_tail(question.text)} {question.answer}"

@@ -86,7 +86,7 @@ def test_the_report_holds_raw_samples_and_adds_up(
     assert report.model.content_key == manifest.content_key
     assert report.model.graphs["vision.0.onnx"] == manifest.files["vision.0.onnx"].sha256
     assert report.reference == 1.0
-    assert [each.name for each in report.request.images] == ["mosaic_0.png"]
+    assert [each.name for each in report.request.images] == ["scene_0.png"]
     assert (report.request.tiles, report.request.answer_tokens) == (1, 4)
     assert [sweep.stage for sweep in report.sweeps][-2:] == ["decoder.1", "decoder.2"]
     for budget in report.budgets:

@@ -239,7 +239,7 @@ def test_methods_before_the_projector_are_refused(tmp_path: Path) -> None:
     path = tiny.projected(tmp_path / "checkpoint", "tokenpacker", 2)
     words = ("build", "--model", path, "--ratio", "0.5", "-o", tmp_path / "bundle")
     line = error_line(typed(*words), 2)
-    assert "illava acts at vision@1, before the model's tokenpacker projector" in line
+    assert "local acts at vision@0, before the model's tokenpacker projector" in line
     assert "take a method that acts after it, or --ratio 1" in line
 
 

@@ -10,11 +10,11 @@ import onnx
 import pytest
 
 import tiny
-from helpers import build_tiny
+from helpers import build_tiny, tiny_options
 from lvlm_export.check.parity import synthetic_samples, verify
 from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.graphs.passes import rewrites
-from lvlm_export.plan.plan import TARGETS, BuildOptions, make_plan
+from lvlm_export.plan.plan import TARGETS, make_plan
 from lvlm_runtime.session import Session
 
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0}
@@ -36,7 +36,7 @@ def check(directory: Path, ratios: tuple[float, ...] = (0.5,), **options: Any) -
     """Build unless it is built, compare with PyTorch; the operators of the decoder."""
     checkpoint = Checkpoint.open(directory / "checkpoint")
     result = build_tiny(checkpoint.directory, directory / "bundle", *ratios, **options)
-    plan = make_plan(checkpoint, BuildOptions(ratios, **options))
+    plan = make_plan(checkpoint, tiny_options(*ratios, **options))
     session = Session.open(result.directory, device="cpu")
     samples = synthetic_samples(plan.shape.layouts, 2, seed=3)
     report = verify(session, checkpoint, plan, samples, 8, lambda _step: None)

@@ -7,17 +7,18 @@ places and counts. Where the oracle does not win, no method that looks for objec
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lvlm_export.demo.scene_questions import KINDS, SceneQuestion, one_of_each_kind
+from lvlm_export.demo.questions import KINDS, SceneQuestion, one_of_each_kind
 from lvlm_export.demo.train.objectives import answer_loss
 from lvlm_export.demo.train.scenes.pools import SceneArrays
 from lvlm_export.demo.train.scenes.reduced import Score, reduced_features
-from lvlm_export.demo.train.scenes.text import ScenePacker
+from lvlm_export.demo.train.scenes.text import PackedScenes, ScenePacker
 from lvlm_export.demo.train.scenes.tower import pixel_tensor
 
 KEPT = {2: 149, 3: 113, 4: 86, 5: 65}
@@ -59,14 +60,38 @@ def oracle_gate(
         for arm, found in hits.items():
             sites = {} if arm == "unreduced" else KEPT
             score = _score(shares if arm == "oracle" else torch.zeros_like(shares), generator)
-            features, _ = reduced_features(
+            features, places = reduced_features(
                 model.model.vision_tower, pixel_tensor(taken.pixels), sites, score
             )
             batch = ScenePacker(processor, features.shape[1]).pack(questions)
+            positions = kept_positions(batch, places, model.config.image_token_id, shares.shape[1])
+            batch = replace(batch, position_ids=positions)
             _, right = answer_loss(model, features, batch, per_question=True)
             for kind, hit in zip(batch.kinds, right.tolist(), strict=True):
                 found[kind].append(hit)
     return _compared(hits)
+
+
+def kept_positions(batch: PackedScenes, places: Tensor, image_token: int, patches: int) -> Tensor:
+    """Positions of rows whose visual tokens keep the places that they had among all patches.
+
+    That is how a chain runs: the text behind a picture goes on as if no token had left. A model that
+    never saw a picture of other length loses places, in every arm, when tokens are counted anew.
+
+    Args:
+        batch: Rows with K visual tokens, counted one after another.
+        places: ``[B, K]``, ascending.
+        image_token: Its id.
+        patches: Of the whole picture.
+
+    Returns:
+        int64 ``[B, L]``.
+    """
+    visual = batch.input_ids == image_token
+    before = int(visual[0].long().argmax())
+    behind = (batch.position_ids >= before + places.shape[1]) & ~visual
+    positions = batch.position_ids + behind * (patches - places.shape[1])
+    return positions.masked_scatter(visual, before + places)
 
 
 def _asked(arrays: SceneArrays, row: int) -> list[SceneQuestion]:

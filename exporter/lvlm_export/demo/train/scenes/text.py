@@ -9,11 +9,11 @@ from functools import cache
 import torch
 from transformers import AutoConfig, AutoTokenizer, LlavaForConditionalGeneration, LlavaProcessor
 
-from lvlm_export.demo import CHECKPOINT
-from lvlm_export.demo.scene_questions import SceneQuestion, questions_about
+from lvlm_export.demo.questions import SceneQuestion, questions_about
 from lvlm_export.demo.scenes import make_scene
-from lvlm_export.demo.train.batches import PackedRows, RowPacker
+from lvlm_export.demo.train.mosaics import CHECKPOINT
 from lvlm_export.demo.train.processor import build_processor, prompt_tail
+from lvlm_export.demo.train.rows import PackedRows, RowPacker
 
 VOCAB_SIZE = 448
 """Token ids: bytes, and every word of the questions as one token."""

@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lvlm_export.demo.questions import draw_questions
-from lvlm_export.demo.scene_questions import questions_about
+from lvlm_export.demo.questions import draw_questions, questions_about
 from lvlm_export.demo.train.objectives import answer_loss
 from lvlm_export.demo.train.scenes.pools import SIDE, ScenePool
 from lvlm_export.demo.train.scenes.recipe import SceneStage

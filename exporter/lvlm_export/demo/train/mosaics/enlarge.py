@@ -1,10 +1,10 @@
-"""The demo model for larger pictures: ``python -m lvlm_export.demo.train.enlarge --pixels 128``.
+"""The demo model for larger pictures: ``python -m lvlm_export.demo.train.mosaics.enlarge --pixels 128``.
 
 14 x 14 patches divide into 1, 4 or 49 equal cells and not into 16. At 128 pixels the tower has
 16 x 16, which divide into 1, 4, 16 and 64. Position embeddings are interpolated, as is usual when a
 ViT gets a finer grid, and the tower learns again to name each patch's shape, colour and place.
 Projector and language model stay as they were, so the result is a start for
-``lvlm_export.demo.train.train_quecc`` and answers badly by itself: its text begins 60 positions
+``lvlm_export.demo.train.mosaics.train_quecc`` and answers badly by itself: its text begins 60 positions
 later than in its training.
 """
 
@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration
 
-from lvlm_export.demo import CHECKPOINT
-from lvlm_export.demo.train.batches import Batch, Packer
-from lvlm_export.demo.train.objectives import CellHeads, vision_features
-from lvlm_export.demo.train.train import TrainingStage, run_stage, save_trained
+from lvlm_export.demo.train.mosaics import CHECKPOINT
+from lvlm_export.demo.train.mosaics.batches import Batch, Packer
+from lvlm_export.demo.train.mosaics.cells import CellHeads
+from lvlm_export.demo.train.mosaics.train import TrainingStage, run_stage, save_trained
+from lvlm_export.demo.train.objectives import vision_features
 
 POSITIONS = "model.vision_tower.embeddings.position_embedding.weight"
 FIRST_SEED = 900_000_000

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from lvlm_export.demo import TILES_ZIP
+from lvlm_export.demo.train.mosaics import TILES_ZIP
 from lvlm_profiles.readers import decode, parse_json
 
 Split = Literal["train", "test"]

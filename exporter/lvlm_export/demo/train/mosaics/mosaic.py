@@ -12,20 +12,21 @@ from functools import cached_property
 import numpy as np
 from PIL import Image
 
-from lvlm_export.demo.tiles import COLORS, SHAPES, TILE_SIZE, Split, TileSet, load_tiles
+from lvlm_export.demo.questions import PLACES
+from lvlm_export.demo.train.mosaics.tiles import (
+    COLORS,
+    SHAPES,
+    TILE_SIZE,
+    Split,
+    TileSet,
+    load_tiles,
+)
 
 IMAGE_SIZE = 112
 """Width and height of a mosaic in pixels."""
 
 CELL_EDGES: tuple[int, ...] = (0, 37, 75, 112)
 """Pixel rows (and columns) where the three cells of a column (row) begin and end."""
-
-PLACES: tuple[str, ...] = (
-    *("top left", "top middle", "top right"),
-    *("middle left", "center", "middle right"),
-    *("bottom left", "bottom middle", "bottom right"),
-)
-"""Names of the nine cells, row by row."""
 
 _FILLED_CELLS = (4, 8)
 _COLORS_PER_MOSAIC = (3, 5)

@@ -1,9 +1,9 @@
 """QueCC and training-free methods at 16, 4 and 1 visual tokens: what training gains there.
 
-    python -m lvlm_export.demo.train.few_tokens DIRECTORY
+    python -m lvlm_export.demo.train.mosaics.few_tokens DIRECTORY
 
 The directory holds ``quecc-16``, ``quecc-4`` and ``quecc-1``, as ``demo.train_quecc`` writes them
-(the demo's README has the commands). Training-free methods take the demo's own checkpoint down to
+(the demo's README has the commands). Training-free methods take the mosaics' own checkpoint down to
 the same counts before the language model. Every question goes through the ONNX chain; the table is
 written as JSON beside this file, from which ``make readme`` fills the README.
 """
@@ -17,16 +17,17 @@ from typing import Any
 
 from rich.progress import track
 
-from lvlm_export.demo import CHECKPOINT, DEMO_DIR
 from lvlm_export.demo.train.model import IMAGE_TOKENS
+from lvlm_export.demo.train.mosaics import CHECKPOINT, MOSAICS_DIR
+from lvlm_export.demo.train.mosaics.questions import evaluation_set
+from lvlm_export.demo.train.mosaics.train_quecc import training_of
 from lvlm_export.demo.train.table import QUESTIONS, ask_all, head_of, this_machine, write_result
-from lvlm_export.demo.train.train_quecc import training_of
 from lvlm_export.plan.plan import BuildOptions
 from lvlm_runtime.bundle.placement import AS_PUBLISHED, HandPlacement
 from lvlm_runtime.errors import UsageError
 
 TOKENS = (16, 4, 1)
-RESULT = DEMO_DIR / "few_tokens.json"
+RESULT = MOSAICS_DIR / "few_tokens.json"
 # Methods that act before the language model, and the baselines placed there by hand: at the last
 # site of the tower, where the patches have attended each other.
 METHODS = {
@@ -48,7 +49,7 @@ def measure_accuracy(
     Raises:
         UsageError: The method cannot reach the ratio.
     """
-    (point,) = ask_all(checkpoint, options, bundle, questions)
+    (point,) = ask_all(checkpoint, options, bundle, evaluation_set(questions, seed=0))
     return [point.accuracy["all"].right, point.accuracy["all"].total]
 
 
@@ -107,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=RESULT)
     options = parser.parse_args(arguments)
     result: dict[str, Any] = {
-        **head_of(options.questions),
+        **head_of(options.questions, CHECKPOINT),
         "machine": this_machine(),
         "quecc": {},
         "training_free": {},

@@ -1,4 +1,4 @@
-r"""Training batches: many questions about one picture packed into one sequence.
+r"""Training rows: many questions about one picture packed into one sequence.
 
 Layout of a row, with token ids exactly as the chat template gives them:
 
@@ -12,29 +12,16 @@ and the visual tokens are computed once for all of them.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, Protocol
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from transformers import LlavaProcessor
 
-from lvlm_export.demo.mosaic import Mosaic, make_mosaic
-from lvlm_export.demo.questions import (
-    MosaicQuestion,
-    draw_questions,
-    listing_question,
-    training_questions_about,
-)
-from lvlm_export.demo.tiles import COLORS, SHAPES, Split
 from lvlm_export.demo.train.processor import EOS, PROMPT_HEAD, answer_text, prompt_tail
-
-QUESTIONS_PER_KIND: dict[str, int] = {"color": 2, "shape": 1, "count": 2, "place": 2, "yes_no": 2}
-"""How many questions of each kind one training picture has, beside its listing."""
 
 _LENGTH_STEP = 16  # rows are padded to a multiple of this
 NO_LABEL = -100
@@ -58,21 +45,6 @@ class PackedRows:
     attention_mask: Tensor
     labels: Tensor
     question_index: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Batch(PackedRows):
-    """One training batch of B mosaics.
-
-    Attributes:
-        pixel_values: float32 ``[B, 3, S, S]``, as the checkpoint's processor gives it (S is 112).
-        cell_shapes: int64 ``[B, 9]``, index into SHAPES; the last class is a blank cell.
-        cell_colors: int64 ``[B, 9]``, index into COLORS; the last class is a blank cell.
-    """
-
-    pixel_values: Tensor
-    cell_shapes: Tensor
-    cell_colors: Tensor
 
 
 class RowPacker:
@@ -124,40 +96,6 @@ class RowPacker:
         return ((same | is_head) & causal)[:, None]
 
 
-class Packer(RowPacker):
-    """Turns mosaics and questions into batches with one processor's tokens."""
-
-    def __init__(self, processor: LlavaProcessor, image_tokens: int) -> None:
-        super().__init__(processor, image_tokens)
-        self._image_processor = processor.image_processor
-
-    def batch(
-        self,
-        first_seed: int,
-        size: int,
-        split: Split = "train",
-        *,
-        flip: bool,
-        per_kind: Mapping[str, int] = QUESTIONS_PER_KIND,
-    ) -> Batch:
-        """Make the batch of the pictures with seeds first_seed ... first_seed + size - 1."""
-        seeds = range(first_seed, first_seed + size)
-        mosaics = [make_mosaic(seed, split, flip=flip) for seed in seeds]
-        rows = self.rows(
-            [
-                [listing_question(mosaic), *drawn_questions(mosaic, seed, per_kind)]
-                for mosaic, seed in zip(mosaics, seeds, strict=True)
-            ]
-        )
-        shapes, colors = _cell_labels(mosaics)
-        return Batch(
-            **vars(rows),
-            pixel_values=pixel_values(mosaics, self._image_processor),
-            cell_shapes=shapes,
-            cell_colors=colors,
-        )
-
-
 def prompt_head(processor: LlavaProcessor, image_tokens: int) -> list[int]:
     """Token ids that every prompt begins with: BOS, "USER: " and the picture's placeholders."""
     head: list[int] = processor.tokenizer(PROMPT_HEAD)["input_ids"]
@@ -190,28 +128,3 @@ def question_tokens(tokenizer: Any, question: AnsweredQuestion) -> tuple[list[in
     if both[: len(prompt)] != prompt:
         raise ValueError(f"tokens of {text!r} change when an answer follows ({EOS})")
     return both, len(prompt)
-
-
-def drawn_questions(mosaic: Mosaic, seed: int, per_kind: Mapping[str, int]) -> list[MosaicQuestion]:
-    """``per_kind`` questions of each kind, as far as the mosaic allows any."""
-    rng = np.random.default_rng([seed, len(mosaic.filled)])
-    return draw_questions(training_questions_about(mosaic), per_kind, rng)
-
-
-def pixel_values(mosaics: list[Mosaic], image_processor: Any) -> Tensor:
-    """Normalized pixels, float32 ``[B, 3, S, S]`` in -1..1; S is the processor's picture size."""
-    pictures = [Image.fromarray(mosaic.pixels) for mosaic in mosaics]
-    pixels: Tensor = image_processor(pictures, return_tensors="pt")["pixel_values"]
-    return pixels
-
-
-def _cell_labels(mosaics: list[Mosaic]) -> tuple[Tensor, Tensor]:
-    shapes = [
-        [len(SHAPES) if cell is None else SHAPES.index(cell.shape) for cell in mosaic.cells]
-        for mosaic in mosaics
-    ]
-    colors = [
-        [len(COLORS) if cell is None else COLORS.index(cell.color) for cell in mosaic.cells]
-        for mosaic in mosaics
-    ]
-    return torch.tensor(shapes), torch.tensor(colors)

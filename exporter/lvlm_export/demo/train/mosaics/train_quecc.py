@@ -1,6 +1,6 @@
 """The training of a QueCC projector for the demo model.
 
-    python -m lvlm_export.demo.train.train_quecc --tokens 4
+    python -m lvlm_export.demo.train.mosaics.train_quecc --tokens 4
 
 The vision tower stays as the demo's checkpoint has it. The projector starts as a new QueCC followed
 by the checkpoint's own two linear maps, and learns from the demo's questions; with
@@ -9,7 +9,7 @@ through the question's last hidden state. Every question has its own visual toke
 questions are rows of their own here and share only the tower's features.
 
 The demo's tower has 14 x 14 patches, which divide into 1, 4 or 49 tokens; for 16 tokens begin with
-the checkpoint that ``lvlm_export.demo.train.enlarge`` writes (``--checkpoint``). A QueCC of fewer
+the checkpoint that ``lvlm_export.demo.train.mosaics.enlarge`` writes (``--checkpoint``). A QueCC of fewer
 tokens may begin with one of more (``--start``), which has learned already to read a question. The
 result is a checkpoint like any other: ``lvlm-export build --model DIRECTORY --ratio 1``.
 """
@@ -29,21 +29,19 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration, LlavaProcessor
 
-from lvlm_export.demo import CHECKPOINT
-from lvlm_export.demo.mosaic import make_mosaic
-from lvlm_export.demo.questions import MosaicQuestion
-from lvlm_export.demo.tiles import Split
-from lvlm_export.demo.train.batches import (
-    NO_LABEL,
+from lvlm_export.demo.train.mosaics import CHECKPOINT
+from lvlm_export.demo.train.mosaics.batches import (
     QUESTIONS_PER_KIND,
     Batch,
     drawn_questions,
     pixel_values,
-    prompt_head,
-    question_tokens,
 )
+from lvlm_export.demo.train.mosaics.mosaic import make_mosaic
+from lvlm_export.demo.train.mosaics.questions import MosaicQuestion
+from lvlm_export.demo.train.mosaics.tiles import Split
+from lvlm_export.demo.train.mosaics.train import STAGES, TrainingStage, run_stage, save_trained
 from lvlm_export.demo.train.objectives import answer_loss
-from lvlm_export.demo.train.train import STAGES, TrainingStage, run_stage, save_trained
+from lvlm_export.demo.train.rows import NO_LABEL, prompt_head, question_tokens
 from lvlm_export.families.shared.projected_llava import ProjectedLlava
 from lvlm_export.families.shared.projectors import projector_shape
 

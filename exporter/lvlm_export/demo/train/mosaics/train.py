@@ -1,4 +1,4 @@
-"""The training of the demo model from random weights: ``python -m lvlm_export.demo.train.train``.
+"""The training of the demo model from random weights: ``python -m lvlm_export.demo.train.mosaics.train``.
 
 Eight stages, each with its own optimizer and learning rate:
 
@@ -25,9 +25,8 @@ import argparse
 import json
 import math
 import re
-import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -38,13 +37,16 @@ import transformers
 from torch import Tensor, nn
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
-from lvlm_export.demo import CHECKPOINT, DEMO_DIR
-from lvlm_export.demo.tiles import Split
-from lvlm_export.demo.train.batches import QUESTIONS_PER_KIND, Batch, Packer
-from lvlm_export.demo.train.model import IMAGE_TOKENS, build_model
-from lvlm_export.demo.train.objectives import CellHeads, answer_loss, vision_features
-from lvlm_export.demo.train.processor import build_processor
-from lvlm_profiles.files import TEMPORARY, sync_to_disk, whole_file, write_whole
+from lvlm_export.demo.train.model import IMAGE_TOKENS, build_model, save_checkpoint
+from lvlm_export.demo.train.mosaics import CHECKPOINT, MOSAICS_DIR
+from lvlm_export.demo.train.mosaics.batches import QUESTIONS_PER_KIND, Batch, Packer
+from lvlm_export.demo.train.mosaics.cells import CellHeads
+from lvlm_export.demo.train.mosaics.mosaic import make_mosaic
+from lvlm_export.demo.train.mosaics.questions import questions_about
+from lvlm_export.demo.train.mosaics.tiles import Split
+from lvlm_export.demo.train.objectives import answer_loss, vision_features
+from lvlm_export.demo.train.processor import build_processor, prompt_tail
+from lvlm_profiles.files import whole_file, write_whole
 
 LossFn = Callable[[Batch], tuple[Tensor, Tensor]]
 BatchT = TypeVar("BatchT", bound=Batch)
@@ -116,6 +118,7 @@ _WEIGHT_DECAY = 0.02
 _GRADIENT_NORM = 1.0
 _LOG_EVERY = 25
 _SEEDS_PER_STAGE = 10_000_000
+_CORPUS_MOSAICS = 400
 
 
 def main() -> None:
@@ -124,7 +127,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     arguments.work_dir.mkdir(parents=True, exist_ok=True)
     model = build_model(arguments.seed)
-    processor = build_processor()
+    processor = build_processor(corpus())
     packer = Packer(processor, IMAGE_TOKENS)
     names = [stage.name for stage in STAGES]
     first = names.index(arguments.start_at)
@@ -142,22 +145,13 @@ def main() -> None:
     write_log(arguments.work_dir, arguments.log)
 
 
-def save_checkpoint(
-    model: LlavaForConditionalGeneration, processor: LlavaProcessor, directory: Path
-) -> None:
-    """Write the Hugging Face directory, each file whole; leaves the model in float16."""
-    directory.mkdir(parents=True, exist_ok=True)
-    beside = directory.with_name(f".{directory.name}{TEMPORARY}")
-    shutil.rmtree(beside, ignore_errors=True)
-    processor.save_pretrained(beside)
-    # transformers 5 keeps it in processor_config.json only; older readers look for this file.
-    processor.image_processor.save_pretrained(beside)
-    model.half().save_pretrained(beside)
-    (beside / "model.safetensors").chmod(0o644)
-    for path in sorted(beside.iterdir()):
-        sync_to_disk(path)
-        path.replace(directory / path.name)
-    beside.rmdir()
+def corpus() -> Iterator[str]:
+    """Prompts with answers about training mosaics, for the tokenizer."""
+    for seed in range(_CORPUS_MOSAICS):
+        for groups in questions_about(make_mosaic(seed, "train")).values():
+            for group in groups:
+                for question in group:
+                    yield f"USER: {prompt_tail(question.text)} {question.answer}"
 
 
 def save_trained(
@@ -197,7 +191,7 @@ def _parse_arguments() -> argparse.Namespace:
         "--work-dir", type=Path, default=Path("demo_training"), help="states and logs of the stages"
     )
     parser.add_argument("--output", type=Path, default=CHECKPOINT)
-    parser.add_argument("--log", type=Path, default=DEMO_DIR / "training_log.json")
+    parser.add_argument("--log", type=Path, default=MOSAICS_DIR / "training_log.json")
     parser.add_argument(
         "--start-at",
         choices=[stage.name for stage in STAGES],
