@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,9 +65,8 @@ def check(name: str, directory: Path) -> None:
     assert [path for path in LEAVES[name] if not (directory / path).exists()] == []
 
 
-def test_building_and_asking(demo_bundle: Path, tmp_path: Path) -> None:
-    """On the bundle that other tests share, which its ``build`` takes for its own."""
-    shutil.copytree(demo_bundle, tmp_path / "out" / "bundle")
+def test_building_and_asking(tmp_path: Path) -> None:
+    """By the default method, from nothing."""
     check("01_build_and_ask", tmp_path / "out")
 
 

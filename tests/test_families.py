@@ -19,7 +19,7 @@ from lvlm_runtime.errors import UsageError
 
 def test_reducing_in_a_tower_whose_layers_stand_side_by_side_is_refused(tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(tiny.onevision(tmp_path / "model", feature_layer=[2, -1]))
-    with pytest.raises(UsageError, match="local acts at vision@1, before the model's multi-layer"):
+    with pytest.raises(UsageError, match="local acts at vision@0, before the model's multi-layer"):
         make_plan(checkpoint, BuildOptions(RATIOS))
     assert make_plan(checkpoint, BuildOptions(RATIOS, method="fastv")).shape.vision.levels == 2
 

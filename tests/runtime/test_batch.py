@@ -19,7 +19,7 @@ from lvlm_runtime.chain.recorder import Recorder
 from lvlm_runtime.remembered import PictureMemory
 
 ONE, OTHER = sorted(PICTURES.glob("*.png"))[:2]
-LISTING = "What shapes are there?"
+LISTING = "What is there from left to right?"
 QUESTIONS: list[dict[str, Any]] = [
     {"prompt": LISTING, "images": ONE, "ratio": 1.0},
     {"prompt": "Is there a red circle?", "images": [OTHER]},

@@ -16,7 +16,7 @@ from lvlm_export.demo import PICTURES
 from lvlm_runtime import LvlmError, SamplingOptions, Session, UsageError
 
 PICTURE = sorted(PICTURES.glob("*.png"))[0]
-LISTING = "What shapes are there?"
+LISTING = "What is there from left to right?"
 HOT: dict[str, Any] = {"temperature": 3.0, "seed": 7, "max_new_tokens": 12}
 
 
@@ -53,7 +53,8 @@ def test_stop_keeps_what_came(session: Session, speculate: int) -> None:
             answer.stop()
     got = answer.generation
     assert got.token_ids == whole.token_ids[:3]
-    assert (got.finish_reason, whole.finish_reason) == ("cancelled", "length")
+    assert len(whole.token_ids) > 3
+    assert (got.finish_reason, whole.finish_reason) == ("cancelled", "stop")
     assert whole.text.startswith(got.text)
 
 
