@@ -17,7 +17,7 @@ from lvlm_export.plan.targets import DIALECTS, TARGETS
 
 SHARED = {"__init__", "_shared", "errors"}
 # For every target, called by graphs.export.
-ALWAYS = {"fold_weights"}
+ALWAYS = {"fold_weights", "quantise_weights"}
 
 
 def names(target: str, dialect: str, reads_cache: bool = False) -> list[str]:
