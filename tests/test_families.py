@@ -12,9 +12,15 @@ import pytest
 
 import tiny
 from families import CASES, RATIOS, Case, compare
+from helpers import build_tiny
 from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.plan.plan import BuildOptions, make_plan
+from lvlm_runtime.bundle.bundle import Bundle
+from lvlm_runtime.engines.build import EngineSettings, build_engines
+from lvlm_runtime.engines.limits import Limits
 from lvlm_runtime.errors import UsageError
+from lvlm_runtime.graphs.gate import check_bundle
+from lvlm_runtime.tensorrt.library import RTX_COMPUTE_CAPABILITIES
 
 
 def test_reducing_in_a_tower_whose_layers_stand_side_by_side_is_refused(tmp_path: Path) -> None:
@@ -45,3 +51,31 @@ def test_chain_equals_pytorch(case: Case, tmp_path: Path) -> None:
     # Two samples per layout; OneVision has a layout for one picture and one for several.
     assert len(official) == (4 if case.name.startswith("onevision") else 2)
     assert all(len(row.got) == 12 or row.got[-1] == 257 for row in report.answers)
+
+
+# Those that came with engines of their own in mind; llava and onevision are built elsewhere.
+DEPLOYED = [each for each in CASES if each.name.startswith("internvl")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", DEPLOYED, ids=[each.name for each in DEPLOYED])
+def test_the_decomposed_dialect_equals_pytorch(case: Case, tmp_path: Path) -> None:
+    options = {**case.options, "target": "trt", "dialect": "decomposed", "precision": "fp32"}
+    decomposed = Case(case.name, case.checkpoint, options)
+    report = compare(decomposed, tmp_path)
+    assert max(row.error for row in report.stages) < 2e-4
+    assert [row for row in report.answers if not row.passed] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", ["opset24", "decomposed"])
+@pytest.mark.parametrize("case", DEPLOYED, ids=[each.name for each in DEPLOYED])
+def test_every_graph_becomes_an_engine(case: Case, dialect: str, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed")
+    options = {**case.options, "target": "rtx", "dialect": dialect}
+    path = case.write(tmp_path)
+    bundle = Bundle.open(build_tiny(path, tmp_path / "bundle", 0.33, **options).directory)
+    assert check_bundle(bundle, "rtx") == []
+    settings = EngineSettings("rtx", Limits(64, 32, 2), RTX_COMPUTE_CAPABILITIES[:1])
+    record = build_engines(bundle, settings).record
+    assert set(record.engines) == {path.name for path in bundle.directory.glob("*.onnx")}

@@ -34,7 +34,7 @@ MORE_WAYS = [
         ("downsample", "llava", (0.33,)),
     )
 ]
-FAMILIES = ("llava", "onevision")
+FAMILIES = ("internvl", "llava", "onevision")
 # Of four decoder layers, one is the least that visual tokens can stay for.
 ALL = [
     pytest.param(name, family, (0.5, 0.33, 0.25 if name == "vtw" else 0.1), marks=pytest.mark.slow)
@@ -43,6 +43,7 @@ ALL = [
     if name not in ("none", "illava", "random")
     and not (load_method(name).appends and family == "onevision")
     and not (load_method(name).needs_cls and family == "onevision")
+    and not (load_method(name).keeps_square and family == "internvl")
 ]
 
 
@@ -51,8 +52,8 @@ def test_chain_equals_pytorch(
     method: str, family: str, ratios: tuple[float, ...], tmp_path: Path
 ) -> None:
     options = {"method": method}
-    if family == "onevision":
-        options["image_size"] = (100, 140)
+    if family != "llava":
+        options["image_size"] = (60, 140) if family == "internvl" else (100, 140)
     # A method with a limit by the model's width needs a model as wide as real ones.
     wide = family == "onevision" and load_method(method).needs_rank
     path = getattr(tiny, family)(tmp_path / family, **({"text_width": 288} if wide else {}))

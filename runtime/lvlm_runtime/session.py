@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -123,6 +124,7 @@ class Session:
         ``exact`` as of ``open_backend``.
         """
         encoder = PromptEncoder.read(bundle.tokenizer_files(), bundle.path(TOKENIZER))
+        encoder = replace(encoder, marks=bundle.manifest.layouts[0].marks)
         chosen = choose_backend(bundle.directory, backend, device)
         generation = read_generation(bundle)
         chain = Chain(bundle, open_backend(chosen, device, threads, exact))

@@ -29,7 +29,12 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
 
     def write(self, directory: Path) -> Path:
-        names = {"onevision": tiny.onevision, "qwen": tiny.qwen_vl, "llava": tiny.llava}
+        names = {
+            "internvl": tiny.internvl,
+            "llava": tiny.llava,
+            "onevision": tiny.onevision,
+            "qwen": tiny.qwen_vl,
+        }
         make = next(each for name, each in names.items() if self.name.startswith(name))
         return make(directory / self.name, **self.checkpoint)
 
@@ -61,6 +66,8 @@ CASES = [
         },
     ),
     Case("qwen3_vl-sized", {"kind": "qwen3_vl"}, {"image_size": (40, 56), "method": "local"}),
+    # Two tiles and the whole picture; a merge in the tower behind a CLS token.
+    Case("internvl-1x2-tiles", {}, {"image_size": (60, 140)}),
     Case("onevision-shrunk", {"aspect": "anyres_max_1"}, {"image_size": (100, 140)}),
 ]
 

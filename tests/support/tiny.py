@@ -7,7 +7,7 @@ without merges, so any text encodes.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForImageTextToText,
     CLIPVisionConfig,
+    InternVLConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaOnevisionConfig,
@@ -28,6 +29,7 @@ from transformers import (
 )
 
 SPECIAL = ("<s>", "</s>", "<pad>", "<image>", "<video>")
+IMAGE_TOKENS = {"image_token": "<image>", "video_token": "<video>"}
 LLAVA_TEMPLATE = (
     "{% for message in messages %}{{ message['role'] | upper }}: "
     "{% for part in message['content'] %}"
@@ -195,6 +197,42 @@ def qwen_vl(directory: Path, kind: str = "qwen2_5_vl", seed: int = 0, **options:
     return save(directory, config, processor, seed, **options)
 
 
+def internvl(directory: Path, seed: int = 0, **options: Any) -> Path:
+    """Write an InternVL-layout checkpoint: tiles of 48 pixels, 3 x 3 cells of 2 x 2 patches, Qwen2.
+
+    ``options`` as ``save`` takes them; ``most``, tiles of a picture.
+    """
+    tokens = {"context_image_token": "<IMG_CONTEXT>", "video_token": "<video>"}
+    tokens |= {"start_image_token": "<img>", "end_image_token": "</img>"}
+    config = InternVLConfig(
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 5,
+            # TensorRT has attention kernels for heads of 16 and none for heads of 8.
+            "num_attention_heads": 2,
+            "image_size": [48, 48],
+            "patch_size": [8, 8],
+            "attention_bias": True,
+            "use_qk_norm": options.pop("qk_norm", True),
+        },
+        text_config=text_config("qwen2", vocab_size=TEXT["vocab_size"] + 3).to_dict(),
+        image_token_id=261,
+        image_seq_length=9,
+        tie_word_embeddings=options.pop("tied", False),
+    )
+    processor = {
+        "image_processor_type": "GotOcr2ImageProcessorFast",
+        "size": {"height": 48, "width": 48},
+        "max_patches": options.pop("most", 4),
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+    }
+    settings = {"processor_class": "InternVLProcessor", "image_seq_length": 9}
+    options |= {"tokens": tokens, "settings": settings}
+    return save(directory, config, processor, seed, **options)
+
+
 def save(
     directory: Path,
     config: Any,
@@ -203,8 +241,14 @@ def save(
     dtype: torch.dtype = torch.float32,
     max_shard_size: str = "5GB",
     make: Callable[[Any], Any] = AutoModelForImageTextToText.from_config,
+    tokens: Mapping[str, str] = IMAGE_TOKENS,
+    settings: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write model, tokenizer and processor files the way ``save_pretrained`` lays them out."""
+    """Write model, tokenizer and processor files the way ``save_pretrained`` lays them out.
+
+    ``tokens`` are the named special tokens beside those of every text, the first that of pictures;
+    ``settings`` the content of processor_config.json, if any.
+    """
     torch.manual_seed(seed)
     model = make(config)
     for parameter in model.parameters():
@@ -215,27 +259,31 @@ def save(
             torch.nn.init.normal_(parameter, std=0.05)
     model.to(dtype).save_pretrained(directory, max_shard_size=max_shard_size)
     (directory / "preprocessor_config.json").write_text(json.dumps(processor))
-    (directory / "chat_template.jinja").write_text(LLAVA_TEMPLATE)
+    if settings is not None:
+        (directory / "processor_config.json").write_text(json.dumps(settings))
+    template = LLAVA_TEMPLATE.replace("<image>", next(iter(tokens.values())))
+    (directory / "chat_template.jinja").write_text(template)
     generation = {"eos_token_id": 257, "bos_token_id": 256, "pad_token_id": 258}
     (directory / "generation_config.json").write_text(json.dumps(generation))
-    write_tokenizer(directory)
+    write_tokenizer(directory, tokens)
     return directory
 
 
-def write_tokenizer(directory: Path) -> None:
-    """A byte-level tokenizer of 256 bytes and the special tokens."""
+def write_tokenizer(directory: Path, tokens: Mapping[str, str] = IMAGE_TOKENS) -> None:
+    """A byte-level tokenizer of 256 bytes, the special tokens and those of ``tokens`` behind them."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.add_special_tokens(list(dict.fromkeys((*SPECIAL, *tokens.values()))))
     tokenizer.save(str(directory / "tokenizer.json"))
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": "<s>",
         "eos_token": "</s>",
         "pad_token": "<pad>",
-        "image_token": "<image>",
-        "extra_special_tokens": {"image_token": "<image>", "video_token": "<video>"},
+        "extra_special_tokens": dict(tokens),
     }
+    if "image_token" in tokens:
+        config["image_token"] = tokens["image_token"]
     (directory / "tokenizer_config.json").write_text(json.dumps(config))

@@ -30,6 +30,7 @@ from lvlm_profiles.planner.judge import (
 )
 from lvlm_profiles.shapes.dims import Cut, TokenPath
 from lvlm_runtime.errors import UsageError
+from lvlm_runtime.image.anyres import TILES
 
 UNREDUCED = "none"
 
@@ -163,6 +164,7 @@ def candidate_of(
     kept = budget.kept_per_tile(subject.geometry.vision_tokens)
     path = TokenPath(
         group=subject.group,
+        in_order=layout.name == TILES,
         method=method.name,
         images=1,
         tiles=layout.tiles,

@@ -71,24 +71,36 @@ def subject_of_checkpoint(
 
 def subject_of_preset(preset: Preset, image_size: tuple[int, int] | None) -> Subject:
     """From a preset, without torch; UsageError for an image size where pictures are one view."""
-    dims = preset.dims
+    dims, tiles = preset.dims, preset.tiles
     layouts: tuple[anyres.TileLayout, ...] = (anyres.IMAGE_LAYOUT,)
-    if preset.tiles is not None:
-        layouts = (_single_layout(preset.tiles, image_size), anyres.MULTI_LAYOUT)
+    grids = tiles is not None and tiles.layout == anyres.SINGLE
+    if tiles is not None and grids:
+        layouts = (_single_layout(tiles, image_size), anyres.MULTI_LAYOUT)
+    elif tiles is not None:
+        size = image_size or (tiles.edge, tiles.edge)
+        layouts = (anyres.tiles_layout(*size, tiles.edge, 1, tiles.max_patches),)
     elif image_size is not None:
         raise UsageError(
             f"--image-size is for families with tiles; {preset.title} resizes every picture"
         )
     geometry = Geometry(
         vision_layers=dims.vision.layers,
-        vision_tokens=dims.vision.tokens,
+        vision_tokens=dims.vision.tokens // preset.group,
         text_layers=dims.text.layers,
         layouts=layouts,
-        square_tiles=preset.tiles is not None,
-        visual_tokens=_counter(preset.tiles),
+        square_tiles=grids,
+        visual_tokens=_counter(tiles),
+        group=preset.group,
     )
     name = f"shape:{preset.name}"
-    return Subject(name, dims, geometry, preset.tiles is not None, preset.context_length)
+    return Subject(
+        name=name,
+        dims=dims,
+        geometry=geometry,
+        packed=grids or layouts[0].tiles > 1,
+        context_length=preset.context_length,
+        group=preset.group,
+    )
 
 
 def _single_layout(tiles: Tiles, image_size: tuple[int, int] | None) -> anyres.TileLayout:
@@ -100,5 +112,7 @@ def _single_layout(tiles: Tiles, image_size: tuple[int, int] | None) -> anyres.T
 def _counter(tiles: Tiles | None) -> Callable[[anyres.TileLayout, int], int]:
     if tiles is None:
         return lambda _layout, kept: kept
+    if tiles.layout != anyres.SINGLE:
+        return lambda layout, kept: layout.tiles * kept
     patches = tiles.max_patches
     return lambda layout, kept: anyres.visual_tokens(layout, math.isqrt(kept), patches)

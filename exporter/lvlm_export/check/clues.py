@@ -58,8 +58,8 @@ def vision_clues(
 
     Args:
         reducer: Whose clues.
-        hidden: ``[B, P+N, C]`` at the site.
-        weights: Attention ``[B, H, P+N, P+N]`` of the layer that scores.
+        hidden: ``[B, P+N, G*C]`` at the site.
+        weights: Attention ``[B, H, P+N*G, P+N*G]`` of the layer that scores.
         projections: Of that layer.
         heads: H.
         sizes: ``[B, P+N]``, how many patches each token stands for.
@@ -81,12 +81,15 @@ def vision_clues(
         scores = scores.reshape(len(scores), -1, reducer.shape.group).mean(dim=2)
     keys = key[:, prefix:]
     per_head = keys.reshape(*keys.shape[:2], heads, -1).mean(dim=2)
+    # Each patch of a group is compared with the CLS token.
+    width = hidden.shape[-1] // reducer.shape.group
+    cls = torch.cat([hidden[:, 0, :width]] * reducer.shape.group, dim=-1)
     side_by_side = [join_groups(each, reducer.shape.group) for each in (keys, per_head)]
     return Clues(
         scores=scores,
         keys=side_by_side[0] if "keys" in needs else None,
         mean_keys=side_by_side[1] if "mean_keys" in needs else None,
-        cls=hidden[:, 0] if "cls" in needs else None,
+        cls=cls if "cls" in needs else None,
         sizes=sizes[:, prefix:] if "sizes" in needs else None,
         origins=origins if "origins" in needs else None,
     )

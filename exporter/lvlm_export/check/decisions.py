@@ -119,6 +119,8 @@ class Decisions(TorchFunctionMode):
 
     def _chosen(self, args: Any, kwargs: Any, out: Any, name: str, where: tuple[str, int]) -> Any:
         index = out.indices if CHOOSING[name] else out
+        if not index.numel():
+            return out  # nothing is chosen
         position = 2 if name == "topk" else 1
         dim = kwargs.get("dim", args[position] if len(args) > position else None)
         keeps = index.dim() == args[0].dim()

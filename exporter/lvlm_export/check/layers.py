@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 from lvlm_export.check.clues import Projections, watch_projections
 from lvlm_export.families import Parts, VisionShape
-from lvlm_export.reduction.tensors import split_groups
+from lvlm_export.reduction.tensors import join_groups, repeat_groups, split_groups
 
 
 def vision_attention(
@@ -44,7 +44,7 @@ def grouped_attention(
     index: int,
     hidden: Tensor,
     sizes: Tensor | None,
-    grid: Tensor,
+    grid: Tensor | None,
 ) -> tuple[Tensor, Tensor, Projections, Tensor | None]:
     """As ``vision_attention``, of a tower with blocks of its own and groups of patches.
 
@@ -52,27 +52,31 @@ def grouped_attention(
         parts: The model.
         shape: Its tower's.
         index: The layer.
-        hidden: ``[B, N, G*C]``.
-        sizes: ``[B, N]``, where attention counts them.
-        grid: ``[B, N, 2]``, row and column of every group.
+        hidden: ``[B, P+N, G*C]``.
+        sizes: ``[B, P+N]``, where attention counts them.
+        grid: ``[B, N, 2]``, row and column of every group, where attention asks.
 
     Returns:
         As ``vision_attention``, and what its windows add to scores.
     """
-    patches = split_groups(hidden, shape.group)
+    group, prefix = shape.group, shape.prefix
+    patches = split_groups(hidden, group, prefix)
     window, bias, inside = shape.window_at(index), None, None
     if window:
-        cell = (grid // window).repeat_interleave(shape.group, dim=1)
+        assert grid is not None
+        cell = (grid // window).repeat_interleave(group, dim=1)
         apart = (cell[:, :, None] != cell[:, None]).any(dim=-1)
         inside = torch.zeros(apart.shape).masked_fill(apart, -torch.inf)[:, None]
     if sizes is not None:
-        bias = sizes.log().repeat_interleave(shape.group, dim=1)[:, None, None]
+        bias = repeat_groups(sizes.log(), group, prefix)[:, None, None]
     added = inside if bias is None else bias if inside is None else bias + inside
     blocks = parts.blocks
     layer = parts.vision_layers[index]
-    out, weights, query, key = blocks.attend(layer, patches, added, blocks.rows(grid))
+    rows = None if grid is None else blocks.rows(grid)
+    out, weights, query, key = blocks.attend(layer, patches, added, rows)
+    assert weights is not None
     seen = {"q_proj": query.transpose(1, 2).flatten(2), "k_proj": key.transpose(1, 2).flatten(2)}
-    return out.reshape(hidden.shape), weights, Projections(seen), inside
+    return join_groups(out, group, prefix), weights, Projections(seen), inside
 
 
 def decoder_layers(

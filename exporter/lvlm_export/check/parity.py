@@ -41,7 +41,7 @@ from lvlm_runtime.bundle.manifest import Manifest
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.golden import NEAR, first_difference, logit_gap
 from lvlm_runtime.image import preprocess
-from lvlm_runtime.image.anyres import MULTI, TileLayout
+from lvlm_runtime.image.anyres import MULTI, TILES, TileLayout
 from lvlm_runtime.prompt.encoder import PromptEncoder
 from lvlm_runtime.prompt.sequence import text_runs
 from lvlm_runtime.session import Session
@@ -54,15 +54,19 @@ LIMITS = {"float32": 1e-3, "float16": 5e-2}
 def synthetic_samples(
     layouts: Sequence[TileLayout], count: int, seed: int = 0
 ) -> list[ParitySample]:
-    """Seeded pictures of soft colour blobs, ``count`` per layout; two pictures for MULTI."""
+    """Seeded pictures of soft colour blobs, ``count`` per layout.
+
+    Two at once for MULTI, and for every other sample of TILES, which takes one and several.
+    """
     generator = np.random.default_rng(seed)
     samples = []
     for layout in layouts:
         size = (layout.image_width or 320, layout.image_height or 240)
-        for _ in range(count):
+        for number in range(count):
+            several = layout.name == MULTI or (layout.name == TILES and number % 2 == 1)
             blobs = [
                 Image.fromarray(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(size)
-                for _ in range(2 if layout.name == MULTI else 1)
+                for _ in range(2 if several else 1)
             ]
             samples.append(ParitySample(tuple(blobs), QUESTION))
     return samples
@@ -276,6 +280,7 @@ def request_of(
     named = {layout.name: layout for layout in layouts}
     several = len(sample.images) > 1 and MULTI in named
     layout = named[MULTI] if several else layouts[0]
+    encoder = replace(encoder, marks=layout.marks)
     ids = encoder.encode(sample.question, len(sample.images))
     prepared = preprocess.preprocess(list(sample.images), spec, layout)
     # To the model a letterboxed picture is one of the layout's nominal size.

@@ -31,7 +31,7 @@ from lvlm_export.reduction.budget import BudgetPlan, LayoutPlan, SiteCount
 from lvlm_export.reduction.method import Site
 from lvlm_export.reduction.reducers import DecoderReducer, VisionReducer
 from lvlm_export.reduction.tensors import gather_rows, join_groups, split_groups
-from lvlm_runtime.image.anyres import TileLayout
+from lvlm_runtime.image.anyres import TILES, TileLayout
 from lvlm_runtime.prompt.sequence import Origins, Placed, place_tokens, position_rows
 
 
@@ -186,7 +186,7 @@ class Reference:
             if self.parts.blocks is None:
                 hidden, weights, projections = vision_attention(layer, hidden, counted)
             else:
-                grid = grid_of(origins, vision)
+                grid = None if vision.grid is None else grid_of(origins, vision)
                 hidden, weights, projections, inside = grouped_attention(
                     self.parts, vision, index, hidden, counted, grid
                 )
@@ -200,8 +200,7 @@ class Reference:
         reduce_at(Site("features", len(self.parts.vision_layers)))
         if self.parts.levels:
             hidden = torch.cat([levels[level] for level in self.parts.levels], dim=-1)
-        group = self.plan.shape.vision.group
-        features: Tensor = self.parts.project(split_groups(hidden, group))
+        features: Tensor = self.parts.project(split_groups(hidden, vision.group, vision.prefix))
         trace.note(self.plan.vision[-1].name, features)
         if self.parts.projector is not None:
             features = self.parts.projector(features, self._query(query_ids, trace))
@@ -217,16 +216,20 @@ class Reference:
             sizes = packed_sizes(packer, features, sizes)
             features = packer(features)
             trace.note("packer", features)
-            origins = Origins.whole(*features.shape[:2])
+            origins = (
+                origins.joined(layout.tiles)
+                if layout.name == TILES
+                else Origins.whole(*features.shape[:2])
+            )
         return EncodedRequest(features, origins, sizes, planes)
 
     def _feed_forward(self, layer: Any, hidden: Tensor) -> Tensor:
         if self.parts.blocks is None:
             return feed_forward(layer, hidden)
-        group = self.plan.shape.vision.group
-        patches = split_groups(hidden, group)
+        shape = self.plan.shape.vision
+        patches = split_groups(hidden, shape.group, shape.prefix)
         out: Tensor = self.parts.blocks.feed_forward(layer, patches)
-        return out.reshape(hidden.shape)
+        return join_groups(out, shape.group, shape.prefix)
 
     def _embed(
         self, pixel_values: Tensor, smaller: SiteCount | None, trace: Trace
@@ -235,7 +238,8 @@ class Reference:
         origins = Origins.whole(len(pixel_values), self.plan.shape.vision.tokens)
         if smaller is None:
             patches = self.parts.vision_embed(pixel_values)
-            return join_groups(patches, self.plan.shape.vision.group), origins
+            shape = self.plan.shape.vision
+            return join_groups(patches, shape.group, shape.prefix), origins
         with Decisions() as decisions:
             pixel_values, places = make_reducer(self.plan, smaller)(pixel_values)
         trace.note_reduced(smaller.site.name, pixel_values, places, decisions.made)

@@ -36,6 +36,8 @@ WHOLE = {
     "video_token_index": (0, _MANY),
     "video_token_id": (0, _MANY),
 }
+# Of these a pair is height and width.
+PAIRS = ("image_size", "patch_size")
 # Of these null is no value; of the others transformers knows what it stands for, or refuses it.
 NEVER_NULL = ("image_size", "patch_size")
 # Numbers that are divided by, or that a root is taken of.
@@ -74,11 +76,16 @@ def _entries(value: Any, name: str) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         for key, entry in value.items():
             yield from _entries(entry, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, list) and name.rpartition(".")[2] not in WHOLE:
+    elif isinstance(value, list) and _holds_several(name.rpartition(".")[2], value):
         for entry in value:
             yield from _entries(entry, name)
     else:
         yield name, value
+
+
+def _holds_several(key: str, value: list[Any]) -> bool:
+    """A list of values, or a pair where one is allowed; of other numbers a list is no value."""
+    return key not in WHOLE or (key in PAIRS and len(value) == 2)
 
 
 def _short(value: Any) -> str:

@@ -84,7 +84,8 @@ def prompt_files(directory: Path) -> dict[str, bytes]:
     tokenizer = load_tokenizer(directory)
     source = settings.get("chat_template")
     template = default_template(tokenizer.chat_template if source is None else source, directory)
-    token = getattr(tokenizer, "image_token", None) or image_token_of(settings, directory)
+    named = (getattr(tokenizer, name, None) for name in ("image_token", "context_image_token"))
+    token = next(filter(None, named), None) or image_token_of(settings, directory)
     return {
         "tokenizer.json": tokenizer.backend_tokenizer.to_str().encode(),
         "tokenizer_config.json": _json(tokenizer.special_tokens_map),

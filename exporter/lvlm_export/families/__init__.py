@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from lvlm_runtime.image.preprocess import PreprocessSpec
 
 FAMILIES: dict[str, str] = {
+    "internvl": "lvlm_export.families.internvl:FAMILY",
     "llava": "lvlm_export.families.llava:FAMILY",
     "llava_onevision": "lvlm_export.families.llava_onevision:FAMILY",
     "qwen2_5_vl": "lvlm_export.families.qwen2_5_vl:FAMILY",
@@ -171,7 +172,10 @@ class VisionBlocks(Protocol):
     """How a block of a tower of another build than CLIP's runs, traced and in the reference."""
 
     def rows(self, grid: Tensor) -> Any:
-        """What attention of every layer takes of the places ``grid [B, N, 2]`` of the groups."""
+        """What attention of every layer takes of the places ``grid [B, N, 2]`` of the groups.
+
+        It is asked where ``VisionShape.grid`` is set; ``attend`` takes None else.
+        """
         ...
 
     def attend(

@@ -26,6 +26,7 @@ from lvlm_export.plan.cuts import DecoderCut, VisionCut
 from lvlm_export.plan.files import PROJECTOR_FILE, lm_head_files, packer_file, reducer_file
 from lvlm_export.plan.plan import Plan
 from lvlm_export.reduction.budget import SiteCount
+from lvlm_runtime.image.anyres import TILES
 
 
 @dataclass(frozen=True)
@@ -208,17 +209,18 @@ def reducer_job(plan: Plan, count: SiteCount, dtype: torch.dtype) -> GraphJob:
 def packer_job(
     packer: nn.Module, shape: ModelShape, layout: Any, kept: int, dtype: torch.dtype, sized: bool
 ) -> GraphJob:
-    """Projected tiles to an image's tokens; it reads the newline, so it counts as weighted.
+    """Projected tiles to an image's tokens; it may read a newline, so it counts as weighted.
 
     ``sized``: their sizes go the same way.
     """
-    grid = bool(layout.grid_rows)
+    # Pictures whose tiles are packed as a grid come alone.
+    grid = bool(layout.grid_rows) and layout.name != TILES
     images = torch.export.Dim("images", min=1, max=64)
-    tiles = layout.tiles if grid else 2
+    tiles = layout.tiles if grid else 2 * layout.tiles
     values = [example((tiles, kept, shape.text.hidden_size), dtype)]
     values += [example((tiles, kept), dtype)] * sized
     inputs, outputs = (("features", "sizes"), ("visual", "sizes_out"))
     used = len(values)
-    axes = (None if grid else {0: images},) * used
+    axes = (None if grid else {0: layout.tiles * images},) * used
     signature = Signature(inputs[:used], outputs[:used], axes)
     return GraphJob(packer_file(layout.name, kept), packer, tuple(values), signature, True)

@@ -92,11 +92,12 @@ def _vision(
     vision, shape = plan.shape.vision, reducer.shape
     heads, dim = vision.heads, vision.hidden_size // vision.heads
     total = shape.prefix + shape.tokens_in
+    patches = shape.prefix + shape.tokens_in * shape.group
     tiles = torch.export.Dim("tiles", min=1, max=4096)
     known = {
         "hidden": example((2, total, shape.group * vision.hidden_size), dtype),
-        "query": example((2, heads, total * shape.group, dim), dtype),
-        "key": example((2, heads, total * shape.group, dim), dtype),
+        "query": example((2, heads, patches, dim), dtype),
+        "key": example((2, heads, patches, dim), dtype),
         "sizes": example((2, total), dtype),
         "origins": example((2, shape.tokens_in), torch.int64),
         "grid": example((2, shape.tokens_in, 2), torch.int64),

@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from lvlm_export.families import Parts, VisionShape
 from lvlm_export.graphs.attention import CacheView, causal_bias, watch_attention
 from lvlm_export.plan.cuts import DecoderCut, VisionCut
-from lvlm_export.reduction.tensors import join_groups, window_bias
+from lvlm_export.reduction.tensors import (
+    join_groups,
+    repeat_groups,
+    split_groups,
+    window_bias,
+)
 
 
 def attend(layer: Any, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -49,9 +54,9 @@ class VisionSubgraph(nn.Module):
 
     ``sizes [B, T]``, where tokens stand for several patches, bias its attention, and ``grid
     [B, T, 2]`` is where they stand, for a tower whose attention asks. Where a merger joins groups of
-    G patches, a token is a group and ``hidden [B, T, G*C]`` outside. Returns ``(hidden, query, key)``
-    before a site, with query and key of the last attention in it, and ``(features,)`` at the end;
-    behind them the planes ``[B, T, D]`` of layers that end in it.
+    G patches, a token is a group and ``hidden [B, T, G*C]`` outside, a CLS token's row too.
+    Returns ``(hidden, query, key)`` before a site, with query and key of the last attention in it, and
+    ``(features,)`` at the end; behind them the planes ``[B, T, D]`` of layers that end in it.
     """
 
     def __init__(self, parts: Parts, cut: VisionCut, shape: VisionShape) -> None:
@@ -73,16 +78,14 @@ class VisionSubgraph(nn.Module):
     def forward(
         self, hidden: Tensor, sizes: Tensor | None = None, grid: Tensor | None = None
     ) -> tuple[Tensor, ...]:
-        group = self.shape.group
-        if sizes is not None and group > 1:
-            sizes = sizes.repeat_interleave(group, dim=1)
-        bias = None if sizes is None else size_bias(sizes)
+        group, prefix = self.shape.group, self.shape.prefix
+        bias = None if sizes is None else size_bias(repeat_groups(sizes, group, prefix))
         rows = None if grid is None else self.steps.rows(grid)
         levels: dict[int, Tensor] = {}
         if self.embed is not None:
             hidden = self.embed(hidden, any_size=self.any_size)
         elif group > 1:
-            hidden = hidden.reshape(hidden.shape[0], -1, self.shape.hidden_size)
+            hidden = split_groups(hidden, group, prefix)
         masks: dict[int, Tensor | None] = {0: bias}
 
         def attend_in(layer: int, block: Any, hidden: Tensor) -> Tensor:
@@ -120,7 +123,7 @@ class VisionSubgraph(nn.Module):
                 hidden = torch.cat([levels[level] for level in self.levels], dim=-1)
             return (self.project(hidden), *planes)
         query, key = seen[-1]
-        return hidden if group == 1 else join_groups(hidden, group), query, key, *planes
+        return hidden if group == 1 else join_groups(hidden, group, prefix), query, key, *planes
 
 
 class ProjectorSubgraph(nn.Module):

@@ -23,6 +23,7 @@ def geometry_of(shape: ModelShape) -> Geometry:
         visual_tokens=shape.visual_tokens,
         projector=_needs_every_patch(shape),
         grid=shape.vision.grid,
+        group=shape.vision.group,
     )
 
 
@@ -58,6 +59,12 @@ def check_fit(method: Method, geometry: Geometry, prefix: int, packed: bool) -> 
         )
     if geometry.grid is not None:
         _check_places(method)
+    if geometry.group > 1 and method.keeps_square:
+        raise UsageError(
+            f"method {method.name} makes pictures smaller, and this model's tower joins patches in"
+            " groups that a smaller picture need not have; lvlm-export list methods says which"
+            " methods fit"
+        )
 
 
 def _check_places(method: Method) -> None:

@@ -22,6 +22,7 @@ class Geometry:
         visual_tokens: ``(layout, kept per tile) -> tokens the decoder sees per image``.
         projector: Name of a projector that needs every patch of a tile, or None.
         grid: Rows and columns of a picture's tokens where they need not be a square, else None.
+        group: Patches that are one token.
     """
 
     vision_layers: int
@@ -32,6 +33,7 @@ class Geometry:
     visual_tokens: Callable[[TileLayout, int], int]
     projector: str | None = None
     grid: tuple[int, int] | None = None
+    group: int = 1
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,8 @@ class VisionReducer(nn.Module):
     ``origins [B, N]``, where in the tile's patches each stood. Outputs: ``hidden_out [B, P+K, C]``,
     ``places [B, K]``, ``sizes_out [B, P+K]`` and ``origins_out [B, K]``.
 
-    Where a merger joins groups of G patches, a token is a group: ``hidden [B, N, G*C]`` beside
-    ``query`` and ``key [B, H, N*G, D]``. Its score is the mean of its patches', its keys stand side
+    Where a merger joins groups of G patches, a token is a group: ``hidden [B, P+N, G*C]``, with zeros
+    behind a prefix row, beside ``query`` and ``key [B, H, P+N*G, D]``. Its score is the mean of its patches', its keys stand side
     by side, and what is merged is merged patch by patch. The rows that belong to the tokens,
     ``grid [B, N, 2]``, come out as those of the tokens that stay, ``grid_out [B, K, 2]``; a merged
     token has that of the one it is merged into.
@@ -107,14 +107,22 @@ class VisionReducer(nn.Module):
         return scores if scores is None else self.group_scores(scores)
 
     def group_scores(self, scores: Tensor) -> Tensor:
-        """Of patches ``[B, N*G]``, or with a prefix where they are the tokens: of the tokens."""
-        if self.shape.group == 1:
+        """Of prefix and patches ``[B, P+N*G]``: of prefix and tokens ``[B, P+N]``."""
+        prefix, group = self.shape.prefix, self.shape.group
+        if group == 1:
             return scores
-        return scores.reshape(scores.shape[0], -1, self.shape.group).mean(dim=-1)
+        means = scores[:, prefix:].reshape(scores.shape[0], -1, group).mean(dim=-1)
+        return torch.cat((scores[:, :prefix], means), dim=1) if prefix else means
 
     def group_rows(self, rows: Tensor) -> Tensor:
-        """Rows of patches ``[B, N*G, C]`` as rows of tokens ``[B, N, G*C]``."""
-        return rows if self.shape.group == 1 else join_groups(rows, self.shape.group)
+        """Rows of prefix and patches ``[B, P+N*G, C]`` as those of tokens ``[B, P+N, G*C]``."""
+        group = self.shape.group
+        return rows if group == 1 else join_groups(rows, group, self.shape.prefix)
+
+    def cls(self, hidden: Tensor) -> Tensor:
+        """The CLS token ``[B, C]``, or for every patch of a group once, ``[B, G*C]``."""
+        row, group = hidden[:, 0], self.shape.group
+        return row if group == 1 else row[:, : row.shape[-1] // group].repeat(1, group)
 
     def keep_rows(self, grid: Tensor | None, places: Tensor) -> tuple[Tensor, ...]:
         """The tokens' rows, those of the tokens that stay."""
@@ -140,7 +148,7 @@ class VisionReducer(nn.Module):
             scores=None if scores is None else self.patches(scores),
             keys=self.patches(self.group_rows(fuse_heads(key))) if "keys" in needs else None,
             mean_keys=mean_keys,
-            cls=hidden[:, 0] if "cls" in needs else None,
+            cls=self.cls(hidden) if "cls" in needs else None,
             sizes=None if sizes is None else self.patches(sizes),
             origins=origins,
         )

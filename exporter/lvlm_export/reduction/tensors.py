@@ -7,7 +7,7 @@ weight row times the tokens, a replaced slot is a ``Where``, order comes from ``
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def received_attention(
@@ -97,14 +97,31 @@ def window_bias(grid: Tensor, window: int, group: int, dtype: torch.dtype) -> Te
     return torch.where(inside, shown, torch.finfo(dtype).min)
 
 
-def join_groups(rows: Tensor, group: int) -> Tensor:
-    """Rows of patches ``[B, N*G, C]`` as rows of groups ``[B, N, G*C]``."""
+def join_groups(rows: Tensor, group: int, prefix: int = 0) -> Tensor:
+    """Rows of patches ``[B, P+N*G, C]`` as rows of groups ``[B, P+N, G*C]``.
+
+    The P rows in front are no patches: each stays one row, with zeros behind it.
+    """
+    if prefix and group > 1:
+        front = nn.functional.pad(rows[:, :prefix], (0, (group - 1) * rows.shape[-1]))
+        return torch.cat((front, join_groups(rows[:, prefix:], group)), dim=1)
     return rows.reshape(rows.shape[0], -1, group * rows.shape[-1])
 
 
-def split_groups(rows: Tensor, group: int) -> Tensor:
+def split_groups(rows: Tensor, group: int, prefix: int = 0) -> Tensor:
     """The inverse of ``join_groups``."""
-    return rows.reshape(rows.shape[0], -1, rows.shape[-1] // group)
+    width = rows.shape[-1] // group
+    if prefix and group > 1:
+        return torch.cat((rows[:, :prefix, :width], split_groups(rows[:, prefix:], group)), dim=1)
+    return rows.reshape(rows.shape[0], -1, width)
+
+
+def repeat_groups(values: Tensor, group: int, prefix: int = 0) -> Tensor:
+    """Values of tokens ``[B, P+N]`` for each of their patches: ``[B, P+N*G]``."""
+    if group == 1:
+        return values
+    patches = values[:, prefix:].repeat_interleave(group, dim=1)
+    return torch.cat((values[:, :prefix], patches), dim=1) if prefix else patches
 
 
 def fuse_heads(states: Tensor) -> Tensor:

@@ -86,10 +86,13 @@ class Asker:
         self.family, self.stop_ids = checkpoint.family, checkpoint.stop_ids
         self.shape = checkpoint.shape(options.image_size)
         self.layout = self.shape.layouts[0]
-        if self.shape.vision.grid is not None:
+        if self.shape.vision.grid is not None or self.shape.vision.group > 1:
+            why = "whose tokens have three positions"
+            if self.shape.vision.grid is None:
+                why = "whose tower joins patches in groups"
             raise UsageError(
                 f"tune asks many questions at once and cannot do so with {checkpoint.config.model_type}"
-                " yet, whose tokens have three positions; build with --method and compare"
+                f" yet, {why}; build with --method and compare"
             )
         self.rules = read_rules(checkpoint.directory, self.shape.text.vocab_size).rules
         self.model = load_eager(checkpoint.directory, checkpoint.family)

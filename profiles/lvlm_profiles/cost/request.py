@@ -201,7 +201,7 @@ def _vision_works(dims: ModelDims, path: TokenPath) -> Iterator[Work]:
     where = "projector" if path.condensed else graph
     yield Work("projector", where, "vision", tiles * tokens, sum(maps, Amount()))
     if path.packed:
-        rows = tiles * tokens + path.images * path.image_tokens
+        rows = merged + path.images * path.image_tokens
         yield Work("packer", "packer", "vision", tiles * tokens, moved_only(rows * dims.text.width))
 
 

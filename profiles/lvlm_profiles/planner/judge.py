@@ -169,7 +169,7 @@ def _memory_reasons(dims: ModelDims, need: Need, path: TokenPath, goal: Goal) ->
     if free is not None and need.total > free:
         yield f"needs {need.total / 1e9:.2f} GB of {free / 1e9:.2f} GB"
     # Kept tokens keep their positions, so what is merged in the tower still takes its own.
-    own = path.packed or path.condensed
+    own = (path.packed and not path.in_order) or path.condensed
     image = (
         path.images * path.image_tokens if own else path.tiles * dims.vision.tokens // path.group
     )

@@ -118,6 +118,7 @@ class TokenPath:
         condensed: A trained projector, a graph of its own, makes ``image_tokens`` of the patches.
         query_tokens: Question that passes the decoder alone before, for a projector that reads it.
         sized: The decoder's attention adds a row of the tokens' sizes to its scores.
+        in_order: Its packer puts tiles one behind the other, and tokens keep their places.
         group: Patches that are one token up to the projector, whose maps each token goes through.
     """
 
@@ -133,6 +134,7 @@ class TokenPath:
     query_tokens: int = 0
     sized: bool = False
     group: int = 1
+    in_order: bool = False
 
     def at(self, *stages: str) -> tuple[Cut, ...]:
         """The cuts of some stages."""

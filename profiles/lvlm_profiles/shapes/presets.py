@@ -17,14 +17,17 @@ REMEDY = "mend the shapes, or install lvlm-export again"
 
 @dataclass(frozen=True)
 class Tiles:
-    """How a picture is cut into tiles (LLaVA-OneVision's anyres).
+    """How a picture is cut into tiles.
 
     Attributes:
+        layout: ``single`` (LLaVA-OneVision's anyres) or ``tiles`` (InternVL's, which follow one
+            another).
         edge: Of a tile in pixels.
         max_patches: Tiles' worth of features that a picture may have.
         largest_grid: Most tiles along one edge.
     """
 
+    layout: str
     edge: int
     max_patches: int
     largest_grid: int
@@ -41,6 +44,7 @@ class Preset:
         source: Where the shapes come from.
         context_length: Positions it was made for.
         dims: Its shapes.
+        group: Patches that are one token.
         tiles: None where a picture is one view.
     """
 
@@ -50,6 +54,7 @@ class Preset:
     source: str
     context_length: int
     dims: ModelDims
+    group: int
     tiles: Tiles | None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from lvlm_profiles.shapes.dims import ModelDims
 from lvlm_runtime.bundle.placement import HandPlacement
-from lvlm_runtime.image.anyres import TileLayout
+from lvlm_runtime.image.anyres import TILES, TileLayout
 from lvlm_runtime.image.preprocess import PreprocessSpec
 
 SCHEMA = 4
@@ -148,9 +148,15 @@ class LayoutBudget:
         return self.tokens_in if self.projected is None else self.projected.tokens_in
 
     @property
+    def in_order(self) -> bool:
+        """Its packer puts an image's tiles one behind the other, and tokens keep their places."""
+        return self.layout == TILES
+
+    @property
     def span(self) -> int:
         """RoPE positions that an image takes: those it takes unreduced, or as packed."""
-        return self.tokens_full if self.packer is None else self.tokens_projected
+        kept = self.packer is None or self.in_order
+        return self.tokens_full if kept else self.tokens_projected
 
     @property
     def tokens_out(self) -> int:

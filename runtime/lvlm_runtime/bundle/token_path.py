@@ -39,6 +39,7 @@ def token_path(
         condensed=projector is not None,
         sized=manifest.sized,
         group=manifest.group,
+        in_order=layout.in_order,
         # The question alone, as near as the prompt's text.
         query_tokens=text_tokens if projector is not None and projector.reads_text else 0,
     )

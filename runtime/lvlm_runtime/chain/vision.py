@@ -144,7 +144,7 @@ class VisionEncoder:
             if step.kind == "reducer":
                 recorder.show_reduction(step.name, Reduced(runner, taken, out))
                 places.append(out["places"])
-            elif step.kind in ("projector", "packer"):
+            elif step.kind in ("projector", "packer") and not part.in_order:
                 # Its output has an order of its own, whatever was reduced before.
                 origins, places = Origins.whole(*backend.shape(flow.main)[:2]), []
         # Fetched last, so that the host does not wait for the device between the graphs.
@@ -152,6 +152,8 @@ class VisionEncoder:
         for kept in places:
             stood.append(stood[-1].keep(backend.fetch(kept)))
         planes = {name: Plane(rows, stood[count]) for name, (rows, count) in given.items()}
+        if part.in_order:
+            stood.append(stood[-1].joined(tiles // backend.shape(flow.main)[0]))
         sizes = None
         if graphs.manifest.sized:
             if part.packer is None:

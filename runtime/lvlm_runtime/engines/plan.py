@@ -132,7 +132,8 @@ class _Walk:
                 spans = {"visual": {0: self.images}, "text": {1: self.said}}
                 self.add(step.graph, {name: spans[name] for name in step.inputs})
             elif step.kind == "packer":
-                self.add(step.graph, {name: {0: self.images} for name in step.inputs})
+                rows = self.tiles if self.part.in_order else self.images
+                self.add(step.graph, {name: {0: rows} for name in step.inputs})
             elif step.kind == "projector":
                 # The question is one row; only the tiles' number is open.
                 self.add(step.graph, {"features": {0: self.tiles}})

@@ -1,8 +1,9 @@
-"""Tile geometry of LLaVA-OneVision's "anyres" pictures: integers in, integers out.
+"""Tile geometry of pictures that are cut into a grid: integers in, integers out.
 
-A single picture becomes a base view (the whole picture in one tile) and a grid of tiles; the
+In LLaVA-OneVision's "anyres" a single picture becomes a base view (the whole picture in one tile) and a grid of tiles; the
 tiles' features are put back together, the rows or columns that only show padding are dropped
 ("unpad"), and one newline feature ends every row. Several pictures get one padded view each.
+InternVL stretches a picture over its tiles, and their tokens follow one another.
 
 A bundle holds graphs of fixed shape, so its layouts are fixed when it is built: a ``TileLayout``.
 
@@ -22,6 +23,7 @@ from lvlm_runtime.errors import LvlmError
 IMAGE = "image"
 SINGLE = "single"
 MULTI = "multi"
+TILES = "tiles"
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,15 @@ class TileLayout:
     """The views that stand for one picture, fixed when a bundle is built.
 
     Attributes:
-        name: "image" (one view, no anyres), "single" (base view and tiles) or "multi" (one padded
-            view per picture, a newline after each).
+        name: "image" (one view, no anyres), "single" (base view and tiles), "multi" (one padded
+            view per picture, a newline after each) or "tiles" (tiles and the whole picture behind
+            them, whose tokens follow one another).
         tiles: Views per picture, the base view included.
         grid_rows: Rows of the tile grid; 0 where there is no grid.
         grid_cols: Columns of the tile grid; 0 where there is no grid.
         image_height: Height in pixels of the picture that the layout is made for; 0 for any.
         image_width: Width in pixels of the picture that the layout is made for; 0 for any.
+        marks: Text of the prompt before a picture's tokens and behind them; empty for none.
     """
 
     name: str
@@ -44,6 +48,7 @@ class TileLayout:
     grid_cols: int
     image_height: int
     image_width: int
+    marks: tuple[str, ...] = ()
 
 
 IMAGE_LAYOUT = TileLayout(IMAGE, 1, 0, 0, 0, 0)
@@ -100,6 +105,63 @@ def layout_for(
         )
     rows, cols = height // tile_size, width // tile_size
     return TileLayout(SINGLE, 1 + rows * cols, rows, cols, image_height, image_width)
+
+
+def nearest_grid(
+    image_height: int, image_width: int, tile_size: int, fewest: int, most: int
+) -> tuple[int, int]:
+    """Rows and columns of the tiles whose aspect ratio is nearest to a picture's.
+
+    Of ratios that are as near, the one of more tiles, as long as these are less than twice the
+    picture. Source: arXiv:2404.16821 section 3.2; transformers 5.23, ``get_optimal_tiled_canvas`` of
+    ``models/got_ocr2``.
+
+    Args:
+        image_height: Height of the picture in pixels.
+        image_width: Width of the picture in pixels.
+        tile_size: Pixels per tile edge.
+        fewest: Tiles.
+        most: Tiles.
+
+    Raises:
+        LvlmError: The picture is empty.
+
+    Example:
+        >>> nearest_grid(448, 896, 448, 1, 12)
+        (1, 2)
+    """
+    if image_height < 1 or image_width < 1:
+        raise LvlmError(
+            f"a picture of {image_height}x{image_width} pixels has no layout; give one of at "
+            "least 1x1"
+        )
+    grids = [
+        (rows, cols)
+        for cols in range(1, most + 1)
+        for rows in range(1, most + 1)
+        if fewest <= rows * cols <= most
+    ]
+    best, nearest = (1, 1), math.inf
+    for rows, cols in sorted(grids, key=math.prod):
+        apart = abs(image_width / image_height - cols / rows)
+        room = image_width * image_height > 0.5 * tile_size * tile_size * cols * rows
+        if apart < nearest or (apart == nearest and room):
+            best, nearest = (rows, cols), apart
+    return best
+
+
+def tiles_layout(
+    image_height: int,
+    image_width: int,
+    tile_size: int,
+    fewest: int,
+    most: int,
+    marks: tuple[str, ...] = (),
+) -> TileLayout:
+    """The "tiles" layout of a picture of this size; arguments as ``nearest_grid`` takes them."""
+    rows, cols = nearest_grid(image_height, image_width, tile_size, fewest, most)
+    tiles = rows * cols + (rows * cols > 1)
+    return TileLayout(TILES, tiles, rows, cols, image_height, image_width, marks)
 
 
 def patch_output_size(

@@ -1,7 +1,7 @@
 """A model's own image preprocessing, in numpy and Pillow only.
 
 The numbers are those of transformers 5.23's PIL image processors (CLIP, SigLIP, LLaVA and
-LLaVA-OneVision, Qwen2-VL): same order, same integer rounding, same float32 arithmetic.
+LLaVA-OneVision, Qwen2-VL, GOT-OCR2): same order, same integer rounding, same float32 arithmetic.
 """
 
 from __future__ import annotations
@@ -52,6 +52,8 @@ class PreprocessSpec:
         grid_pinpoints: Canvases (height, width) of "anyres" tiling; None for one view a picture.
         feature_side: Features per tile edge of the unreduced vision tower (27 for SigLIP-so400m
             at 384 pixels); decides whether a picture's own "anyres" layout is the bundle's.
+        tile_range: Fewest and most tiles of a picture that is cut into the grid whose aspect ratio
+            is nearest to its own, with the whole picture behind them; None for other models.
         factor: Pixels along the edge of a token, where the model gives every picture a size of its
             own that is a multiple of it (``smart_resize``); ``height`` and ``width`` are then the
             one that the bundle is for. None for other models.
@@ -70,6 +72,7 @@ class PreprocessSpec:
     std: tuple[float, float, float] | None = None
     grid_pinpoints: tuple[tuple[int, int], ...] | None = None
     feature_side: int | None = None
+    tile_range: tuple[int, int] | None = None
     factor: int | None = None
     min_pixels: int | None = None
     max_pixels: int | None = None
@@ -182,6 +185,13 @@ def layout_fit(
         if size == (spec.height, spec.width):
             return as_it_is
         return _letterboxed(image_height, image_width, layout)
+    if layout.name == anyres.TILES:
+        if spec.tile_range is None or spec.height is None:
+            raise ValueError('a "tiles" layout needs tile_range and height')
+        grid = anyres.nearest_grid(image_height, image_width, spec.height, *spec.tile_range)
+        if grid == (layout.grid_rows, layout.grid_cols):
+            return as_it_is
+        return _letterboxed(image_height, image_width, layout)
     if layout.name != anyres.SINGLE:
         return as_it_is
     if spec.grid_pinpoints is None or spec.height is None or spec.feature_side is None:
@@ -237,7 +247,11 @@ def needed_bytes(
     elif fit.letterboxed:
         shown = fit.padded_height, fit.padded_width
         made += memory.stored_bytes(*shown)
-    elif spec.pad_to_square is not None:
+    if layout.name == anyres.TILES:
+        tile = spec.height or 0
+        canvas, copies = (layout.grid_rows * tile, layout.grid_cols * tile), layout.tiles
+        made += memory.resize_bytes(*shown, *canvas, spec.resample) + memory.stored_bytes(*canvas)
+    elif layout.name != anyres.SINGLE and not fit.letterboxed and spec.pad_to_square is not None:
         shown = max(shown), max(shown)
         made += memory.stored_bytes(*shown)
     size = shown
@@ -258,6 +272,10 @@ def _views(
     image: Image.Image, fit: LayoutFit, spec: PreprocessSpec, layout: TileLayout
 ) -> list[Image.Image]:
     """The pictures, still of any size, that stand for one picture."""
+    if layout.name == anyres.TILES:
+        if fit.letterboxed:
+            image = pad(image, fit.padded_height, fit.padded_width, (0, 0, 0))
+        return _cut(image, spec, layout)
     if layout.name != anyres.SINGLE:
         if (layout.name == anyres.MULTI) != (spec.grid_pinpoints is not None):
             raise ValueError(f"layout {layout.name!r} does not belong to {spec}")
@@ -273,12 +291,24 @@ def _views(
     rows, cols = layout.grid_rows * tile, layout.grid_cols * tile
     height, width = anyres.patch_output_size(*shown, rows, cols)
     canvas = pad(resize(image, height, width, spec.resample), rows, cols, (0, 0, 0))
-    tiles = [
+    return [resize(image, tile, tile, spec.resample), *_tiles_of(canvas, tile)]
+
+
+def _tiles_of(canvas: Image.Image, tile: int) -> list[Image.Image]:
+    """Squares of ``tile`` pixels, row by row."""
+    return [
         canvas.crop((left, top, left + tile, top + tile))
-        for top in range(0, rows, tile)
-        for left in range(0, cols, tile)
+        for top in range(0, canvas.height, tile)
+        for left in range(0, canvas.width, tile)
     ]
-    return [resize(image, tile, tile, spec.resample), *tiles]
+
+
+def _cut(image: Image.Image, spec: PreprocessSpec, layout: TileLayout) -> list[Image.Image]:
+    """The tiles of a picture that is stretched over their grid, and the whole of it behind them."""
+    tile = spec.height or 0
+    size = layout.grid_rows * tile, layout.grid_cols * tile
+    tiles = _tiles_of(resize(image, *size, spec.resample), tile)
+    return tiles if len(tiles) == 1 else [*tiles, image]
 
 
 def _resize_and_crop(image: Image.Image, spec: PreprocessSpec) -> NDArray[np.uint8]:

@@ -54,6 +54,8 @@ class PromptEncoder:
         image_token_id: Its id; the caller puts the visual tokens in its place.
         user: What the template takes as the content of a message.
         system: The same of a system message.
+        marks: Text before a picture's token and behind it, as ``TileLayout`` has it; the template
+            does not say it.
     """
 
     tokenizer: Tokenizer
@@ -63,6 +65,7 @@ class PromptEncoder:
     image_token_id: int
     user: ContentForms
     system: ContentForms
+    marks: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, directory: str | Path) -> PromptEncoder:
@@ -169,7 +172,10 @@ class PromptEncoder:
             if isinstance(part, dict)
         )
         said = [in_form(each, self._forms(each["role"]), self.image_token) for each in plain]
-        ids = self._tokenize(_render(self.template, self.special_tokens, said))
+        text = _render(self.template, self.special_tokens, said)
+        if self.marks:
+            text = text.replace(self.image_token, self.image_token.join(self.marks))
+        ids = self._tokenize(text)
         if ids.count(self.image_token_id) != n_images:
             raise LvlmError(
                 f"the chat template put {ids.count(self.image_token_id)} image tokens into a chat "

@@ -62,6 +62,17 @@ class Origins:
         ends = np.where(np.arange(places.shape[1]) == 0, 0, self.span - 1)
         return Origins(np.where(places < 0, ends, kept), self.span)
 
+    def joined(self, tiles: int) -> Origins:
+        """Of images whose ``tiles`` follow one another, each of which had its origins alone.
+
+        Example:
+            >>> Origins.whole(2, 9).keep(np.array([[0, 4], [1, 8]])).joined(2).offsets.tolist()
+            [[0, 4, 10, 17]]
+        """
+        starts = np.arange(len(self.offsets), dtype=np.int64)[:, None] % tiles * self.span
+        images, span = len(self.offsets) // tiles, tiles * self.span
+        return Origins((self.offsets + starts).reshape(images, -1), span)
+
 
 def position_ids(run_lengths: Sequence[int], origins: Origins | None) -> tuple[Indices, int]:
     """RoPE positions ``[S]`` of a prompt, and the position of the first token after it."""

@@ -27,7 +27,8 @@ def test_what_is_a_choice_and_what_is_not() -> None:
         scores.argmin(dim=1)
         scores.max(dim=0)
         _ = scores > 0.4
-        # Numbers, and choices among integers, which have no rounding.
+        # Numbers, choices of nothing, and choices among integers, which have no rounding.
+        scores.topk(0, dim=-1)
         scores.max()
         scores.argmax()
         scores.amax(dim=-1)

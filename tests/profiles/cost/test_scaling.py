@@ -82,6 +82,9 @@ def test_what_the_law_was_not_fitted_on() -> None:
 @pytest.mark.parametrize(
     ("name", "language", "whole"),
     [
+        ("internvl3-1b", 0.63, 0.938),
+        ("internvl3-2b", 1.777, 2.09),
+        ("internvl3-8b", 7.61, 7.94),
         ("llava-1.5-7b", 6.74, 7.05),
         ("llava-1.5-13b", 13.02, 13.3),
         ("llava-onevision-0.5b", 0.494, 0.89),
@@ -93,11 +96,11 @@ def test_presets_have_the_published_sizes(name: str, language: float, whole: flo
     assert text_weight_elements(preset.dims.text) / 1e9 == pytest.approx(language, rel=0.005)
     assert weight_elements(preset.dims) / 1e9 == pytest.approx(whole, rel=0.01)
     assert preset.source
-    assert preset.checkpoint.startswith("llava-hf/")
+    assert preset.checkpoint.startswith(("OpenGVLab/", "llava-hf/"))
 
 
 def test_unknown_and_wrong_presets(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"unknown shape 'x'; known: llava-1.5-13b, llava-1.5-7b"):
+    with pytest.raises(UsageError, match=r"unknown shape 'x'; known: internvl3-1b, .*llava-1.5-7b"):
         load_preset("x")
     content = json.loads((DIRECTORY / f"{preset_names()[0]}.json").read_text(encoding="utf-8"))
     path = tmp_path / "odd.json"

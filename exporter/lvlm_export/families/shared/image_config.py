@@ -1,6 +1,6 @@
 """A checkpoint's image processor settings as the runtime's ``PreprocessSpec``.
 
-Source: transformers 5.23, ``image_processing_pil_*.py`` of clip, siglip, llava and llava_onevision,
+Source: transformers 5.23, ``image_processing_pil_*.py`` of clip, siglip, llava, llava_onevision and got_ocr2,
 and ``BaseImageProcessor._standardize_kwargs``; files of transformers 4.x have the same keys.
 """
 
@@ -15,6 +15,7 @@ from lvlm_runtime.image.preprocess import RESIZE_EXACT, RESIZE_SHORTEST_EDGE, Pr
 
 # Where a user finds the settings; the first counts where both have them.
 _FILES = "image_processor in processor_config.json, or else preprocessor_config.json"
+_MOST_TILES = 256
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -56,6 +57,14 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "image_grid_pinpoints": [
             [384 * rows, 384 * cols] for rows in range(1, 7) for cols in range(1, 7)
         ],
+    },
+    "GotOcr2": {
+        **_COMMON,
+        "size": {"height": 384, "width": 384},
+        # InternVL's processor cuts pictures into tiles whatever this says.
+        "crop_to_patches": False,
+        "min_patches": 1,
+        "max_patches": 12,
     },
     # Its size follows the picture's and is given to it by the family.
     "Qwen2VL": {**_COMMON, "size": {"height": 448, "width": 448}},
@@ -120,6 +129,7 @@ def preprocess_spec(
         mean=mean if normalise else None,
         std=_spread(options["image_std"]) if normalise else None,
         grid_pinpoints=pinpoints,
+        tile_range=_tile_range(options) if name == "GotOcr2" else None,
         feature_side=feature_side,
     )
 
@@ -187,6 +197,18 @@ def _pinpoints(options: Mapping[str, Any], size: Mapping[str, Any]) -> tuple[tup
             f"{_FILES}"
         )
     return canvases
+
+
+def _tile_range(options: Mapping[str, Any]) -> tuple[int, int]:
+    """Fewest and most tiles of a picture."""
+    fewest, most = options["min_patches"], options["max_patches"]
+    if not _is_edge(fewest) or not _is_edge(most) or not fewest <= most <= _MOST_TILES:
+        raise LvlmError(
+            f"min_patches and max_patches of this checkpoint's image processor are {fewest!r} and"
+            f" {most!r}, whole numbers from 1 to {_MOST_TILES} in this order are needed; correct"
+            f" {_FILES}"
+        )
+    return fewest, most
 
 
 def _square_colour(name: str, do_pad: bool, mean: Any) -> tuple[int, int, int] | None:

@@ -69,6 +69,11 @@ def vision_shape(config: PretrainedConfig) -> VisionShape:
         raise LvlmError(
             f"vision tower {vision.model_type!r} is not supported; known: {', '.join(TOWER_PREFIX)}"
         )
+    if not isinstance(vision.image_size, int) or not isinstance(vision.patch_size, int):
+        raise LvlmError(
+            f"vision_config has image_size {vision.image_size!r} and patch_size"
+            f" {vision.patch_size!r}, one number each is needed; correct config.json"
+        )
     if vision.hidden_size % vision.num_attention_heads or vision.patch_size > vision.image_size:
         raise LvlmError(
             f"vision_config has hidden_size {vision.hidden_size}, {vision.num_attention_heads}"
@@ -173,7 +178,6 @@ def check_rope(text: Any) -> None:
 def model_dims(config: PretrainedConfig) -> ModelDims:
     """Sizes of a tower, a two-layer projector and a Llama-like text model, for the cost model."""
     vision, text = vision_shape(config), text_shape(config.text_config)
-    tied = config.tie_word_embeddings or getattr(config.text_config, "tie_word_embeddings", False)
     return ModelDims(
         vision=VisionDims(
             layers=vision.layers,
@@ -185,17 +189,24 @@ def model_dims(config: PretrainedConfig) -> ModelDims:
             prefix=vision.prefix,
         ),
         projector=_projector_maps(config, vision.hidden_size, text.hidden_size),
-        text=TextDims(
-            layers=text.layers,
-            width=text.hidden_size,
-            mlp=config.text_config.intermediate_size,
-            gated=True,
-            heads=text.heads,
-            kv_heads=text.kv_heads,
-            head_dim=text.head_dim,
-            vocab=text.vocab_size,
-            tied=bool(tied),
-        ),
+        text=text_dims(config),
+    )
+
+
+def text_dims(config: PretrainedConfig) -> TextDims:
+    """Sizes of a Llama-like text model, for the cost model."""
+    text = text_shape(config.text_config)
+    tied = config.tie_word_embeddings or getattr(config.text_config, "tie_word_embeddings", False)
+    return TextDims(
+        layers=text.layers,
+        width=text.hidden_size,
+        mlp=config.text_config.intermediate_size,
+        gated=True,
+        heads=text.heads,
+        kv_heads=text.kv_heads,
+        head_dim=text.head_dim,
+        vocab=text.vocab_size,
+        tied=bool(tied),
     )
 
 

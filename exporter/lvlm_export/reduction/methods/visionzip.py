@@ -9,7 +9,8 @@ most like its own, and a contextual token is its target plus the mean of what jo
 
 Differences: tokens stand in raster order (the authors append the contextual ones), so that the
 rule also holds for tiles that are packed as grids; without CLS the scores are the last layer's
-that runs (EffiVLM-Bench takes layer 24 of SigLIP). What stays keeps its place on the
+that runs (EffiVLM-Bench takes layer 24 of SigLIP). Where a merger joins groups of patches, a CLS token is
+looked at and not kept. What stays keeps its place on the
 tower's grid as its position (the authors' ids are contiguous).
 """
 
@@ -47,9 +48,9 @@ class VisionZip(Method):
     def selector(self, site: Site, shape: ReducerShape) -> Selector:
         from lvlm_export.reduction.selectors.visionzip import DominantAndContextual
 
-        return DominantAndContextual(
-            shape.tokens_in, *split_budget(shape.tokens_out), bool(shape.prefix)
-        )
+        # Where a merger joins groups of patches, a CLS token alone is no token behind it.
+        has_cls = bool(shape.prefix) and shape.group == 1
+        return DominantAndContextual(shape.tokens_in, *split_budget(shape.tokens_out), has_cls)
 
 
 METHOD = VisionZip()
