@@ -29,6 +29,7 @@ from lvlm_export.demo.train.table import (
     as_markdown,
     kinds_as_markdown,
 )
+from lvlm_export.reduction import METHODS
 from lvlm_profiles.files import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -100,6 +101,9 @@ def accuracy() -> str:
     )
     processors = sorted({machine["processor"] for machine in result["machines"].values()})
     refused = "".join(f" `{name}` is left out: {why}." for name, why in result["refused"].items())
+    missing = sorted(METHODS.keys() - result["curves"].keys() - result["refused"].keys())
+    if missing:
+        refused += f" Not measured on this model yet: {', '.join(f'`{name}`' for name in missing)}."
     return (
         f"{as_markdown(result)}\n\n"
         f"Exact answers on {result['questions']:,} questions about scenes on photographs the model never saw"
