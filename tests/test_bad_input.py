@@ -227,7 +227,7 @@ def test_a_checkpoint_of_an_unknown_model_type(checkpoint: Path, tmp_path: Path)
     config = json.loads((checkpoint / "config.json").read_text())
     (checkpoint / "config.json").write_text(json.dumps({**config, "model_type": "bert"}))
     line = build_fails(checkpoint, tmp_path / "bundle")
-    assert "unknown model_type 'bert'; known: llava, llava_onevision, qwen2_5_vl" in line
+    assert "unknown model_type 'bert'; known: internvl, llava, llava_onevision, qwen2_5_vl" in line
 
 
 def test_a_checkpoint_with_pickled_weights_only(checkpoint: Path, tmp_path: Path) -> None:
