@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,3 +61,16 @@ def build_tiny(checkpoint: Path, output: Path, *ratios: float, **options: Any) -
     return build(
         Checkpoint.open(checkpoint), checkpoint.name, settings, output, Silent(), verify_samples=0
     )
+
+
+def edited(checkpoint: Path, copy: Path, name: str, *keys: str, value: Any) -> Checkpoint:
+    """A copy of a checkpoint with another value at ``keys`` of one of its JSON files."""
+    for path in checkpoint.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    content = json.loads((copy / name).read_text())
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    (copy / name).write_text(json.dumps(content))
+    return Checkpoint.open(copy)

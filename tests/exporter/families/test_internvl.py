@@ -12,6 +12,7 @@ from PIL import Image
 from transformers.models.got_ocr2 import image_processing_pil_got_ocr2 as official
 
 import tiny
+from helpers import edited
 from lvlm_export.check.parity import ParitySample
 from lvlm_export.check.processor import EQUAL, check_processor
 from lvlm_export.checkpoint.checkpoint import Checkpoint
@@ -99,19 +100,6 @@ def test_a_token_that_stays_keeps_its_position() -> None:
     ids, following = position_ids([2, 1, 1], kept)
     assert ids.tolist() == [0, 1, 2, 6, 12, 19, 22, 23, 29, 30, 34, 40, 47, 50, 51, 57]
     assert following == 4 + 2 * 27
-
-
-def edited(checkpoint: Path, tmp_path: Path, name: str, *keys: str, value: Any) -> Checkpoint:
-    """The checkpoint with another value at ``keys`` of one of its files."""
-    for path in checkpoint.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    content = json.loads((tmp_path / name).read_text())
-    inner = content
-    for key in keys[:-1]:
-        inner = inner[key]
-    inner[keys[-1]] = value
-    (tmp_path / name).write_text(json.dumps(content))
-    return Checkpoint.open(tmp_path)
 
 
 @pytest.mark.parametrize(

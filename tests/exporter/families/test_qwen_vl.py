@@ -16,6 +16,7 @@ from transformers.models.qwen2_vl import image_processing_pil_qwen2_vl as offici
 from transformers.vision_utils import get_vision_position_ids, get_vision_window_index
 
 import tiny
+from helpers import edited
 from lvlm_export.check.parity import ParitySample
 from lvlm_export.check.processor import EQUAL, check_processor
 from lvlm_export.checkpoint.checkpoint import Checkpoint
@@ -124,19 +125,6 @@ def json_of(directory: Path, name: str) -> dict[str, Any]:
     content: dict[str, Any] = json.loads((directory / name).read_text())
     content.pop("image_processor_type", None)
     return content
-
-
-def edited(checkpoint: Path, tmp_path: Path, name: str, *keys: str, value: Any) -> Checkpoint:
-    """The checkpoint with another value at ``keys`` of one of its files."""
-    for path in checkpoint.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    content = json.loads((tmp_path / name).read_text())
-    inner = content
-    for key in keys[:-1]:
-        inner = inner[key]
-    inner[keys[-1]] = value
-    (tmp_path / name).write_text(json.dumps(content))
-    return Checkpoint.open(tmp_path)
 
 
 PROCESSOR = "preprocessor_config.json"

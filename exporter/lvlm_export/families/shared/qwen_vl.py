@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from lvlm_export.families import ModelShape, Parts, TextShape, VisionShape
 from lvlm_export.families.shared.image_config import preprocess_spec
-from lvlm_export.families.shared.towers import EMBED_TOKENS, text_shape
-from lvlm_profiles.shapes.dims import ModelDims, TextDims, VisionDims
+from lvlm_export.families.shared.towers import EMBED_TOKENS, text_dims, text_shape
+from lvlm_profiles.shapes.dims import ModelDims, VisionDims
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.image.anyres import IMAGE, TileLayout
 from lvlm_runtime.image.preprocess import PreprocessSpec
@@ -96,7 +96,6 @@ class QwenVl:
             image_width=spec.width,
         )
         joined = merge * merge * width
-        tied = config.tie_word_embeddings
         dims = ModelDims(
             vision=VisionDims(
                 layers=vision.depth,
@@ -108,17 +107,7 @@ class QwenVl:
                 prefix=0,
             ),
             projector=((joined, joined), (joined, text.hidden_size)),
-            text=TextDims(
-                layers=text.layers,
-                width=text.hidden_size,
-                mlp=config.text_config.intermediate_size,
-                gated=True,
-                heads=text.heads,
-                kv_heads=text.kv_heads,
-                head_dim=text.head_dim,
-                vocab=text.vocab_size,
-                tied=bool(tied),
-            ),
+            text=text_dims(config),
         )
         return ModelShape(
             vision=tower,
