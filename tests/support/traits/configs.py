@@ -155,7 +155,8 @@ rope_llama3_built = rotary(built, slow=True, **{**LLAMA3, "original_max_position
 
 # Types.
 unknown_model_type = changed(
-    refused(r"unknown model_type 'bert'; known: internvl, llava, llava_onevision"), model_type="bert"
+    refused(r"unknown model_type 'bert'; known: internvl, llava, llava_onevision"),
+    model_type="bert",
 )
 text_type_that_nobody_knows = changed(
     refused(r"config\.json is refused by transformers: .*hal9000"),
