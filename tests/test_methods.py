@@ -34,14 +34,22 @@ MORE_WAYS = [
         ("downsample", "llava", (0.33,)),
     )
 ]
-FAMILIES = ("internvl", "llava", "onevision")
+# Checkpoints of tests/support/tiny.py, and the size of the picture that a bundle is for.
+FAMILIES = {
+    "internvl": (60, 140),
+    "llava": None,
+    "llava_next": (77, 140),
+    "onevision": (100, 140),
+}
+# Those that lay a tile's tokens out as a square.
+GRIDS = ("llava_next", "onevision")
 # Of four decoder layers, one is the least that visual tokens can stay for.
 ALL = [
     pytest.param(name, family, (0.5, 0.33, 0.25 if name == "vtw" else 0.1), marks=pytest.mark.slow)
     for name in METHODS
     for family in FAMILIES
     if name not in ("none", "illava", "random")
-    and not (load_method(name).appends and family == "onevision")
+    and not (load_method(name).appends and family in GRIDS)
     and not (load_method(name).needs_cls and family == "onevision")
     and not (load_method(name).keeps_square and family == "internvl")
 ]
@@ -51,11 +59,9 @@ ALL = [
 def test_chain_equals_pytorch(
     method: str, family: str, ratios: tuple[float, ...], tmp_path: Path
 ) -> None:
-    options = {"method": method}
-    if family != "llava":
-        options["image_size"] = (60, 140) if family == "internvl" else (100, 140)
+    options = {"method": method, "image_size": FAMILIES[family]}
     # A method with a limit by the model's width needs a model as wide as real ones.
-    wide = family == "onevision" and load_method(method).needs_rank
+    wide = family in GRIDS and load_method(method).needs_rank
     path = getattr(tiny, family)(tmp_path / family, **({"text_width": 288} if wide else {}))
     result = build_tiny(path, tmp_path / "bundle", *ratios, **options)
     checkpoint = Checkpoint.open(path)

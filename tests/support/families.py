@@ -29,14 +29,10 @@ class Case:
     options: dict[str, Any] = field(default_factory=dict)
 
     def write(self, directory: Path) -> Path:
-        names = {
-            "internvl": tiny.internvl,
-            "llava": tiny.llava,
-            "onevision": tiny.onevision,
-            "qwen": tiny.qwen_vl,
-        }
-        make = next(each for name, each in names.items() if self.name.startswith(name))
-        return make(directory / self.name, **self.checkpoint)
+        kind = self.name.partition("-")[0]
+        make = tiny.qwen_vl if kind.startswith("qwen") else getattr(tiny, kind)
+        path: Path = make(directory / self.name, **self.checkpoint)
+        return path
 
 
 CASES = [
@@ -49,6 +45,8 @@ CASES = [
     Case("llava-clip-mistral-tied", {"text": "mistral", "tied": True}),
     # Not ascending: the projector was trained with this order.
     Case("llava-clip-three-layers", {"feature_layer": [-2, 1, 3]}, {"method": "fastv"}),
+    # Two rows of three tiles behind a CLS token; an odd rest of padding is not cut off.
+    Case("llava_next-2x3-tiles", {}, {"image_size": (77, 140)}),
     Case("onevision-2x3-tiles", {}, {"image_size": (100, 140)}),
     # 5 x 7 groups in windows of 2 x 2, some of them cut off; sites at layers with windows and without.
     Case("qwen2_5_vl", {}, {"image_size": (40, 56)}),

@@ -19,6 +19,7 @@ from transformers import (
     InternVLConfig,
     LlamaConfig,
     LlavaConfig,
+    LlavaNextConfig,
     LlavaOnevisionConfig,
     MistralConfig,
     Qwen2_5_VLConfig,
@@ -56,13 +57,16 @@ def text_config(kind: str, **changes: Any) -> Any:
     return classes[kind](**{**TEXT, **changes})
 
 
-def vision_config(kind: str, image_size: int = 48, layers: int = 5) -> Any:
-    """A small CLIP (with CLS) or SigLIP tower with 8-pixel patches."""
+def vision_config(kind: str, image_size: int = 48, layers: int = 5, heads: int = 4) -> Any:
+    """A small CLIP (with CLS) or SigLIP tower with 8-pixel patches.
+
+    TensorRT has attention kernels for heads of 16, which are two here, and none for heads of 8.
+    """
     shape = {
         "hidden_size": 32,
         "intermediate_size": 64,
         "num_hidden_layers": layers,
-        "num_attention_heads": 4,
+        "num_attention_heads": heads,
         "image_size": image_size,
         "patch_size": 8,
     }
@@ -157,6 +161,32 @@ def onevision(directory: Path, seed: int = 0, **options: Any) -> Path:
         "image_std": [0.5, 0.5, 0.5],
     }
     return save(directory, config, processor, seed, **options)
+
+
+def llava_next(directory: Path, seed: int = 0, **options: Any) -> Path:
+    """Write a LLaVA-NeXT-layout checkpoint: CLIP, Mistral, anyres tiles of 48 pixels.
+
+    ``options`` as ``save`` takes them; ``text_width``, of the language model.
+    """
+    text = text_config("mistral", hidden_size=options.pop("text_width", TEXT["hidden_size"]))
+    pinpoints = [[48, 96], [96, 48], [96, 96], [144, 48], [48, 144], [96, 144]]
+    config = LlavaNextConfig(
+        vision_config=vision_config("clip", heads=2).to_dict(),
+        text_config=text.to_dict(),
+        image_token_index=259,
+        image_grid_pinpoints=pinpoints,
+        image_seq_length=36,
+    )
+    processor = {
+        "aspect_ratio_setting": "anyres",
+        "image_processor_type": "LlavaNextImageProcessor",
+        "size": {"shortest_edge": 48},
+        "crop_size": {"height": 48, "width": 48},
+        "image_grid_pinpoints": pinpoints,
+    }
+    settings = {"processor_class": "LlavaNextProcessor", "patch_size": 8}
+    settings |= {"num_additional_image_tokens": 1, "vision_feature_select_strategy": "default"}
+    return save(directory, config, processor, seed, settings=settings, **options)
 
 
 def qwen_vl(directory: Path, kind: str = "qwen2_5_vl", seed: int = 0, **options: Any) -> Path:

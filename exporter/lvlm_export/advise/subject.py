@@ -75,10 +75,11 @@ def subject_of_preset(preset: Preset, image_size: tuple[int, int] | None) -> Sub
     layouts: tuple[anyres.TileLayout, ...] = (anyres.IMAGE_LAYOUT,)
     grids = tiles is not None and tiles.layout == anyres.SINGLE
     if tiles is not None and grids:
-        layouts = (_single_layout(tiles, image_size), anyres.MULTI_LAYOUT)
+        single = _single_layout(tiles, image_size)
+        layouts = (single, anyres.MULTI_LAYOUT) if tiles.several else (single,)
     elif tiles is not None:
         size = image_size or (tiles.edge, tiles.edge)
-        layouts = (anyres.tiles_layout(*size, tiles.edge, 1, tiles.max_patches),)
+        layouts = (anyres.tiles_layout(*size, tiles.edge, tiles.fewest, tiles.most),)
     elif image_size is not None:
         raise UsageError(
             f"--image-size is for families with tiles; {preset.title} resizes every picture"
@@ -105,7 +106,12 @@ def subject_of_preset(preset: Preset, image_size: tuple[int, int] | None) -> Sub
 
 def _single_layout(tiles: Tiles, image_size: tuple[int, int] | None) -> anyres.TileLayout:
     edges = [tiles.edge * count for count in range(1, tiles.largest_grid + 1)]
-    pinpoints = [(height, width) for height in edges for width in edges]
+    pinpoints = [
+        (height, width)
+        for height in edges
+        for width in edges
+        if tiles.fewest <= height * width // tiles.edge**2 <= tiles.most
+    ]
     return anyres.layout_for(*(image_size or (tiles.edge, tiles.edge)), pinpoints, tiles.edge)
 
 

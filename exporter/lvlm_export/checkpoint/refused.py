@@ -25,6 +25,7 @@ ELEMENT_TYPES = ("F64", "F32", "F16", "BF16")
 # The authors' layout by its model_type: what llava-hf converted.
 CONVERTED = {
     "llava_llama": "llava-hf/llava-1.5-7b-hf",
+    "llava_mistral": "llava-hf/llava-v1.6-mistral-7b-hf",
     "llava_qwen": "llava-hf/llava-onevision-qwen2-7b-ov-hf",
 }
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FAMILIES: dict[str, str] = {
     "internvl": "lvlm_export.families.internvl:FAMILY",
     "llava": "lvlm_export.families.llava:FAMILY",
+    "llava_next": "lvlm_export.families.llava_next:FAMILY",
     "llava_onevision": "lvlm_export.families.llava_onevision:FAMILY",
     "qwen2_5_vl": "lvlm_export.families.qwen2_5_vl:FAMILY",
     "qwen2_vl": "lvlm_export.families.qwen2_vl:FAMILY",

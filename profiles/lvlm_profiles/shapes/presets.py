@@ -20,17 +20,23 @@ class Tiles:
     """How a picture is cut into tiles.
 
     Attributes:
-        layout: ``single`` (LLaVA-OneVision's anyres) or ``tiles`` (InternVL's, which follow one
-            another).
+        layout: ``single`` (anyres of LLaVA-NeXT and LLaVA-OneVision) or ``tiles`` (InternVL's, which
+            follow one another).
         edge: Of a tile in pixels.
-        max_patches: Tiles' worth of features that a picture may have.
+        fewest: Tiles of a grid.
+        most: Tiles of a grid.
         largest_grid: Most tiles along one edge.
+        max_patches: Tiles' worth of features that a ``single`` layout is shrunk to; None for no shrink.
+        several: A request may have several pictures.
     """
 
     layout: str
     edge: int
-    max_patches: int
+    fewest: int
+    most: int
     largest_grid: int
+    max_patches: int | None
+    several: bool
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Tile geometry of pictures that are cut into a grid: integers in, integers out.
 
-In LLaVA-OneVision's "anyres" a single picture becomes a base view (the whole picture in one tile) and a grid of tiles; the
-tiles' features are put back together, the rows or columns that only show padding are dropped
-("unpad"), and one newline feature ends every row. Several pictures get one padded view each.
+In "anyres" of LLaVA-NeXT and LLaVA-OneVision a single picture becomes a base view (the whole picture
+in one tile) and a grid of tiles; the tiles' features are put back together, the rows or columns that
+only show padding are dropped ("unpad"), and one newline feature ends every row. OneVision gives several
+pictures one padded view each.
 InternVL stretches a picture over its tiles, and their tokens follow one another.
 
 A bundle holds graphs of fixed shape, so its layouts are fixed when it is built: a ``TileLayout``.
@@ -211,18 +212,20 @@ def unpadded_grid(layout: TileLayout, side: int) -> tuple[int, int, int, int]:
     return rows, cols, row0, col0
 
 
-def max_patches_shape(rows: int, cols: int, side: int, max_patches: int) -> tuple[int, int]:
+def max_patches_shape(rows: int, cols: int, side: int, max_patches: int | None) -> tuple[int, int]:
     """(rows, cols) after the bilinear shrink of "anyres_max_<max_patches>"; the same if none.
 
     Args:
         rows: Rows of the unpadded feature map.
         cols: Columns of the unpadded feature map.
         side: Features per tile edge.
-        max_patches: Tiles' worth of features that the map may hold.
+        max_patches: Tiles' worth of features that the map may hold; None for any number.
 
     Raises:
         LvlmError: The shrink leaves no row or no column.
     """
+    if max_patches is None:
+        return rows, cols
     ratio = math.sqrt(rows * cols / (max_patches * side**2))
     if ratio <= 1.1:
         return rows, cols
@@ -235,14 +238,14 @@ def max_patches_shape(rows: int, cols: int, side: int, max_patches: int) -> tupl
     return shrunk
 
 
-def visual_tokens(layout: TileLayout, side: int, max_patches: int) -> int:
+def visual_tokens(layout: TileLayout, side: int, max_patches: int | None) -> int:
     """Visual tokens of one picture, newlines included.
 
     Args:
         layout: The picture's layout.
         side: Features per tile edge.
-        max_patches: The number in the model's "anyres_max_<number>"; has an effect only in a
-            "single" layout.
+        max_patches: The number in the model's "anyres_max_<number>", None where it has none; has an
+            effect only in a "single" layout.
     """
     if layout.name == IMAGE:
         return side * side

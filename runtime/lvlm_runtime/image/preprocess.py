@@ -1,7 +1,7 @@
 """A model's own image preprocessing, in numpy and Pillow only.
 
-The numbers are those of transformers 5.23's PIL image processors (CLIP, SigLIP, LLaVA and
-LLaVA-OneVision, Qwen2-VL, GOT-OCR2): same order, same integer rounding, same float32 arithmetic.
+The numbers are those of transformers 5.23's PIL image processors (CLIP, SigLIP, LLaVA,
+LLaVA-NeXT and LLaVA-OneVision, Qwen2-VL, GOT-OCR2): same order, same integer rounding, same float32 arithmetic.
 """
 
 from __future__ import annotations
@@ -149,8 +149,8 @@ def preprocess(images: Sequence[Picture], spec: PreprocessSpec, layout: TileLayo
         raise LvlmError("no picture was given; give at least one")
     if layout.name == anyres.SINGLE and len(images) != 1:
         raise LvlmError(
-            f"{len(images)} pictures were given, this bundle's layout takes exactly one; give one "
-            "picture, or build with the layout for several pictures"
+            f"{len(images)} pictures were given, this model's tiles are laid out for exactly one; give"
+            " one picture"
         )
     _check_memory(images, spec, layout)
     views: list[NDArray[np.uint8]] = []

@@ -87,6 +87,8 @@ def test_what_the_law_was_not_fitted_on() -> None:
         ("internvl3-8b", 7.61, 7.94),
         ("llava-1.5-7b", 6.74, 7.05),
         ("llava-1.5-13b", 13.02, 13.3),
+        ("llava-next-mistral-7b", 7.242, 7.56),
+        ("llava-next-vicuna-7b", 6.74, 7.06),
         ("llava-onevision-0.5b", 0.494, 0.89),
         ("llava-onevision-7b", 7.62, 8.03),
     ],

@@ -277,7 +277,7 @@ def test_no_picture_is_refused() -> None:
 
 
 def test_two_pictures_for_a_single_layout_are_refused() -> None:
-    with pytest.raises(LvlmError, match="2 pictures were given, this bundle's layout takes exact"):
+    with pytest.raises(LvlmError, match="2 pictures were given, this model's tiles are laid"):
         pixel_values([picture(9, 9)] * 2, ONEVISION, single(60, 80))
 
 

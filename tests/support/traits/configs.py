@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lvlm_export.families import FAMILIES
 from traits import Trait, edit_json, read_json, trait
 from traits.outcomes import built, context_of, refused, same_frequencies, same_weights
 
@@ -155,7 +156,7 @@ rope_llama3_built = rotary(built, slow=True, **{**LLAMA3, "original_max_position
 
 # Types.
 unknown_model_type = changed(
-    refused(r"unknown model_type 'bert'; known: internvl, llava, llava_onevision"),
+    refused(rf"unknown model_type 'bert'; known: {', '.join(FAMILIES)}"),
     model_type="bert",
 )
 text_type_that_nobody_knows = changed(

@@ -68,9 +68,9 @@ def fits(method: Method) -> str:
     if method.needs_cls:
         return "towers with a CLS token"
     if method.appends:
-        return "llava"
+        return "pictures without a grid of tiles or places"
     if method.keeps_square:
-        return "llava, llava_onevision"
+        return "towers with a token for each patch"
     return "all families"
 
 

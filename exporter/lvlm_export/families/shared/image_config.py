@@ -1,7 +1,7 @@
 """A checkpoint's image processor settings as the runtime's ``PreprocessSpec``.
 
-Source: transformers 5.23, ``image_processing_pil_*.py`` of clip, siglip, llava, llava_onevision and got_ocr2,
-and ``BaseImageProcessor._standardize_kwargs``; files of transformers 4.x have the same keys.
+Source: transformers 5.23, ``image_processing_pil_*.py`` of clip, siglip, llava, llava_next,
+llava_onevision and got_ocr2, and ``BaseImageProcessor._standardize_kwargs``; files of transformers 4.x have the same keys.
 """
 
 from __future__ import annotations
@@ -10,82 +10,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from lvlm_export.families.shared.image_processors import DEFAULTS, WITHOUT_EFFECT
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.image.preprocess import RESIZE_EXACT, RESIZE_SHORTEST_EDGE, PreprocessSpec
 
 # Where a user finds the settings; the first counts where both have them.
 _FILES = "image_processor in processor_config.json, or else preprocessor_config.json"
 _MOST_TILES = 256
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-
-_COMMON: dict[str, Any] = {
-    "do_resize": True,
-    "resample": 3,
-    "do_center_crop": False,
-    "crop_size": None,
-    "do_rescale": True,
-    "rescale_factor": 1 / 255,
-    "do_normalize": True,
-    "image_mean": _CLIP_MEAN,
-    "image_std": _CLIP_STD,
-    "do_pad": False,
-    "default_to_square": False,
-    "image_grid_pinpoints": None,
-}
-_CLIP = {
-    **_COMMON,
-    "size": {"shortest_edge": 224},
-    "do_center_crop": True,
-    "crop_size": {"height": 224, "width": 224},
-}
-_SIGLIP_HALF = (0.5, 0.5, 0.5)
-
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "CLIP": _CLIP,
-    "Siglip": {
-        **_COMMON,
-        "size": {"height": 224, "width": 224},
-        "image_mean": _SIGLIP_HALF,
-        "image_std": _SIGLIP_HALF,
-    },
-    "Llava": _CLIP,
-    "LlavaOnevision": {
-        **_COMMON,
-        "size": {"height": 384, "width": 384},
-        "do_pad": True,
-        "image_grid_pinpoints": [
-            [384 * rows, 384 * cols] for rows in range(1, 7) for cols in range(1, 7)
-        ],
-    },
-    "GotOcr2": {
-        **_COMMON,
-        "size": {"height": 384, "width": 384},
-        # InternVL's processor cuts pictures into tiles whatever this says.
-        "crop_to_patches": False,
-        "min_patches": 1,
-        "max_patches": 12,
-    },
-    # Its size follows the picture's and is given to it by the family.
-    "Qwen2VL": {**_COMMON, "size": {"height": 448, "width": 448}},
-}
-"""Defaults of each of transformers' processors, for settings that are not in its file."""
-
-# They name the class, the container or the device, or hold for inputs other than RGB pictures.
-_WITHOUT_EFFECT = {
-    "image_processor_type",
-    "feature_extractor_type",
-    "processor_class",
-    "backend",
-    "data_format",
-    "input_data_format",
-    "device",
-    "disable_grouping",
-    "return_tensors",
-    "do_convert_rgb",
-    "image_seq_length",
-    "_valid_processor_keys",
-}
+# They put tiles together as a grid; their do_pad is about batches.
+_ANYRES = ("LlavaNext", "LlavaOnevision")
 
 
 def preprocess_spec(
@@ -104,9 +37,9 @@ def preprocess_spec(
     """
     config = preprocessor_config.get("image_processor", preprocessor_config)
     name = _processor_name(config)
-    defaults = _DEFAULTS[name]
+    defaults = DEFAULTS[name]
     for key in config:
-        if key not in defaults and key not in _WITHOUT_EFFECT and config[key] not in (None, False):
+        if key not in defaults and key not in WITHOUT_EFFECT and config[key] not in (None, False):
             raise LvlmError(
                 f"the image processor {name} of this checkpoint sets {key} to {config[key]!r}, "
                 f"which may change pixels; known are {', '.join(sorted(defaults))}: remove it "
@@ -114,12 +47,14 @@ def preprocess_spec(
             )
     # null is no default: it switches a step off, as it does in transformers.
     options = {key: config.get(key, default) for key, default in defaults.items()}
+    if name == "LlavaNext":
+        options |= _squares(options)
     normalise, do_pad = bool(options["do_normalize"]), bool(options["do_pad"])
     mean = _per_channel("image_mean", options["image_mean"]) if normalise or do_pad else None
     size: dict[str, Any] = {}
     if options["do_resize"]:
         size = _resize(options["size"], bool(options["default_to_square"]))
-    pinpoints = _pinpoints(options, size) if name == "LlavaOnevision" else None
+    pinpoints = _pinpoints(name, options, size) if name in _ANYRES else None
     return PreprocessSpec(
         pad_to_square=_square_colour(name, do_pad, options["image_mean"]),
         **size,
@@ -135,14 +70,14 @@ def preprocess_spec(
 
 
 def _processor_name(config: Mapping[str, Any]) -> str:
-    """The key in ``_DEFAULTS`` of the class that wrote the file."""
+    """The key in ``DEFAULTS`` of the class that wrote the file."""
     kind = config.get("image_processor_type") or config.get("feature_extractor_type")
     stem = str(kind).removesuffix("Fast").removesuffix("Pil")
     name = stem.removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
-    if name == stem or name not in _DEFAULTS:
+    if name == stem or name not in DEFAULTS:
         raise LvlmError(
             f"the image_processor_type of this checkpoint is {kind!r}; known are "
-            f"{', '.join(known + 'ImageProcessor' for known in _DEFAULTS)}: check "
+            f"{', '.join(known + 'ImageProcessor' for known in DEFAULTS)}: check "
             f"{_FILES}, or add the processor to image_config.py"
         )
     return name
@@ -181,13 +116,28 @@ def _is_edge(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
-def _pinpoints(options: Mapping[str, Any], size: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
-    """The canvases of a LLaVA-OneVision processor, whose views must be square tiles."""
+def _squares(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Size and crop of LLaVA-NeXT's views, which are squares before: one size, and no crop.
+
+    Its file says "shortest_edge" and a crop of the same size, the tile's even where nothing is cropped.
+    """
+    size, crop = options["size"], options["crop_size"]
+    edge = size.get("shortest_edge") if isinstance(size, Mapping) else size
+    square = {"height": edge, "width": edge} if _is_edge(edge) else size
+    crops = crop is not None and _height_width(crop) != _height_width(square)
+    return {"size": square, "do_center_crop": crops}
+
+
+def _pinpoints(
+    name: str, options: Mapping[str, Any], size: Mapping[str, Any]
+) -> tuple[tuple[int, int], ...]:
+    """The canvases of an anyres processor, whose views must be square tiles."""
     if options["do_center_crop"] or size.get("width", size.get("height")) != size.get("height", 0):
+        crop = "no crop of another size" if name == "LlavaNext" else "do_center_crop off"
         raise LvlmError(
-            "LLaVA-OneVision tiles need do_resize on, do_center_crop off and a square size; this "
-            f"checkpoint has do_center_crop {options['do_center_crop']!r} and size "
-            f"{options['size']!r}: correct {_FILES}"
+            f"{name} tiles need do_resize on, {crop} and a square size; this checkpoint has"
+            f" do_center_crop {options['do_center_crop']!r} and size {options['size']!r}: correct"
+            f" {_FILES}"
         )
     pairs = options["image_grid_pinpoints"]
     canvases = tuple(map(_height_width, pairs if isinstance(pairs, list | tuple) else ()))
@@ -213,13 +163,13 @@ def _tile_range(options: Mapping[str, Any]) -> tuple[int, int]:
 
 def _square_colour(name: str, do_pad: bool, mean: Any) -> tuple[int, int, int] | None:
     """The border colour of pad_to_square, if this processor pads."""
-    if do_pad and name not in ("Llava", "LlavaOnevision"):
+    if do_pad and name not in ("Llava", *_ANYRES):
         raise LvlmError(
             f"the image processor {name} of this checkpoint has do_pad on, which is supported for "
             f"LlavaImageProcessor alone; correct {_FILES}"
         )
-    # LLaVA-OneVision always pads several pictures; its do_pad is about batches.
-    if not do_pad and name != "LlavaOnevision":
+    # LLaVA-OneVision always pads several pictures, LLaVA-NeXT never does.
+    if name == "LlavaNext" or (not do_pad and name != "LlavaOnevision"):
         return None
     red, green, blue = _per_channel("image_mean", mean)
     return int(red * 255), int(green * 255), int(blue * 255)

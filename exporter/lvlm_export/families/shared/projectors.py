@@ -42,6 +42,13 @@ def projector_kind(config: PretrainedConfig) -> str | None:
     return None
 
 
+def refuse_projector(config: PretrainedConfig) -> None:
+    """LvlmError for a trained projector, which a family with tiles does not have."""
+    kind = projector_kind(config)
+    if kind is not None:
+        raise LvlmError(f"projector {kind} is not supported with tiles; its layout is llava's")
+
+
 def projector_shape(config: PretrainedConfig) -> ProjectorShape | None:
     """Tokens, cells and layers of a trained projector; None for the plain one.
 
