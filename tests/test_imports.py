@@ -22,8 +22,12 @@ HELP_LIMIT_S = 0.3
 BACKEND_LIBRARIES = ("onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "ml_dtypes", "pynvml")
 # What is absent where every module of a package must still import. ``sys.modules[name] = None`` is
 # Python's way to say absent.
+SERVER_LIBRARIES = ("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client")
 ABSENT = {
-    "lvlm_runtime": (*HEAVY, *BACKEND_LIBRARIES, "click", "rich", "lvlm_export"),
+    "lvlm_runtime": (
+        *(*HEAVY, *BACKEND_LIBRARIES, *SERVER_LIBRARIES),
+        *("click", "rich", "lvlm_export"),
+    ),
     # The standard library alone.
     "lvlm_profiles": (
         *(*HEAVY, *BACKEND_LIBRARIES, "jinja2", "click", "rich"),
@@ -33,6 +37,12 @@ ABSENT = {
 # Files that are nothing without their library, and what they say then.
 NEED_A_LIBRARY = {
     "lvlm_runtime.backends.onnxruntime": "LvlmError: ONNX Runtime is not installed (",
+    **{
+        f"lvlm_runtime.serve.{name}": "LvlmError: the server's packages are not installed ("
+        for name in (
+            *("app", "desk", "forms", "gate", "metrics", "opening", "reading", "server", "web"),
+        )
+    },
 }
 MODULES = [
     each.name
@@ -173,6 +183,15 @@ def test_without_onnx_runtime_a_command_is_one_line_and_names_the_extra(
     assert last.startswith("error: ONNX Runtime is not installed (")
     assert "pip install 'lvlm-export[cpu]', or 'lvlm-export[cuda]'" in last
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_without_its_packages_the_server_is_one_line_and_names_the_extra(demo_bundle: Path) -> None:
+    done = without("fastapi", "serve", str(demo_bundle))
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: the server's packages are not installed (")
+    assert last.endswith("; pip install 'lvlm-export[serve]'")
 
 
 def test_the_list_of_backends_says_what_to_install() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -262,10 +262,13 @@ class Answering:
                 self.recorder,
                 self.asked.query_ids,
             )
-            return visual.carried(chain.backend.fetch)
+            return replace(visual, tokens=chain.backend.fetch(visual.tokens))
 
         def load() -> Visual:
-            return self.memory.visual(self._key(number), compute).carried(chain.backend.put)
+            visual = self.memory.visual(self._key(number), compute)
+            tokens = visual.tokens
+            assert isinstance(tokens, np.ndarray)
+            return replace(visual, tokens=chain.backend.put(tokens))
 
         return load
 

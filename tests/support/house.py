@@ -32,7 +32,7 @@ FLOORS = {
         *("families", "reduction", "signals"),
     ),
     "lvlm_runtime": (
-        *("profile", "golden", "session", "conversation", "streaming", "pieces", "asking"),
+        *("serve", "profile", "golden", "session", "conversation", "streaming", "pieces", "asking"),
         *("behind", "remembered", "fresh", "answering", "profiled", "request", "chain", "backends"),
         *("engines", "tensorrt"),
         *("graphs", "bundle", "prompt", "image", "progress", "errors"),

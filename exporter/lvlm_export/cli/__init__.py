@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "build": "lvlm_export.cli.commands.build:build",
     "run": "lvlm_export.cli.commands.run:run",
     "chat": "lvlm_export.cli.commands.chat:chat",
+    "serve": "lvlm_export.cli.commands.serve:serve",
     "verify": "lvlm_export.cli.commands.verify:verify",
     "inspect": "lvlm_export.cli.commands.inspect:inspect",
     "eval": "lvlm_export.cli.commands.eval:eval_",
