@@ -15,11 +15,13 @@
 # make demo-table accuracy of the demo model at every ratio and method (half an hour)
 # make demo-tune  search for the demo model's reduction (ten minutes)
 # make demo-quecc QueCC trained at 16, 4 and 1 tokens, beside training-free methods (over an hour)
+# make picture-strip   docs/strip.png: a picture, the patches that stay at falling ratios, answers and times
 # make merging-picture  docs/merging.png: which patches of a scene go into which
 # make bench-peers   the same chain against PyTorch and onnxruntime-genai, interleaved
 # make bench-engines time, memory and size of TensorRT-RTX engines of that checkpoint
 # make bench-precision fp32, int8 and int4 on it: first token, decode, file and memory
-# make readme     fill the README's generated parts from the commands and the results
+# make readme     fill the generated parts of README and docs from the commands and the results
+# make docs       the pages of docs as a site in build/site; a broken link fails
 # make bench      time to first token on a checkpoint of LLaVA-OneVision-0.5B's shapes
 # make clean      remove what the other targets made, the environments included
 
@@ -27,7 +29,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := all
 .PHONY: all help setup test test-slow test-gpu test-py310 test-lowest test-ray lint fuzz attacks demo demo-table \
-  demo-tune demo-quecc merging-picture bench bench-peers bench-engines bench-precision readme clean
+  demo-tune demo-quecc merging-picture picture-strip bench bench-peers bench-engines bench-precision readme docs clean
 
 BASE_PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -140,6 +142,9 @@ demo-quecc: $(STAMP)
 merging-picture: $(STAMP)
 	@$(BIN)/python tools/merging_picture.py
 
+picture-strip: $(STAMP)
+	@$(BIN)/python tools/picture_strip.py
+
 bench: $(STAMP)
 	@$(BIN)/python benchmarks/first_token.py
 
@@ -162,6 +167,15 @@ bench-precision: $(STAMP)
 
 readme: $(STAMP)
 	@PYTHONPATH=tests/support $(BIN)/python tools/update_readme.py
+
+# mkdocs is for the site alone, so it is not among the packages of the tests.
+.venv-docs/.ready: constraints.txt
+	@$(BASE_PYTHON) -m venv .venv-docs
+	@.venv-docs/bin/pip -qq install "mkdocs>=1.6,<2" "mkdocs-material>=9.7,<10"
+	@touch $@
+
+docs: .venv-docs/.ready
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
 
 clean:
 	rm -rf $(VENV) .venv-* build bundles .pytest_cache .mypy_cache .ruff_cache .hypothesis

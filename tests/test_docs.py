@@ -10,18 +10,13 @@ import click
 import pytest
 import tomllib
 
+from docs_site import rewrite
+from documents import DOCUMENTS, ROOT, text_of
 from lvlm_export.cli import COMMANDS, cli
 from lvlm_export.families import FAMILIES
 from lvlm_export.reduction import METHODS
-from update_readme import render
+from update_readme import PAGES, fill, render
 
-ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = (
-    *("README.md", "CONTRIBUTING.md", "AGENTS.md", "CHANGELOG.md", "RELEASE.md", "SECURITY.md"),
-    *("docs/TRUST.md", "docs/MEASURE.md", "docs/PYTHON.md", "docs/SERVING.md"),
-    *("jetson/README.md", "examples/README.md", "exporter/lvlm_export/demo/README.md"),
-    *sorted(f"examples/{path.parent.name}/README.md" for path in ROOT.glob("examples/*/README.md")),
-)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 RAW = "https://raw.githubusercontent.com/lvlm-export/lvlm-export/"
 # Where a path in a document may begin.
@@ -33,11 +28,6 @@ STARTS = (
         ROOT / "profiles/lvlm_profiles",
     ),
 )
-
-
-def text_of(name: str) -> str:
-    """A document; one that is missing is an error."""
-    return (ROOT / name).read_text(encoding="utf-8")
 
 
 def project() -> dict[str, Any]:
@@ -94,8 +84,8 @@ def test_every_link_into_the_repository_leads_somewhere(name: str) -> None:
 
 def test_a_link_that_leads_nowhere_is_found() -> None:
     address = project()["urls"]["Homepage"]
-    good = f"[a](README.md#install) [b]({RAW}main/docs/idea.svg) [c]({address}/issues)"
-    assert broken_links(good, ROOT / "README.md") == ["README.md#install"]
+    good = f"[a](README.md#nowhere) [b]({RAW}main/docs/idea.svg) [c]({address}/issues)"
+    assert broken_links(good, ROOT / "README.md") == ["README.md#nowhere"]
     for link in ("docs/none.svg", f"{RAW}main/none.svg", f"{address}/blob/old/README.md"):
         assert broken_links(f"![x]({link})", ROOT / "README.md") == [link]
 
@@ -121,8 +111,8 @@ def test_the_package_page_has_absolute_links_to_files_that_exist() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_readme_names_every_command_and_option(command: str) -> None:
-    text = text_of("README.md")
+def test_a_page_names_every_command_and_option(command: str) -> None:
+    text = text_of("docs/commands.md")
     assert f"lvlm-export {command}" in text
     found = cli.get_command(click.Context(cli), command)
     assert found is not None
@@ -131,14 +121,48 @@ def test_the_readme_names_every_command_and_option(command: str) -> None:
     assert [option for option in long if option not in text] == []
 
 
-def test_the_readme_names_every_family_and_method() -> None:
-    text = text_of("README.md")
-    assert [name for name in (*FAMILIES, *METHODS) if f"`{name}`" not in text] == []
+def test_pages_name_every_family_and_method() -> None:
+    for names, page in ((FAMILIES, "families"), (METHODS, "methods")):
+        text = text_of(f"docs/{page}.md")
+        assert [name for name in names if f"`{name}`" not in text] == []
 
 
-def test_the_generated_parts_of_the_readme_are_up_to_date() -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_generated_parts_are_up_to_date(page: str) -> None:
+    assert render(page) == text_of(page), "type `make readme`"
+
+
+def test_a_generated_part_without_marks_is_an_error() -> None:
+    assert fill("<!-- a -->\nold\n<!-- /a -->", "a", "new") == "<!-- a -->\nnew\n<!-- /a -->"
+    with pytest.raises(ValueError, match="there is no <!-- b -->"):
+        fill("<!-- a -->\n<!-- /a -->", "b", "new")
+
+
+def test_the_readme_is_short_and_its_figures_are_generated() -> None:
+    """What is not a command, a name or a generated part has no measured figure."""
     text = text_of("README.md")
-    assert render(text) == text, "type `make readme`"
+    assert len(text.splitlines()) <= 150
+    for part in PAGES["README.md"]:
+        text = fill(text, part, "")
+    text = re.sub(r"(?ms)^```.*?^```|`[^`]*`", "", text)
+    assert re.findall(r"\d+(?:\.\d+)? ?(?:%|ms|MB|kB|points|times|seconds)(?!\w)", text) == []
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    navigation = text_of("mkdocs.yml").partition("\nnav:\n")[2]
+    named = set(re.findall(r": ([\w-]+\.md)$", navigation, re.MULTILINE))
+    pages = {path.name for path in ROOT.glob("docs/*.md")}
+    assert pages | {"index.md", "contributing.md", "changelog.md", "security.md"} == named
+
+
+def test_links_on_the_site_lead_to_its_pages_or_to_the_sources() -> None:
+    address = project()["urls"]["Homepage"]
+    text = "[a](docs/own.md#the-gate) [b](jetson) [c](SECURITY.md) [d](#x) [e](https://a.b)"
+    assert rewrite(text, "README.md", address) == (
+        f"[a](own.md#the-gate) [b]({address}/tree/main/jetson) [c](security.md) [d](#x) [e](https://a.b)"
+    )
+    page = rewrite("[a](../README.md) [b](idea.svg) [c](../none.md)", "docs/start.md", address)
+    assert page == "[a](index.md) [b](idea.svg) [c](../none.md)"
 
 
 def test_every_make_target_is_explained_and_real() -> None:

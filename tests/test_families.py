@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import tiny
-from families import CASES, RATIOS, Case, compare
+from families import CASES, RATIOS, Case, build_case, compare, shared_case
 from helpers import build_tiny
 from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.plan.plan import BuildOptions, make_plan
@@ -41,8 +41,8 @@ def cases() -> list[object]:
 
 
 @pytest.mark.parametrize("case", cases())
-def test_chain_equals_pytorch(case: Case, tmp_path: Path) -> None:
-    report = compare(case, tmp_path)
+def test_chain_equals_pytorch(case: Case, shared: Path) -> None:
+    report = compare(case, shared_case(case.name, shared))
     assert {row.ratio for row in report.stages} == {0.5, 0.33, 1.0}
     assert max(row.error for row in report.stages) < 2e-4
     wrong = [row for row in report.answers if not row.passed]
@@ -62,7 +62,7 @@ DEPLOYED = [each for each in CASES if each.name.startswith(("internvl", "llava_n
 def test_the_decomposed_dialect_equals_pytorch(case: Case, tmp_path: Path) -> None:
     options = {**case.options, "target": "trt", "dialect": "decomposed", "precision": "fp32"}
     decomposed = Case(case.name, case.checkpoint, options)
-    report = compare(decomposed, tmp_path)
+    report = compare(decomposed, build_case(decomposed, tmp_path))
     assert max(row.error for row in report.stages) < 2e-4
     assert [row for row in report.answers if not row.passed] == []
 

@@ -117,8 +117,8 @@ def test_documents_say_the_order_of_folders(document: str, package: str) -> None
 
 
 @pytest.mark.parametrize("package", FLOORS)
-def test_the_readme_says_what_every_folder_is_for(package: str) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_contributing_page_says_what_every_folder_is_for(package: str) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     found = re.search(rf"^\w+/{package} .*\n((?:  .*\n)+)", text, re.MULTILINE)
     assert found is not None
     folders = [each for each in FLOORS[package] if (PACKAGES[package] / each).is_dir()]

@@ -35,7 +35,7 @@ if [[ ! $venv/.ready -nt pyproject.toml || ! $venv/.ready -nt constraints.txt ]]
     # pip has no way to ask for the lowest versions.
     "${pip[@]}" install uv
     "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" --resolution lowest-direct \
-      --only-binary :all: --requirement pyproject.toml --extra cpu --extra serve --extra serve
+      --only-binary :all: --requirement pyproject.toml --extra cpu --extra serve
     "$venv/bin/uv" pip freeze --python "$venv/bin/python" >"$venv/lowest.txt"
     "${pip[@]}" install --constraint "$venv/lowest.txt" ".[cpu,test]"
   else

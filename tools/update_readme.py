@@ -1,4 +1,4 @@
-"""Fill the README's generated parts: ``make readme``. A test holds that they are up to date.
+"""Fill the generated parts of README and docs: ``make readme``. A test holds that they are up to date.
 
 Commands come from the command line itself, numbers from the JSON files that ``make demo-table`` and
 ``make bench`` write; neither is typed by hand.
@@ -6,242 +6,36 @@ Commands come from the command line itself, numbers from the JSON files that ``m
 
 from __future__ import annotations
 
-import json
 import re
-import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import click
-
-from lvlm_export.cli import COMMANDS, cli
-from lvlm_export.demo.curve import stage_text
+import listed_parts
+import measured_parts
 from lvlm_export.demo.train import tuned
-from lvlm_export.demo.train.mosaics import few_tokens as few
-from lvlm_export.demo.train.table import (
-    BASELINE,
-    RESULT,
-    SHOWN,
-    UNREDUCED,
-    accuracy_by_ratio,
-    as_markdown,
-    kinds_as_markdown,
-)
-from lvlm_export.reduction import METHODS
 from lvlm_profiles.files import write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
-DEMO_README = ROOT / "exporter" / "lvlm_export" / "demo" / "README.md"
-BENCHMARKS = ROOT / "benchmarks" / "results"
-
-
-def commands() -> str:
-    """Every command with its options."""
-    lines = []
-    for name in COMMANDS:
-        command = cli.get_command(click.Context(cli), name)
-        assert command is not None
-        assert command.help is not None
-        arguments = [p for p in command.params if isinstance(p, click.Argument)]
-        words = " ".join(
-            f"[{(p.name or '').upper()}]"
-            if not p.required
-            else (p.metavar or (p.name or "").upper())
-            for p in arguments
-        )
-        summary = " ".join(command.help.split("\n\n")[0].split())
-        options = [opt for p in command.params if isinstance(p, click.Option) for opt in flags(p)]
-        typed = f"lvlm-export {name} {words}".strip()
-        lines.append(f"- `{typed}`: {summary}")
-        lines.append(f"  Options: {', '.join(f'`{option}`' for option in options)}.")
-    return "\n".join(lines)
-
-
-def flags(option: click.Option) -> list[str]:
-    """An option's long names."""
-    return [name for name in (*option.opts, *option.secondary_opts) if name.startswith("--")]
-
-
-def methods() -> str:
-    """The table of ``lvlm-export list methods``, with measured costs."""
-    from lvlm_export.cli.commands.list import methods as listed
-
-    cost = json.loads((BENCHMARKS / "reducer_cost.json").read_text(encoding="utf-8"))
-    share = {name: f"{entry['share']:.2%}" for name, entry in cost["methods"].items()}
-    rows = [
-        f"| `{name}` | {row['summary']} | {row['acts in']} | {row['composes']} | {row['fits']} |"
-        f" {share.get(name, '-')} | {row['source']} |"
-        for name, row in listed().items()
-    ]
-    before, after = cost["tokens"]
-    return "\n".join(
-        [
-            "| method | what it does | acts in | composes | fits | cost | source |",
-            "|---|---|---|---|---|---:|---|",
-            *rows,
-            "",
-            f"Cost: all reducers of a request on LLaVA-1.5-7B's widths at {before} → {after} tokens, as a"
-            " share of an estimated first token on the same CPU"
-            " (`python benchmarks/reducer_cost.py`).",
-        ]
-    )
-
-
-def accuracy() -> str:
-    """The demo model's accuracy by method and ratio."""
-    result = json.loads(RESULT.read_text(encoding="utf-8"))
-    below = losses(result)
-    note = (
-        f"Below random at half of the ratios or more: {', '.join(f'`{name}`' for name in below)}."
-        if below
-        else "No method is below random at half of the ratios or more."
-    )
-    processors = sorted({machine["processor"] for machine in result["machines"].values()})
-    refused = "".join(f" `{name}` is left out: {why}." for name, why in result["refused"].items())
-    missing = sorted(METHODS.keys() - result["curves"].keys() - result["refused"].keys())
-    if missing:
-        refused += f" Not measured on this model yet: {', '.join(f'`{name}`' for name in missing)}."
-    return (
-        f"{as_markdown(result)}\n\n"
-        f"Exact answers on {result['questions']:,} questions about scenes on photographs the model never saw"
-        f" (`make demo-table`; ONNX Runtime {result['onnxruntime']} on {' and '.join(processors)});"
-        " columns are the ratio kept, ↓ marks what has fewer right answers than `random`. *Lost* are"
-        f" points below the unreduced model at {SHOWN:g}, *to random* points above random tokens, on the"
-        " same questions, with half the 95 % interval. FLOPs and time are the first token's at that"
-        " ratio over the unreduced one's, by the cost model and measured: what acts in the decoder"
-        " alone saves nothing in the tower. Of so small a model much of the time is not arithmetic."
-        " The model was trained with all its tokens and knows pictures of one kind, so this says"
-        f" which method suits this model, not yours. {note}{refused}"
-    )
-
-
-def few_tokens() -> str:
-    """QueCC and training-free methods at 16, 4 and 1 tokens."""
-    result = json.loads(few.RESULT.read_text(encoding="utf-8"))
-    steps = {
-        tokens: sum(
-            stage["steps"]
-            for stage in result["quecc"][str(tokens)]["training"]
-            if stage["name"] == f"quecc_{tokens}"
-        )
-        for tokens in few.TOKENS
-    }
-    trained = ", ".join(f"{count:,} steps at {tokens}" for tokens, count in steps.items())
-    return (
-        f"{few.as_markdown(result)}\n\n"
-        f"Exact answers on {result['questions']:,} questions about mosaics, the task of an earlier demo;"
-        " columns are the visual tokens that enter the language model. QueCC was trained for this, its language model"
-        f" with it ({trained} tokens, 10 pictures a step, each count begun with what the one before it learned; `make"
-        " demo-quecc`). It has a tower of 16 x 16 patches because 14 x 14 do not divide into 16 tokens;"
-        " the others take the mosaics' own checkpoint down to as many tokens, untrained. `random` and"
-        " `uniform` act at the tower's last layer here. A dash is a count that a method does not reach."
-    )
-
-
-def benchmark() -> str:
-    """Time to first token and export memory on the 0.5B-shaped checkpoint."""
-    first = json.loads((BENCHMARKS / "first_token.onevision.json").read_text(encoding="utf-8"))
-    memory = json.loads((BENCHMARKS / "export_memory.fp32.json").read_text(encoding="utf-8"))
-    full, third = (first["ratios"][ratio] for ratio in ("1.0", "0.33"))
-    rows = [
-        (
-            f"| {ratio} | {stage_text([tuple(s) for s in point['visual_tokens']])} |"
-            f" {statistics.median(point['time_to_first_token_ms']) / 1e3:.2f} s |"
-            f" {statistics.median(point['decode_tokens_per_s']):.1f} |"
-        )
-        for ratio, point in (("1.0", full), ("0.33", third))
-    ]
-    where = first["environment"]
-    held = memory["peak_bytes"] / memory["checkpoint_bytes"]
-    return "\n".join(
-        [
-            "| ratio kept | visual tokens | time to first token | decode tokens/s |",
-            "|---:|---|---:|---:|",
-            *rows,
-            "",
-            "A random checkpoint of LLaVA-OneVision-0.5B's shapes (SigLIP-so400m/14-384, Qwen2-0.5B),"
-            f" fp32, base view and one tile, reduced by `illava_v1`, {first['rounds']} interleaved rounds, medians (`make bench`;"
-            f" {where['cores']} cores of {where['processor']}, ONNX Runtime"
-            f" {where['versions']['onnxruntime']}, {where['date'][:10]}). The first token at 0.33 takes"
-            f" {first['first_token_ratio']:.2f} of the time at 1.0; {first['own_time_share']:.2%} of it is"
-            " the runtime's own, outside the graphs. Machines like this one are noisy: the ratio is the"
-            f" result, the seconds are not. Export of that checkpoint"
-            f" ({memory['checkpoint_bytes'] / 1e9:.2f} GB) held {memory['peak_bytes'] / 1e9:.2f} GB at its"
-            f" peak, {held:.2f} of the checkpoint.",
-        ]
-    )
-
-
-def peers() -> str:
-    """This runtime against PyTorch and onnxruntime-genai, one table per shapes."""
-    rows, notes = [], []
-    for name in ("llava-0.5b", "llava-7b-cut"):
-        result = json.loads((BENCHMARKS / f"peers.{name}.json").read_text(encoding="utf-8"))
-        for aim in result["aims"]:
-            met = "met" if aim["met"] else "**missed**"
-            rows.append(f"| {name} | {aim['text']} | {aim['value']:.3f} | {met} |")
-        where = result["environment"]
-        same = "equal" if all(result["same_tokens"].values()) else "**not equal**"
-        notes.append(
-            f"{name}: {result['rounds']} rounds, load {where['load_average'][0]:g}, greedy tokens of"
-            f" all sides {same}, onnxruntime-genai {result['onnxruntime_genai'].split()[0]}."
-        )
-    versions = where["versions"]
-    return "\n".join(
-        [
-            "| shapes | aim | reached | |",
-            "|---|---|---:|---|",
-            *rows,
-            "",
-            "Same weights, fp32, two threads a side, every side a process of its own, asked in turn"
-            f" (`make bench-peers`; {where['cores']} cores of {where['processor']}, ONNX Runtime"
-            f" {versions['onnxruntime']}, PyTorch {versions['torch']}, transformers"
-            f" {versions['transformers']}, {where['date'][:10]}). {' '.join(notes)} `llava-0.5b` has the"
-            " shapes of LLaVA-OneVision-0.5B with one view, `llava-7b-cut` those of LLaVA-1.5-7B with 4"
-            " of its 32 decoder layers; what is reduced is reduced by `illava_v1`. " + startup(),
-        ]
-    )
-
-
-def startup() -> str:
-    """Start of the process to the first letter of an answer."""
-    result = json.loads((BENCHMARKS / "startup.json").read_text(encoding="utf-8"))
-    return (
-        "`lvlm-export run` on the demo bundle gives the first letter of its answer"
-        f" {statistics.median(result['first_letter_s']):.2f} s after the process starts"
-        f" (`python benchmarks/startup.py`; aim {result['aim_s']:g} s)."
-    )
-
-
-def engines() -> str:
-    """Building TensorRT-RTX engines of the 0.5B-shaped checkpoint."""
-    result = json.loads((BENCHMARKS / "engine_build.json").read_text(encoding="utf-8"))
-    total, where = result["total"], result["after"]
-    return (
-        f"A random checkpoint of LLaVA-OneVision-0.5B's shapes in fp16 with {len(result['ratios'])}"
-        f" budgets of `illava_v1`: {len(result['engines'])} engines in {total['wall_s'] / 60:.1f} minutes"
-        f" ({total['processor_s'] / 60:.1f} of processor time), {total['peak_bytes'] / 1e9:.1f} GB at the"
-        f" peak, {total['engine_bytes'] / 1e9:.2f} GB of engines for"
-        f" {total['weights_bytes'] / 1e9:.2f} GB of weights,"
-        f" {total['engine_bytes'] / total['weights_bytes']:.3f} of them (`make bench-engines`;"
-        f" {result['library']}, {where['cores']} cores of {where['processor']} shared with other work,"
-        f" {where['date'][:10]})."
-    )
-
-
-def losses(result: dict[str, Any]) -> list[str]:
-    """Methods with fewer right answers than random at half of the ratios or more."""
-    curves = {name: accuracy_by_ratio(points) for name, points in result["curves"].items()}
-    random = curves[BASELINE]
-    return [
-        name
-        for name, curve in curves.items()
-        if name != UNREDUCED
-        and 2 * sum(curve[ratio] < random[ratio] for ratio in random) >= len(random)
-    ]
+# By page, the parts between its <!-- … --> marks.
+PAGES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {"speed": measured_parts.speed, "kept": measured_parts.kept},
+    "docs/accuracy.md": {
+        "accuracy": measured_parts.accuracy,
+        "few tokens": measured_parts.few_tokens,
+    },
+    "docs/commands.md": {"commands": listed_parts.commands},
+    "docs/engines.md": {"engines": measured_parts.engines},
+    "docs/families.md": {"families": listed_parts.families},
+    "docs/methods.md": {"methods": listed_parts.methods},
+    "docs/performance.md": {
+        "benchmark": measured_parts.benchmark,
+        "peers": measured_parts.peers,
+    },
+    "docs/planning.md": {"tuned": tuned.as_markdown},
+    "docs/support.md": {"fits": listed_parts.fits, "targets": listed_parts.targets},
+    "exporter/lvlm_export/demo/README.md": {"kinds": measured_parts.kinds},
+}
 
 
 def fill(text: str, name: str, content: str) -> str:
@@ -252,45 +46,17 @@ def fill(text: str, name: str, content: str) -> str:
     return pattern.sub(lambda match: f"{match[1]}{content}\n{match[2]}", text)
 
 
-def render(text: str) -> str:
-    """The README with every generated part as it should be now."""
-    return fill_all(
-        text,
-        {
-            "commands": commands,
-            "methods": methods,
-            "accuracy": accuracy,
-            "tuned": tuned.as_markdown,
-            "few tokens": few_tokens,
-            "benchmark": benchmark,
-            "peers": peers,
-            "engines": engines,
-        },
-    )
-
-
-def render_demo(text: str) -> str:
-    """The demo's own README, likewise."""
-    return fill_all(text, {"kinds": kinds})
-
-
-def kinds() -> str:
-    """The demo model's accuracy by method and kind of question."""
-    result = json.loads(RESULT.read_text(encoding="utf-8"))
-    return kinds_as_markdown(result)
-
-
-def fill_all(text: str, parts: dict[str, Callable[[], str]]) -> str:
-    """Fill every part."""
-    for name, make in parts.items():
+def render(page: str) -> str:
+    """A page with every generated part as it should be now."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for name, make in PAGES[page].items():
         text = fill(text, name, make())
     return text
 
 
 if __name__ == "__main__":
-    for path, rendered in ((README, render), (DEMO_README, render_demo)):
-        old = path.read_text(encoding="utf-8")
-        new = rendered(old)
-        write_whole(path, new)
-        name = path.relative_to(ROOT)
-        sys.stdout.write(f"{name} is up to date\n" if old == new else f"{name} updated\n")
+    for page in PAGES:
+        old, new = (ROOT / page).read_text(encoding="utf-8"), render(page)
+        if old != new:
+            write_whole(ROOT / page, new)
+        sys.stdout.write(f"{page} {'is up to date' if old == new else 'updated'}\n")

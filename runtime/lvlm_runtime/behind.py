@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -262,13 +262,10 @@ class Answering:
                 self.recorder,
                 self.asked.query_ids,
             )
-            return replace(visual, tokens=chain.backend.fetch(visual.tokens))
+            return visual.carried(chain.backend.fetch)
 
         def load() -> Visual:
-            visual = self.memory.visual(self._key(number), compute)
-            tokens = visual.tokens
-            assert isinstance(tokens, np.ndarray)
-            return replace(visual, tokens=chain.backend.put(tokens))
+            return self.memory.visual(self._key(number), compute).carried(chain.backend.put)
 
         return load
 

@@ -80,11 +80,11 @@ class PictureMemory:
         return len(self._kept)
 
     def visual(self, key: Hashable, compute: Callable[[], Visual]) -> Visual:
-        """Visual tokens, as numpy arrays; computed where they are not here.
+        """Visual tokens and their planes, as numpy arrays; computed where they are not here.
 
         Args:
             key: What makes them the same.
-            compute: Gives them, ``tokens`` on the host.
+            compute: Gives them, on the host.
         """
         kept = self._kept.get(key)
         if isinstance(kept, Visual):
@@ -131,4 +131,8 @@ def _bytes(value: Visual | Snapshot) -> int:
         return value.size_bytes
     assert isinstance(value.tokens, np.ndarray)
     sizes = 0 if value.sizes is None else value.sizes.nbytes
-    return value.tokens.nbytes + value.origins.offsets.nbytes + sizes
+    planes = 0
+    for plane in value.planes.values():
+        assert isinstance(plane.rows, np.ndarray)
+        planes += plane.rows.nbytes + plane.origins.offsets.nbytes
+    return value.tokens.nbytes + value.origins.offsets.nbytes + sizes + planes

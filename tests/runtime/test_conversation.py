@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import pytest
 
 from lvlm_export.demo import PICTURES
 from lvlm_runtime import LvlmError, SamplingOptions, Session, UsageError
-from lvlm_runtime.chain.continued import empty
 from lvlm_runtime.chain.recorder import Recorder
 from lvlm_runtime.conversation import Conversation
 from lvlm_runtime.remembered import PictureMemory
@@ -309,10 +307,3 @@ def test_a_prompt_passes_in_chunks(session: Session) -> None:
 def test_a_projector_that_reads_the_question_leaves_nothing_to_remember(quecc: Session) -> None:
     with pytest.raises(LvlmError, match="projector reads the question, so nothing of a picture"):
         quecc.remember(ONE)
-
-
-def test_a_model_of_several_positions_a_token_is_refused() -> None:
-    text = SimpleNamespace(position_rows=3)
-    decoder: Any = SimpleNamespace(manifest=SimpleNamespace(text=text, family="qwen3_vl"))
-    with pytest.raises(LvlmError, match="do not know qwen3_vl's 3 positions a token yet; ask with"):
-        empty(decoder, 8)

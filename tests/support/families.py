@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import tiny
-from helpers import build_tiny, tiny_options
+from helpers import build_tiny, made_once, tiny_options
 from lvlm_export.check.parity import synthetic_samples, verify
 from lvlm_export.check.parity_report import ParityReport
 from lvlm_export.checkpoint.checkpoint import Checkpoint
@@ -70,12 +70,33 @@ CASES = [
 ]
 
 
-def compare(case: Case, directory: Path) -> ParityReport:
-    """Build the case's checkpoint and compare its chain with PyTorch."""
+@dataclass(frozen=True)
+class Built:
+    """A case's checkpoint and its bundle at ``RATIOS`` and 1.0."""
+
+    checkpoint: Path
+    bundle: Path
+
+
+def build_case(case: Case, directory: Path) -> Built:
+    """Write the case's checkpoint and build it."""
     path = case.write(directory)
-    result = build_tiny(path, directory / "bundle", *RATIOS, **case.options)
-    checkpoint = Checkpoint.open(path)
+    return Built(path, build_tiny(path, directory / "bundle", *RATIOS, **case.options).directory)
+
+
+def shared_case(name: str, shared: Path) -> Built:
+    """One of ``CASES`` by name, built once for all tests; read only."""
+    case = next(each for each in CASES if each.name == name)
+    with made_once(shared / f"case-{name}") as part:
+        if part is not None:
+            build_case(case, part)
+    return Built(shared / f"case-{name}" / name, shared / f"case-{name}" / "bundle")
+
+
+def compare(case: Case, built: Built) -> ParityReport:
+    """Compare a case's chain with PyTorch."""
+    checkpoint = Checkpoint.open(built.checkpoint)
     plan = make_plan(checkpoint, tiny_options(*RATIOS, **case.options))
-    session = Session.open(result.directory, device="cpu")
+    session = Session.open(built.bundle, device="cpu")
     samples = synthetic_samples(plan.shape.layouts, 2, seed=5)
     return verify(session, checkpoint, plan, samples, 12, lambda _step: None)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lvlm_runtime.bundle.bundle import Bundle
 from lvlm_runtime.errors import LvlmError, UsageError
+from lvlm_runtime.graphs.integers import multiply_in_integers, overflow_probe
 from lvlm_runtime.graphs.reader import parse_model
 
 try:
@@ -34,7 +35,7 @@ _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 # Its errors are raised; logged too, they would be lines of their own beside ours.
 _FATAL_ONLY = 4
-# How products with quantised weights are made (accuracy_level of MatMulNBits): in float32, or with
+# How products with weights of blocks are made (accuracy_level of MatMulNBits): in float32, or with
 # activations that are rounded to 8 bits, a scale per block; a token of float32 takes 3 to 100 times as
 # long.
 _EXACT, _INTEGERS = "1", "4"
@@ -184,7 +185,9 @@ class OrtBackend:
         options.add_session_config_entry("session.qdq_matmulnbits_block_size", _SCALE_BLOCK)
         providers = [_CUDA, _CPU] if self.device == "cuda" else [_CPU]
         try:
-            session = ort.InferenceSession(bundle.graph(graph), options, providers=providers)
+            session = ort.InferenceSession(
+                self._lowered(bundle, graph), options, providers=providers
+            )
         except Exception as error:  # as in OrtRunner
             model = parse_model(bundle.graph(graph), path)
             if any(info.element_type == "bfloat16" for info in model.graph.inputs):
@@ -201,6 +204,13 @@ class OrtBackend:
             raise LvlmError(f"{path} does not load in ONNX Runtime: {_one_line(error)}") from error
         bundle.check_place()
         return OrtRunner(session, self.device, path.stem)
+
+    def _lowered(self, bundle: Bundle, graph: str) -> bytes:
+        """A graph as this device multiplies fastest with what it holds."""
+        data = bundle.graph(graph)
+        if self.device != "cpu" or self._level == _EXACT or not _multiplies_whole():
+            return data
+        return multiply_in_integers(data, bundle.path(graph))
 
     def put(self, array: NDArray[Any]) -> Value:
         return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self.device)
@@ -222,6 +232,14 @@ class OrtBackend:
         if whole[0] != 1 or not 0 <= start <= stop <= whole[1]:
             raise ValueError(f"rows {start} to {stop} are not in a buffer of {list(whole)}")
         return View(value, start, (1, stop - start, *whole[2:]))
+
+
+@cache
+def _multiplies_whole() -> bool:
+    """No product of 8-bit integers overflows on this CPU, so that they can be used."""
+    data, expected = overflow_probe()
+    (found,) = ort.InferenceSession(data, providers=[_CPU]).run(None, {})
+    return bool((found == expected).all())
 
 
 @cache

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -29,7 +29,6 @@ from lvlm_runtime.chain.held import (
     rows_of,
 )
 from lvlm_runtime.chain.recorder import Recorder, Reduced
-from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.prompt.sequence import Indices, Spans, place_rows
 
 Source = Callable[[int, int], Value]
@@ -55,10 +54,11 @@ class _Flow:
     Attributes:
         elements: At the input of the segment.
         spans: Where its text and pictures stand there.
-        positions: ``[S]`` RoPE positions.
+        positions: ``[R, S]`` RoPE positions.
         sizes: ``[S]`` patches per row, where they are counted.
         source: Hidden states of rows [a, b) at the input of the segment.
-        breaks: Rows before which a call ends.
+        kept: Picture -> which of the tokens that entered the decoder are left; one that is not
+            here has all of them.
     """
 
     elements: list[Element]
@@ -66,7 +66,7 @@ class _Flow:
     positions: Indices
     sizes: Rows | None
     source: Source
-    breaks: tuple[int, ...] = ()
+    kept: dict[int, Indices] = field(default_factory=dict)
 
 
 class Continuation:
@@ -159,9 +159,7 @@ class Continuation:
             self.entering.spans,
             self.entering.place(first.positions, first.sizes),
         )
-        # The graph that puts text and pictures together takes pictures of one size.
-        breaks = tuple(each.start for each in spans.images[1:])
-        return _Flow(elements, spans, positions, sizes, self.entering.rows, breaks)
+        return _Flow(elements, spans, positions, sizes, self.entering.rows)
 
     def _run(self, segment: _Segment, held: Held, flow: _Flow) -> tuple[Value, Value | None]:
         """New rows through the subgraphs of a segment.
@@ -176,13 +174,16 @@ class Continuation:
                 each.group.count_sizes(start, flow.sizes[start:], self.backend)
         hidden: Value = None
         query: Value | None = None
-        pieces = self._pieces(start, total, flow)
+        # The graph that puts text and pictures together takes pictures of one size.
+        assembled = segment.stages[0][0] == 0 or any(stage.planes for _, stage in stages)
+        pieces = self._pieces(start, total, flow.spans if assembled else None)
         for first, stop in pieces:
             hidden = flow.source(first, stop)
-            positions = self.backend.put(flow.positions[None, first:stop])
+            positions = self.backend.put(flow.positions[:, first:stop])
             for each, stage in stages:
+                planes = self._planes(stage, flow, first, stop)
                 hidden, query = self.decoder.run_stage(
-                    stage, each.group, hidden, positions, self.recorder, "prefill"
+                    stage, each.group, hidden, positions, self.recorder, "prefill", planes
                 )
             if segment.cuts:
                 self._keep(stages[-1][0], hidden, query)
@@ -199,9 +200,30 @@ class Continuation:
             query = None if last.query is None else self.backend.put(last.query[None])
         return hidden, query
 
-    def _pieces(self, start: int, total: int, flow: _Flow) -> list[tuple[int, int]]:
-        """Rows [start, total) in pieces of at most a chunk, each with one picture at most."""
-        ends = sorted({start, total, *(row for row in flow.breaks if start < row < total)})
+    def _planes(self, stage: Subgraph, flow: _Flow, start: int, stop: int) -> dict[str, Value]:
+        """What the layers of a subgraph add to rows [start, stop), which are of one picture at most."""
+        inside = [
+            n for n, at in enumerate(flow.spans.images) if at.start < stop and start < at.stop
+        ]
+        if not stage.planes or not inside:
+            return {}
+        (number,) = inside
+        taken, visual = flow.spans.images[number], self.entering.visual(number)
+        offsets = visual.origins.offsets[:, flow.kept.get(number, slice(None))]
+        rows = np.arange(max(start, taken.start), min(stop, taken.stop), dtype=np.int64)
+        return self.decoder.planes.of_rows(
+            stage,
+            visual.planes,
+            stop - start,
+            rows[None] - start,
+            offsets[:, rows - taken.start],
+            self.recorder,
+        )
+
+    def _pieces(self, start: int, total: int, spans: Spans | None) -> list[tuple[int, int]]:
+        """Rows [start, total) in pieces of at most a chunk, each of one picture of ``spans`` at most."""
+        breaks = () if spans is None else tuple(each.start for each in spans.images[1:])
+        ends = sorted({start, total, *(row for row in breaks if start < row < total)})
         pieces: list[tuple[int, int]] = []
         for first, stop in itertools.pairwise(ends):
             step = self.chunk or stop - first
@@ -231,9 +253,10 @@ class Continuation:
         following = _Flow(
             reduced_elements(flow.elements, pictures, kept),
             after,
-            np.zeros(after.total, np.int64),
+            np.zeros((len(flow.positions), after.total), np.int64),
             None if flow.sizes is None else np.ones(after.total, np.float32),
             flow.source,
+            dict(flow.kept),
         )
         joined: Rows | None = None
         for graph in graphs:
@@ -242,18 +265,25 @@ class Continuation:
             out, own = self._reduce_images(
                 cut, stage, held.stages[index], images, flow, hidden, query
             )
-            positions = self.backend.fetch(out["position_ids_out"])[0]
+            positions = self.backend.fetch(out["position_ids_out"])
             if several:
                 rows = self.backend.fetch(out["hidden_out"])[0]
                 joined = (
                     np.zeros((after.total, rows.shape[1]), rows.dtype) if joined is None else joined
                 )
                 joined[after.text] = rows[own.text]
-            following.positions[after.text] = positions[own.text]
-            places = self.backend.fetch(out["places"]) if "places" in out else None
+            following.positions[:, after.text] = positions[:, own.text]
+            # Where nothing stays the graph does not say so.
+            none = np.zeros((len(images), 0), np.int64)
+            places = self.backend.fetch(out["places"]) if "places" in out else none
+            for n, chosen in zip(images, places, strict=True):
+                known = flow.kept.get(n)
+                following.kept[n] = chosen if known is None else known[chosen]
             for n, (old, new) in enumerate(zip(own.images, after.images, strict=True)):
                 if n in images or n not in segment.cuts:
-                    following.positions[new.start : new.stop] = positions[old.start : old.stop]
+                    following.positions[:, new.start : new.stop] = positions[
+                        :, old.start : old.stop
+                    ]
                     if joined is not None:
                         joined[new.start : new.stop] = rows[old.start : old.stop]
                 if following.sizes is None or flow.sizes is None:
@@ -261,7 +291,7 @@ class Continuation:
                 before = flow.sizes[flow.spans.images[n].start : flow.spans.images[n].stop]
                 if n not in segment.cuts:
                     following.sizes[new.start : new.stop] = before
-                elif n in images and places is not None:
+                elif n in images:
                     chosen = places[images.index(n)]
                     following.sizes[new.start : new.stop] = before[chosen]
         whole: Value = out["hidden_out"] if joined is None else self.backend.put(joined[None])
@@ -298,7 +328,7 @@ class Continuation:
             "key": held.group.keys(stage.last_layer - 1, self.backend),
         }
         hosted = {
-            "position_ids": flow.positions[None],
+            "position_ids": flow.positions,
             "visual_index": visual,
             "order": order,
             "text_index": spans.text,
@@ -324,20 +354,14 @@ def empty(decoder: Decoder, capacity: int) -> Held:
     """Caches of ``capacity`` rows that hold nothing.
 
     Raises:
-        LvlmError: The engines were built for fewer, or a token has several positions.
+        LvlmError: The engines were built for fewer.
     """
-    if decoder.manifest.text.position_rows > 1:
-        raise LvlmError(
-            f"conversations, remembered pictures and prompts in chunks do not know"
-            f" {decoder.manifest.family}'s {decoder.manifest.text.position_rows} positions a token yet;"
-            " ask with session.generate or lvlm-export run, each question on its own"
-        )
     sized = decoder.manifest.sized
     stages = [
         HeldStage(
             decoder.allocate(stage, capacity),
             [],
-            np.zeros(0, np.int64),
+            np.zeros((decoder.manifest.text.position_rows, 0), np.int64),
             np.ones(0, np.float32) if sized else None,
         )
         for stage in decoder.manifest.decoder

@@ -24,6 +24,7 @@ from lvlm_runtime.prompt.sequence import (
     Placed,
     place_tokens,
     position_rows,
+    text_positions,
 )
 
 Logits = NDArray[np.float32]
@@ -185,9 +186,8 @@ class Decoder:
                 )
         with recorder.step("embedding", phase, len(tokens)):
             hidden = self.backend.put(self.graphs.embeddings.rows(tokens)[None])
-        following = np.arange(state.position, state.position + len(tokens), dtype=np.int64)
         rows = self.manifest.text.position_rows
-        positions = self.backend.put(np.tile(following, (rows, 1)))
+        positions = self.backend.put(text_positions(state.position, len(tokens), rows))
         for stage, group in zip(self.manifest.decoder, state.groups, strict=True):
             hidden, _ = self.run_stage(stage, group, hidden, positions, recorder, phase)
         state.position += len(tokens)
@@ -274,7 +274,8 @@ class Decoder:
         planes: dict[str, Value] = {}
         if prompt.visual is not None and prompt.origins is not None:
             known, offsets = prompt.visual.planes, prompt.origins.offsets
-            planes = self.planes.of_prompt(stage, known, prompt.placed, offsets, recorder)
+            count, visual = len(prompt.placed.order), prompt.placed.visual
+            planes = self.planes.of_rows(stage, known, count, visual, offsets, recorder)
         ran = self.run_stage(stage, group, hidden, positions, recorder, "prefill", planes)
         prompt.hidden, prompt.query = ran
         prompt.group = group

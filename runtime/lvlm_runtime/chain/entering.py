@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from lvlm_runtime.backends import Value
@@ -10,7 +12,13 @@ from lvlm_runtime.chain.decoder import Decoder
 from lvlm_runtime.chain.held import ImagePrompt, Rows
 from lvlm_runtime.chain.recorder import Recorder, Reduced
 from lvlm_runtime.chain.vision import Visual
-from lvlm_runtime.prompt.sequence import Indices, place_rows
+from lvlm_runtime.prompt.sequence import (
+    Indices,
+    image_positions,
+    image_span,
+    place_rows,
+    text_positions,
+)
 
 
 class PromptInput:
@@ -40,29 +48,31 @@ class PromptInput:
         """What belongs to every row; of pictures that are held whole nothing is asked for.
 
         Args:
-            positions: ``[H]`` RoPE positions of the rows that are held.
+            positions: ``[R, H]`` RoPE positions of the rows that are held.
             sizes: ``[H]`` patches that each stands for, where they are counted.
 
         Returns:
-            The same of all rows ``[S]``, and the position behind the prompt.
+            The same of all rows, ``[R, S]`` and ``[S]``, and the position behind the prompt.
         """
-        held, spans = len(positions), self.spans
-        every = np.zeros(spans.total, np.int64)
+        (rows, held), spans, grid = positions.shape, self.spans, self.decoder.manifest.grid
+        every = np.zeros((rows, spans.total), np.int64)
         weights = None if sizes is None else np.ones(spans.total, np.float32)
         position = row = 0
         for number, run in enumerate(self.prompt.runs):
-            every[row : row + len(run)] = np.arange(position, position + len(run))
+            every[:, row : row + len(run)] = text_positions(position, len(run), rows)
             row, position = row + len(run), position + len(run)
             if number == len(self.prompt.images):
                 break
             taken = spans.images[number]
             if taken.stop > held:
                 visual = self.visual(number)
-                every[taken.start : taken.stop] = position + visual.origins.offsets[0]
+                stood = image_positions(visual.origins.offsets[0], rows, grid)
+                every[:, taken.start : taken.stop] = position + stood
                 if weights is not None and visual.sizes is not None:
                     weights[taken.start : taken.stop] = visual.sizes[0]
-            row, position = taken.stop, position + self.prompt.images[number].part.span
-        every[:held] = positions
+            span = image_span(self.prompt.images[number].part.span, rows, grid)
+            row, position = taken.stop, position + span
+        every[:, :held] = positions
         if weights is not None and sizes is not None:
             weights[:held] = sizes
         return every, weights, position
@@ -115,7 +125,9 @@ class PromptInput:
         sizes = visual.sizes
         if sizes is not None:
             sizes = np.take_along_axis(sizes, places, axis=1)
-        return Visual(out["visual_out"], visual.origins.keep(places), sizes)
+        return replace(
+            visual, tokens=out["visual_out"], origins=visual.origins.keep(places), sizes=sizes
+        )
 
     @property
     def text(self) -> Value:

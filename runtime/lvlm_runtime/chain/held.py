@@ -19,7 +19,7 @@ from lvlm_runtime.bundle.manifest import LayoutBudget
 from lvlm_runtime.chain.decoder import DecodeState
 from lvlm_runtime.chain.kv_cache import LayerGroup
 from lvlm_runtime.chain.vision import Visual
-from lvlm_runtime.prompt.sequence import Indices
+from lvlm_runtime.prompt.sequence import Indices, text_positions
 
 # What it is, and how many rows it takes.
 Element = tuple[Hashable, int]
@@ -78,7 +78,7 @@ class HeldStage:
     Attributes:
         group: Its caches.
         elements: What their first rows are; rows behind them count for nothing.
-        positions: ``[S]`` RoPE position of each row.
+        positions: ``[R, S]`` RoPE positions of each row.
         sizes: ``[S]`` patches that each stands for, where the decoder counts them.
         hidden: ``[S', C]``, the first rows as they left the subgraph, where a site follows that
             reduced; S' may be less than S.
@@ -97,7 +97,7 @@ class HeldStage:
         self.elements = self.elements[:count]
         rows = rows_of(self.elements)
         self.group.truncate(rows, backend)
-        self.positions = self.positions[:rows]
+        self.positions = self.positions[:, :rows]
         self.sizes = None if self.sizes is None else self.sizes[:rows]
         self.hidden = None if self.hidden is None else self.hidden[:rows]
         self.query = None if self.query is None else self.query[:, :rows]
@@ -132,10 +132,10 @@ class Held:
     def append(self, tokens: Sequence[int], state: DecodeState) -> None:
         """Tokens of text that ``state``, made of this, was fed since."""
         count = len(tokens)
-        following = np.arange(self.position, self.position + count, dtype=np.int64)
         for stage in self.stages:
             stage.elements += [(token, 1) for token in tokens]
-            stage.positions = np.concatenate([stage.positions, following])
+            following = text_positions(self.position, count, len(stage.positions))
+            stage.positions = np.concatenate([stage.positions, following], axis=1)
             if stage.sizes is not None:
                 stage.sizes = np.concatenate([stage.sizes, np.ones(count, stage.sizes.dtype)])
         self.position = state.position

@@ -20,7 +20,7 @@ from lvlm_runtime.bundle.manifest import Subgraph
 from lvlm_runtime.chain.loaded import LoadedGraphs
 from lvlm_runtime.chain.recorder import Recorder
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.prompt.sequence import Indices, Origins, Placed
+from lvlm_runtime.prompt.sequence import Indices, Origins
 
 
 @dataclass(frozen=True)
@@ -83,21 +83,23 @@ class PlaneFeeds:
     def __init__(self, graphs: LoadedGraphs) -> None:
         self.graphs = graphs
 
-    def of_prompt(
+    def of_rows(
         self,
         stage: Subgraph,
         planes: Planes,
-        placed: Placed,
+        length: int,
+        visual: Indices,
         offsets: Indices,
         recorder: Recorder,
     ) -> dict[str, Value]:
-        """What the layers of a subgraph add to the rows of a prompt, ``[1, S, C]`` each.
+        """What the layers of a subgraph add to rows of a prompt, ``[1, S, C]`` each.
 
         Args:
             stage: The subgraph.
-            planes: Of the prompt's images.
-            placed: Where text and images stand.
-            offsets: ``[n, K]``, where the images' tokens stood in their pictures.
+            planes: Of the ``n`` images that the rows are of.
+            length: S.
+            visual: ``[n, K]``, where tokens of the images stand among the rows.
+            offsets: ``[n, K]``, where these stood in their pictures.
             recorder: Takes the timings.
 
         Raises:
@@ -112,7 +114,7 @@ class PlaneFeeds:
                 )
             rows = plane_rows(plane.origins, offsets)
             per_image = plane.origins.offsets.shape[1]
-            order = plane_order(len(placed.order), placed.visual, rows, per_image)
+            order = plane_order(length, visual, rows, per_image)
             feeds = {
                 "text": self.nothing(1),
                 "visual": plane.rows,

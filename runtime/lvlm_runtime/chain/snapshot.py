@@ -80,7 +80,7 @@ def take(decoder: Decoder, held: Held, count: int) -> Snapshot:
         beside = replace(
             stage,
             elements=list(elements),
-            positions=stage.positions[:rows].copy(),
+            positions=stage.positions[:, :rows].copy(),
             sizes=None if stage.sizes is None else stage.sizes[:rows].copy(),
             hidden=None if stage.hidden is None else stage.hidden[:rows].copy(),
             query=None if stage.query is None else stage.query[:, :rows].copy(),

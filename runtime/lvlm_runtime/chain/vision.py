@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,11 @@ class Visual:
     origins: Origins
     sizes: NDArray[np.floating] | None = None
     planes: Planes = field(default_factory=dict)
+
+    def carried(self, carry: Callable[[Any], Value]) -> Visual:
+        """The same with ``carry`` called on what the backend holds: to the host, or back."""
+        planes = {name: replace(each, rows=carry(each.rows)) for name, each in self.planes.items()}
+        return replace(self, tokens=carry(self.tokens), planes=planes)
 
 
 class VisionFlow:

@@ -76,15 +76,8 @@ class Origins:
 
 def position_ids(run_lengths: Sequence[int], origins: Origins | None) -> tuple[Indices, int]:
     """RoPE positions ``[S]`` of a prompt, and the position of the first token after it."""
-    pieces: list[Indices] = []
-    start = 0
-    for image, length in enumerate(run_lengths):
-        pieces.append(np.arange(start, start + length, dtype=np.int64))
-        start += length
-        if origins is not None and image < len(run_lengths) - 1:
-            pieces.append(start + origins.offsets[image])
-            start += origins.span
-    return np.concatenate(pieces), start
+    ids, following = position_rows(run_lengths, origins, 1, None)
+    return ids[0], following
 
 
 def position_rows(
@@ -102,20 +95,46 @@ def position_rows(
         rows: R, 1 or 3.
         grid: Rows and columns of an image's tokens; with three rows.
     """
-    if rows == 1:
-        ids, following = position_ids(run_lengths, origins)
-        return ids[None], following
     pieces: list[Indices] = []
     start = 0
     for image, length in enumerate(run_lengths):
-        pieces.append(np.tile(np.arange(start, start + length, dtype=np.int64), (rows, 1)))
+        pieces.append(text_positions(start, length, rows))
         start += length
         if origins is not None and image < len(run_lengths) - 1:
-            assert grid is not None
-            offsets = origins.offsets[image]
-            pieces.append(start + np.stack((0 * offsets, offsets // grid[1], offsets % grid[1])))
-            start += max(grid)
+            pieces.append(start + image_positions(origins.offsets[image], rows, grid))
+            start += image_span(origins.span, rows, grid)
     return np.concatenate(pieces, axis=1), start
+
+
+def text_positions(start: int, count: int, rows: int) -> Indices:
+    """RoPE positions ``[R, count]`` of text from position ``start`` on; every row is the same."""
+    return np.tile(np.arange(start, start + count, dtype=np.int64), (rows, 1))
+
+
+def image_positions(offsets: Indices, rows: int, grid: tuple[int, int] | None) -> Indices:
+    """RoPE positions ``[R, V]`` of an image's tokens, counted from where the image begins.
+
+    Args:
+        offsets: ``[V]``, where they stood in raster order.
+        rows: As of ``position_rows``.
+        grid: Likewise.
+
+    Example:
+        >>> image_positions(np.array([0, 4, 5]), 3, (2, 3)).tolist()
+        [[0, 0, 0], [0, 1, 1], [0, 1, 2]]
+    """
+    if rows == 1:
+        return offsets[None]
+    assert grid is not None
+    return np.stack((0 * offsets, offsets // grid[1], offsets % grid[1]))
+
+
+def image_span(span: int, rows: int, grid: tuple[int, int] | None) -> int:
+    """RoPE positions that an image of ``span`` tokens takes: with three rows its longer edge."""
+    if rows == 1:
+        return span
+    assert grid is not None
+    return max(grid)
 
 
 def text_runs(token_ids: Sequence[int], image_token_id: int) -> list[list[int]]:

@@ -106,9 +106,9 @@ def test_a_token_takes_the_row_of_its_own_place() -> None:
 def test_a_plane_that_no_graph_gives_is_one_line() -> None:
     graphs: Any = None
     stage = Subgraph("decoder.0", "decoder.0.onnx", None, 0, 4, ("plane.1",))
-    placed = place_tokens([1, 1], np.arange(2), 2, 1)
+    one = np.zeros((1, 1), int)
     with pytest.raises(LvlmError, match=r"decoder\.0 adds plane\.1 and no vision graph gives it"):
-        PlaneFeeds(graphs).of_prompt(stage, {}, placed, np.zeros((1, 1), int), Recorder())
+        PlaneFeeds(graphs).of_rows(stage, {}, 3, one, one, Recorder())
 
 
 def test_planes_lie_where_their_layers_end() -> None:

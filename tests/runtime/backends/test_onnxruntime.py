@@ -56,3 +56,15 @@ def test_what_was_fetched_outlives_its_value_and_what_is_written_later() -> None
     del value
     np.testing.assert_array_equal(fetched["value"].ravel(), np.arange(6))
     np.testing.assert_array_equal(fetched["view"].ravel(), np.arange(2, 6))
+
+
+@pytest.mark.parametrize(("exact", "whole"), [(False, True), (True, True), (False, False)])
+def test_activations_are_rounded_where_products_stay_whole_and_nobody_compares(
+    exact: bool, whole: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(backend, "_multiplies_whole", lambda: whole)
+    monkeypatch.setattr(backend, "multiply_in_integers", lambda data, path: data + b"!")
+    bundle = Bundle(tmp_path, None)  # type: ignore[arg-type]
+    bundle._graphs["vision.onnx"] = b"graph"
+    given = backend.OrtBackend("cpu", 1, exact)._lowered(bundle, "vision.onnx")
+    assert given == (b"graph" if exact or not whole else b"graph!")
