@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,37 +14,18 @@ import onnx_ir as ir
 import torch
 from onnxscript import optimizer
 from torch import Tensor, nn
-from torch.onnx._internal.exporter import _core, _registration
 
 from lvlm_export.graphs.element_types import onnx_dtype
 from lvlm_export.graphs.names import name_axes, name_nodes, number_nodes
 from lvlm_export.graphs.passes import Rewrite
 from lvlm_export.graphs.passes.fold_weights import fold_weight_slices, fold_weight_transposes
 from lvlm_export.graphs.passes.quantise_weights import quantise_weights
+from lvlm_export.graphs.trace import Signature, trace
 from lvlm_export.graphs.weight_use import Store, WeightUse
 from lvlm_runtime.bundle.bundle import WEIGHTS
 
-OPSET = 24
 # Initialisers up to this size stay in the graph file; a few kilobytes at most per graph.
 INLINE_BYTES = 1024
-
-
-@dataclass(frozen=True)
-class Signature:
-    """Names and dynamic axes of a graph.
-
-    Attributes:
-        inputs: Flat input names.
-        outputs: Flat output names.
-        dynamic_shapes: As ``torch.export`` takes them, in the structure of the arguments.
-        positional: How many of the inputs the module takes by their places, the others by their
-            names; None for all.
-    """
-
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    dynamic_shapes: Any
-    positional: int | None = None
 
 
 def export_graph(
@@ -72,8 +50,8 @@ def export_graph(
         rewrites: What dialect and target ask for (``passes.rewrites``).
         formats: Weights that are stored as integers (``quantise.quantised_weights``).
     """
-    program = trace(module, arguments, signature)
-    model = program.model
+    with _quiet():
+        model = trace(module, arguments, signature).model
     model.graph.name = path.stem
     name_axes(model.graph, signature.dynamic_shapes)
     uses = _detach_parameters(model.graph, module, names)
@@ -94,46 +72,6 @@ def export_graph(
     _strip(model)
     model.producer_name = "lvlm-export"
     ir.save(model, path)
-
-
-def trace(module: nn.Module, arguments: tuple[Any, ...], signature: Signature) -> Any:
-    """What ``torch.onnx.export(dynamo=True, optimize=False)`` does; returns the ONNX program.
-
-    The public function builds the table of operator translations anew for every graph, half of
-    the time that a small graph takes; a bundle has dozens. One level below, the table can be kept.
-    """
-    placed, named, shapes = _by_name(module, arguments, signature)
-    with _quiet(), torch.no_grad():
-        return _core.export(
-            module.eval(),
-            placed,
-            named,
-            registry=_registry(),
-            dynamic_shapes=shapes,
-            input_names=list(signature.inputs),
-            output_names=list(signature.outputs),
-            opset_version=OPSET,
-            optimize=False,
-            verbose=False,
-        )
-
-
-def _by_name(
-    module: nn.Module, arguments: tuple[Any, ...], signature: Signature
-) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    """Arguments by place, arguments by name, and their dynamic axes as ``torch.export`` wants both."""
-    first = signature.positional
-    if first is None or first == len(arguments):
-        return arguments, {}, signature.dynamic_shapes
-    names = signature.inputs[first:]
-    parameters = list(inspect.signature(module.forward).parameters)[:first]
-    shapes = dict(zip((*parameters, *names), signature.dynamic_shapes, strict=True))
-    return arguments[:first], dict(zip(names, arguments[first:], strict=True)), shapes
-
-
-@functools.cache
-def _registry() -> _registration.ONNXRegistry:
-    return _registration.ONNXRegistry.from_torchlib(opset_version=OPSET)
 
 
 def _detach_parameters(

@@ -13,7 +13,7 @@ from torch import nn
 
 from lvlm_export.families import Family, ModelShape, Parts
 from lvlm_export.graphs.element_types import torch_dtype
-from lvlm_export.graphs.export import Signature, example
+from lvlm_export.graphs.export import example
 from lvlm_export.graphs.reducers import make_reducer, reducer_inputs
 from lvlm_export.graphs.subgraphs import (
     Assemble,
@@ -22,6 +22,7 @@ from lvlm_export.graphs.subgraphs import (
     ProjectorSubgraph,
     VisionSubgraph,
 )
+from lvlm_export.graphs.trace import Signature
 from lvlm_export.plan.cuts import DecoderCut, VisionCut
 from lvlm_export.plan.files import PROJECTOR_FILE, lm_head_files, packer_file, reducer_file
 from lvlm_export.plan.plan import Plan

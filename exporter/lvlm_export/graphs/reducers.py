@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from lvlm_export.families import ModelShape
-from lvlm_export.graphs.export import Signature, example
+from lvlm_export.graphs.export import example
+from lvlm_export.graphs.trace import Signature
 from lvlm_export.plan.plan import Plan
 from lvlm_export.reduction.budget import SiteCount
 from lvlm_export.reduction.method import Method, ReducerShape, Site

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 import tiny
 from helpers import build_tiny
-from lvlm_export.graphs.export import Signature, example, full_names, trace
+from lvlm_export.graphs.export import example, full_names
 from lvlm_export.graphs.names import name_axes, name_nodes, number_nodes, scope_of
+from lvlm_export.graphs.trace import Signature, trace
 
 # Every axis that a request brings, over all graphs of a bundle; each means one thing.
 AXES = {

@@ -13,8 +13,9 @@ import torch
 
 import tiny
 from lvlm_export.checkpoint.checkpoint import Checkpoint
-from lvlm_export.graphs.export import Signature, export_graph
+from lvlm_export.graphs.export import export_graph
 from lvlm_export.graphs.reducers import Reducer, make_reducer, reducer_inputs
+from lvlm_export.graphs.trace import Signature
 from lvlm_export.plan.plan import BuildOptions, Plan, make_plan
 from lvlm_export.reduction import METHODS
 from lvlm_export.reduction.reducers import DecoderReducer

@@ -22,7 +22,7 @@ from lvlm_export.families.shared.projectors import (
     projector_shape,
     shrink_grid,
 )
-from lvlm_export.graphs.export import Signature, trace
+from lvlm_export.graphs.trace import Signature, trace
 from lvlm_runtime.errors import LvlmError
 
 SIDE, WIDTH, LEVELS, TEXT = 24, 16, 4, 24
