@@ -6,12 +6,10 @@ import re
 import shlex
 from collections.abc import Iterator
 
-import click
 import pytest
 
+from command_line import wrong
 from documents import DOCUMENTS, text_of
-from lvlm_export.cli import COMMANDS, cli
-from lvlm_runtime.errors import UsageError
 
 # The changelog tells of options that were.
 SHOWN = tuple(name for name in DOCUMENTS if name != "CHANGELOG.md")
@@ -50,30 +48,6 @@ def named_commands(text: str) -> list[list[str]]:
     """Words of what stands in backticks, where arguments may be missing."""
     text = BLOCK.sub("", text)
     return [each.split() for each in re.findall(r"`lvlm-export\s+([^`]+)`", text)]
-
-
-def wrong(words: list[str], whole: bool) -> str | None:
-    """Why a command would be refused before it begins; of a part, why its options are unknown."""
-    name = words[0]
-    if name.startswith("-") or not name.islower():  # --version, COMMAND
-        return None
-    if name not in COMMANDS:
-        return f"there is no command {name}"
-    command = cli.get_command(click.Context(cli), name)
-    assert command is not None
-    if not whole:
-        known = {opt for each in command.params for opt in (*each.opts, *each.secondary_opts)}
-        typed = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
-        unknown = sorted(typed - known - {"--help"})
-        return f"there is no option {', '.join(unknown)}" if unknown else None
-    try:
-        command.make_context(name, [word.rstrip("…") for word in words[1:]])
-    except click.exceptions.Exit:
-        return None
-    except (click.ClickException, UsageError) as error:
-        said = error.format_message() if isinstance(error, click.ClickException) else str(error)
-        return None if "there is no such recipe file" in said else said
-    return None
 
 
 @pytest.mark.parametrize("name", SHOWN)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from lvlm_profiles.errors import LvlmError, UsageError
 from lvlm_profiles.readers import UnreadableError, decode, load_json, parse_json
+from lvlm_profiles.registry import unknown_name
 
 T = TypeVar("T")
 # Longest part of a wrong value that a message shows.
@@ -106,7 +107,7 @@ def path_in(directory: Path, name: str, what: str) -> Path:
     """
     known = names_in(directory)
     if name not in known:
-        raise UsageError(f"unknown {what} {name!r}; known: {', '.join(known) or 'none'}")
+        raise UsageError(unknown_name(what, name, known))
     return directory / f"{name}.json"
 
 

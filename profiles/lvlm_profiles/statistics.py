@@ -11,6 +11,8 @@ from dataclasses import dataclass
 # Resamples of a bootstrap, and the seed that makes a comparison repeat itself.
 RESAMPLES, SEED = 2000, 20240819
 CONFIDENCE = 0.95
+# Fewer samples have no 99th percentile, but a largest.
+LEAST_FOR_P99 = 100
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Summary:
         p50: Percentiles interpolate linearly between the two nearest samples.
         p90: As p50.
         p95: As p50.
-        p99: As p50; of fewer than 100 samples it lies between the two largest.
+        p99: As p50; None of fewer than 100 samples, of which it would be the largest but one or two.
         minimum: The least.
         maximum: The largest.
         deviation: Standard deviation of the sample (n - 1); 0 for one sample.
@@ -37,7 +39,7 @@ class Summary:
     p50: float
     p90: float
     p95: float
-    p99: float
+    p99: float | None
     minimum: float
     maximum: float
     deviation: float
@@ -103,7 +105,7 @@ def summarize(samples: Sequence[float]) -> Summary:
         p50=middle,
         p90=percentile(ordered, 90),
         p95=percentile(ordered, 95),
-        p99=percentile(ordered, 99),
+        p99=percentile(ordered, 99) if len(ordered) >= LEAST_FOR_P99 else None,
         minimum=ordered[0],
         maximum=ordered[-1],
         deviation=deviation,

@@ -36,18 +36,20 @@ def milliseconds(text: object) -> float:
     """A time, ``300ms``, ``0.3s`` or ``300``, in milliseconds.
 
     Raises:
-        UsageError: Something else; a number has no unit.
+        UsageError: Something else; 0.3 by itself too, which is meant in seconds and would be read as 0.3 ms.
 
     Example:
         >>> milliseconds("0.3s")
         300.0
     """
     match = (
-        re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s|)", text.strip())
+        re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*(ms|s)|\d+", text.strip())
         if isinstance(text, str)
         else None
     )
-    found = 0.0 if match is None else float(match[1]) * (1e3 if match[2] == "s" else 1.0)
+    found = (
+        0.0 if match is None else float(match[1] or match[0]) * (1e3 if match[2] == "s" else 1.0)
+    )
     if not 0 < found < 1e9:
         raise UsageError(f"{text!r} is not a time; write 300ms or 0.3s")
     return found

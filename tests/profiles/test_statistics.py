@@ -17,14 +17,19 @@ def test_a_summary_of_known_numbers() -> None:
     assert (summary.minimum, summary.maximum) == (1.0, 4.0)
     assert summary.p90 == pytest.approx(3.7)
     assert summary.p95 == pytest.approx(3.85)
-    assert summary.p99 == pytest.approx(3.97)
+    assert summary.p99 is None
     assert summary.deviation == pytest.approx(math.sqrt(5 / 3))
     assert summary.variation == pytest.approx(math.sqrt(5 / 3) / 2.5)
 
 
+def test_a_hundred_samples_have_a_99th_percentile() -> None:
+    assert summarize([float(number) for number in range(99)]).p99 is None
+    assert summarize([float(number) for number in range(101)]).p99 == pytest.approx(99.0)
+
+
 def test_one_sample_has_no_spread() -> None:
     summary = summarize([7.0])
-    assert (summary.deviation, summary.variation, summary.p99) == (0.0, 0.0, 7.0)
+    assert (summary.deviation, summary.variation, summary.p95) == (0.0, 0.0, 7.0)
 
 
 def test_no_samples_are_refused() -> None:

@@ -112,7 +112,7 @@ def test_a_time_has_a_unit_or_is_in_milliseconds(text: str, found: float) -> Non
     assert milliseconds(text) == found
 
 
-@pytest.mark.parametrize("text", ["", "0ms", "-1s", "3 h", 0.3, None, "1e3ms"])
+@pytest.mark.parametrize("text", ["", "0ms", "-1s", "3 h", "0.3", ".3", 0.3, None, "1e3ms"])
 def test_what_is_no_time_is_refused(text: object) -> None:
     with pytest.raises(UsageError, match=r"is not a time; write 300ms or 0.3s"):
         milliseconds(text)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 from click.testing import CliRunner, Result
 
 from lvlm_export import demo
-from lvlm_export.cli import cli
+from lvlm_export.cli import COMMANDS, cli
+from lvlm_runtime.errors import UsageError
 
 PICTURE = demo.PICTURES / "scene_0.png"
 QUESTION = "What color is the circle?"
@@ -37,3 +40,27 @@ def error_line(result: Result | subprocess.CompletedProcess[str], status: int) -
     assert [line.startswith("error: ") for line in lines].count(True) == 1, result.stderr
     assert lines[-1].startswith("error: "), result.stderr
     return lines[-1]
+
+
+def wrong(words: list[str], whole: bool) -> str | None:
+    """Why a command would be refused before it begins; of a part, why its options are unknown."""
+    name = words[0]
+    if name.startswith("-") or not name.islower():  # --version, COMMAND
+        return None
+    if name not in COMMANDS:
+        return f"there is no command {name}"
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    if not whole:
+        known = {opt for each in command.params for opt in (*each.opts, *each.secondary_opts)}
+        typed = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
+        unknown = sorted(typed - known - {"--help"})
+        return f"there is no option {', '.join(unknown)}" if unknown else None
+    try:
+        command.make_context(name, [word.rstrip("…") for word in words[1:]])
+    except click.exceptions.Exit:
+        return None
+    except (click.ClickException, UsageError) as error:
+        said = error.format_message() if isinstance(error, click.ClickException) else str(error)
+        return None if "there is no such recipe file" in said else said
+    return None

@@ -16,8 +16,9 @@ import click
 
 from lvlm_export import __version__
 from lvlm_export.cli.console import say
+from lvlm_export.cli.guide import EXAMPLES, GROUPS, OTHERS
 from lvlm_export.signals import Stops
-from lvlm_profiles.registry import resolve
+from lvlm_profiles.registry import resolve, unknown_name
 from lvlm_runtime.errors import LvlmError, UsageError
 
 COMMANDS: dict[str, str] = {
@@ -77,7 +78,32 @@ class Cli(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = resolve(COMMANDS, cmd_name, "command")
+        example = EXAMPLES.get(cmd_name)
+        if example is not None and example not in (command.epilog or ""):
+            # click keeps the lines of a paragraph that begins so.
+            command.epilog = f"\b\nExample:\n  {example}\n\n{command.epilog or ''}"
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command; an unknown one is told what was probably meant."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(unknown_name("command", args[0], COMMANDS))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Commands by what they are for."""
+        left = {name: command for name in COMMANDS if (command := self.get_command(ctx, name))}
+        for title, names in (*GROUPS.items(), (OTHERS, tuple(COMMANDS))):
+            rows = [
+                (name, left.pop(name).get_short_help_str(formatter.width))
+                for name in names
+                if name in left
+            ]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; a signal that stops it says nothing by itself."""

@@ -67,7 +67,7 @@ def show_comparison(words: Sequence[str], question: int, find: Find, as_json: bo
         echo_json(record(models, question))
         return
     say(f"question {question} text tokens; error relative to {models[0].entry.name}")
-    show_table(table(models))
+    show_table(table(models), ("error there", "2N(Q+V) GFLOP"))
     best = best_tokens(question)
     say(
         f"law     error = A N^-{ALPHA} T^-{BETA} + D (arXiv:2411.03312); at any fixed compute 2N(Q+V)"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lvlm_profiles.registry import unknown_name
 from lvlm_runtime.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from lvlm_export.plan.weight_formats import BuildPrecision
 
 DEMO = "demo"
+# In ``click.Context.meta``: tables keep all their columns.
+WIDE = "lvlm_export.wide"
 
 
 class Ratio(click.ParamType):  # type: ignore[type-arg]
@@ -160,8 +163,8 @@ class BuildTarget(click.ParamType):  # type: ignore[type-arg]
         if value in TARGETS:
             return str(value)
         if value not in device_names():
-            known = ", ".join((*TARGETS, *device_names()))
-            self.fail(f"{value!r} is unknown; known: {known}", param, ctx)
+            known = (*TARGETS, *device_names())
+            self.fail(unknown_name("target", str(value), known), param, ctx)
         return load_device(value).target
 
 
@@ -176,7 +179,7 @@ class BackendName(click.ParamType):  # type: ignore[type-arg]
 
         known = ("auto", *sorted(BACKENDS))
         if value not in known:
-            self.fail(f"{value!r} is unknown; known: {', '.join(known)}", param, ctx)
+            self.fail(unknown_name("backend", str(value), known), param, ctx)
         return str(value)
 
 
@@ -222,6 +225,13 @@ speculate_option = click.option(
     default=0,
     help="Draft up to K tokens from what was said and verify them in one call; the answer is the same"
     " [none].",
+)
+wide_option = click.option(
+    "--wide",
+    is_flag=True,
+    expose_value=False,
+    callback=lambda ctx, _param, given: ctx.meta.__setitem__(WIDE, given),
+    help="Show every column of a table, however narrow the terminal is.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON and nothing else.")
 

@@ -24,6 +24,11 @@ from lvlm_profiles.planner.judge import nearest_verdict
 if TYPE_CHECKING:
     from rich.table import Table
 
+# Columns that leave a narrow terminal, the first to go first.
+LEAVE = (
+    *("kept", "vision", "prefill", "vision, per tile", "decoder, per image"),
+    *("precision", "memory", "TPOT ms"),
+)
 NUMBERS = ("ratio", "kept", "TTFT ms", "vision", "prefill", "TPOT ms", "memory")
 
 

@@ -18,7 +18,7 @@ def show_report(report: Report) -> None:
     table = new_table(*COLUMNS, right=COLUMNS)
     for budget in report.budgets:
         table.add_row(*row(report, budget))
-    show_table(table)
+    show_table(table, LEAVE)
     for line in (*notes(report), *(f"warning: {each.message}" for each in report.warnings)):
         say(line)
 
@@ -37,6 +37,9 @@ COLUMNS = (
     "J/request",
     "accuracy",
 )
+
+# Columns that leave a narrow terminal, the first to go first.
+LEAVE = ("end to end ms", "tokens/s", "p90", "peak memory", "by FLOPs", "J/request", "ms/token")
 
 
 def headline(report: Report) -> dict[str, str]:

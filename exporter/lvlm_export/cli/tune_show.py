@@ -164,7 +164,7 @@ def show(result: TuningResult, output: Path) -> None:
     table = new_table("trial", *numbers[:4], "95 % interval", *numbers[4:], "", right=numbers)
     for trial in (result.unreduced, *result.finalists):
         table.add_row(*cells(trial, result))
-    show_table(table)
+    show_table(table, ("95 % interval", "search half", "measured ms", "p"))
     say(
         f"asked     in {result.processor_seconds:.0f} s of the processor, with"
         f" {result.effort:.0%} of the operations of asking every trial by itself"

@@ -1,6 +1,6 @@
 """Accuracy of a bundle on questions about pictures: reading, scoring, counting.
 
-Two formats are read, one JSON object a line, plain or gzip: ``{image, question, answer}`` with an
+Two formats are read, one JSON object a line or one array of them, plain or gzip: ``{image, question, answer}`` with an
 optional ``kind``, and POPE's ``{question_id, image, text, label}`` (arXiv:2305.10355). Imports
 neither torch nor a backend.
 """
@@ -15,7 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from lvlm_export.study.answers import Answer
-from lvlm_profiles.readers import UnreadableError, decode, parse_json_lines, read_bytes, unzip
+from lvlm_profiles.readers import (
+    UnreadableError,
+    decode,
+    parse_json,
+    parse_json_lines,
+    read_bytes,
+    unzip,
+)
 from lvlm_runtime.errors import LvlmError
 
 ALL = "all"
@@ -70,7 +77,7 @@ def read_questions(data: Path, images: Path | None) -> list[Question]:
     """All questions of a data file.
 
     Args:
-        data: JSON lines, plain or ``.gz``.
+        data: JSON lines or one JSON array, plain or ``.gz``.
         images: Directory of the pictures; None for the data file's own.
 
     Raises:
@@ -81,12 +88,17 @@ def read_questions(data: Path, images: Path | None) -> list[Question]:
     try:
         packed = read_bytes(data)
         text = decode(unzip(packed) if data.suffix == ".gz" else packed)
-        entries = list(parse_json_lines(text))
+        if text.lstrip().startswith("["):
+            entries = list(enumerate(parse_json(text), start=1))
+        else:
+            entries = list(parse_json_lines(text))
     except FileNotFoundError:
-        raise LvlmError(f"there is no data file {data}; give a file of JSON lines") from None
+        raise LvlmError(
+            f"there is no data file {data}; give a file of JSON lines or a JSON array"
+        ) from None
     except UnreadableError as error:
         raise LvlmError(
-            f"{data} is no file of JSON lines, plain or .gz ({error}); see lvlm-export eval --help"
+            f"{data} is no file of JSON lines and no JSON array, plain or .gz ({error}); see lvlm-export eval --help"
         ) from None
     questions = [
         _question(entry, f"{data.name}:{number}", stem, folder) for number, entry in entries

@@ -90,6 +90,28 @@ def find_parser(target: str) -> Parser:
     return PARSERS[target]
 
 
+def parser_of(target: str, version: str) -> str | None:
+    """The key in ``PARSERS`` of what is installed; None where it is older than all that are known.
+
+    Args:
+        target: ``rtx`` or ``trt``.
+        version: Of the library, ``10.13.3.9``; a newer one takes what the last known before it takes.
+
+    Example:
+        >>> parser_of("trt", "10.7.0"), parser_of("trt", "12.0"), parser_of("trt", "8.6")
+        ('trt-10.3', 'trt-11', None)
+    """
+    if target == "rtx":
+        return target
+    numbers = [int(part) for part in version.split(".")[:2] if part.isdigit()]
+    older = [
+        (parser.version, name)
+        for name, parser in PARSERS.items()
+        if not parser.rtx and list(parser.version) <= numbers
+    ]
+    return max(older)[1] if older else None
+
+
 def check_bundle(bundle: Bundle, target: str) -> list[Violation]:
     """Every graph of a bundle against a target; an empty list is a pass."""
     parser = find_parser(target)

@@ -182,7 +182,7 @@ def test_targets_speak_what_their_parsers_take(tmp_path: Path) -> None:
 def test_targets_and_splits_that_do_not_exist(tmp_path: Path) -> None:
     result = typed("build", "--ratio", "1.0", "--target", "jetson")
     assert result.exit_code == 2
-    assert "'jetson' is unknown; known: cpu, cuda, rtx, trt, agx_orin_32gb" in result.stderr
+    assert "unknown target 'jetson'; known: cpu, cuda, rtx, trt, agx_orin_32gb" in result.stderr
     result = typed("build", "--ratio", "1.0", "--lm-head-splits", "100000", "-o", tmp_path / "x")
     assert result.exit_code == 2
     assert "--lm-head-splits 100000 is outside 1 to " in result.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,24 @@ def test_a_wrong_line_is_named(folder: Path, entry: Any, message: str) -> None:
         read_questions(write(folder / "mine.jsonl", entry), None)
 
 
+def test_one_array_is_read_as_lines_are(folder: Path) -> None:
+    entries = [
+        {"image": "a.png", "question": "How many?", "answer": "3", "kind": "count"},
+        {"image": "a.png", "text": "Is there a dog?", "label": "no"},
+    ]
+    (folder / "mine.json").write_text(json.dumps(entries, indent=1), encoding="utf-8")
+    read = read_questions(folder / "mine.json", None)
+    assert read[0].key == "mine.json:1"
+    lines = read_questions(write(folder / "mine.jsonl", *entries), None)
+    assert [replace(each, key="") for each in read] == [replace(each, key="") for each in lines]
+    (folder / "mine.json").write_text("[{]", encoding="utf-8")
+    with pytest.raises(LvlmError, match="is no file of JSON lines and no JSON array"):
+        read_questions(folder / "mine.json", None)
+    (folder / "mine.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(LvlmError, match="holds no question"):
+        read_questions(folder / "mine.json", None)
+
+
 def test_a_file_that_is_none_is_named(folder: Path) -> None:
     with pytest.raises(LvlmError, match="there is no data file"):
         read_questions(folder / "none.jsonl", None)
@@ -91,12 +110,14 @@ def test_a_file_that_is_none_is_named(folder: Path) -> None:
         read_questions(write(folder / "empty.jsonl"), None)
     (folder / "bad.jsonl").write_text("{")
     with pytest.raises(
-        LvlmError, match=r"bad\.jsonl is no file of JSON lines, plain or \.gz \(line 1: Expecting"
+        LvlmError,
+        match=r"bad\.jsonl is no file of JSON lines and no JSON array, plain or \.gz \(line 1: Expecting",
     ):
         read_questions(folder / "bad.jsonl", None)
     (folder / "bad.jsonl.gz").write_text("{")
     with pytest.raises(
-        LvlmError, match=r"is no file of JSON lines, plain or \.gz \(it is no gzip file"
+        LvlmError,
+        match=r"is no file of JSON lines and no JSON array, plain or \.gz \(it is no gzip file",
     ):
         read_questions(folder / "bad.jsonl.gz", None)
 

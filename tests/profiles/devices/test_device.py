@@ -44,7 +44,10 @@ def test_a_jetsons_name_says_its_memory() -> None:
 
 
 def test_an_unknown_device_names_the_known_ones() -> None:
-    with pytest.raises(UsageError, match=r"unknown device 'nano'; known: agx_orin_32gb, "):
+    with pytest.raises(
+        UsageError,
+        match=r"unknown device 'nano'; did you mean 'orin_nano_8gb'\? known: agx_orin_32gb, ",
+    ):
         load_device("nano")
 
 

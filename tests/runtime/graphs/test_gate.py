@@ -150,4 +150,5 @@ def test_check_refuses_the_cpu_bundle_for_tensorrt(demo_bundle: Path) -> None:
     [line] = result.stderr.splitlines()
     assert re.match(r"error: TensorRT-RTX 1\.7 does not take \d+ of \d+ graphs of ", line)
     assert "(built for cpu)" in line
+    assert line.endswith("; build a bundle with --target rtx")
     assert typed("check", demo_bundle, "--target", "trt-9").exit_code == 2

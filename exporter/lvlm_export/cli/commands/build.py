@@ -21,6 +21,7 @@ from lvlm_export.cli.options import (
     find_checkpoint,
     image_size_option,
     revision_option,
+    wide_option,
 )
 from lvlm_export.cli.recipes import RECIPE_HELP, recipe_option, set_placement
 from lvlm_export.plan.targets import DIALECTS, TARGETS
@@ -148,6 +149,7 @@ BUNDLES = Path("bundles")
 @click.option(
     "--force", is_flag=True, help="Replace a bundle of other options or another checkpoint."
 )
+@wide_option
 def build(
     model: str | None,
     revision: str | None,
@@ -290,7 +292,7 @@ def report(result: BuildResult, target: Path, is_demo: bool) -> None:
     if result.reused:
         say(f"Already built, nothing to do: {target}")
     else:
-        show_table(budget_table(manifest))
+        show_table(budget_table(manifest), ("layout",))
         reducers = budget_bytes(manifest, *manifest.budgets)
         say(
             f"weights {size(weight_bytes(manifest))}, stored once for all ratios;"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lvlm_export.cli.console import say
-from lvlm_export.cli.options import bundle_argument, json_option
+from lvlm_export.cli.options import bundle_argument, json_option, wide_option
+from lvlm_profiles.registry import unknown_name
 
 if TYPE_CHECKING:
+    from lvlm_runtime.bundle.bundle import Bundle
     from lvlm_runtime.graphs.gate import Violation
 
 
@@ -24,7 +27,7 @@ class ParserTarget(click.ParamType):  # type: ignore[type-arg]
         from lvlm_runtime.graphs.operators import PARSERS
 
         if value not in PARSERS:
-            self.fail(f"{value!r} is unknown; known: {', '.join(PARSERS)}", param, ctx)
+            self.fail(unknown_name("target", str(value), PARSERS), param, ctx)
         return str(value)
 
 
@@ -36,6 +39,7 @@ class ParserTarget(click.ParamType):  # type: ignore[type-arg]
     required=True,
     help="trt-10.3 (JetPack 6), trt-10.13, trt-10.16, trt-11 or rtx.",
 )
+@wide_option
 @json_option
 def check(bundle: Path, target: str, as_json: bool) -> None:
     """Say whether every graph uses only what that version's ONNX parser takes.
@@ -60,11 +64,22 @@ def check(bundle: Path, target: str, as_json: bool) -> None:
     else:
         say(f"PASS  {title} takes all {len(graphs)} graphs")
     if violations:
-        refused = len({each.graph for each in violations})
-        raise LvlmError(
-            f"{title} does not take {refused} of {len(graphs)} graphs of {bundle}"
-            f" (built for {opened.manifest.target}); the first: {violations[0]}"
-        )
+        raise LvlmError(refusal(opened, target, violations))
+
+
+def refusal(bundle: Bundle, target: str, violations: Sequence[Violation]) -> str:
+    """One line: what is not taken, the first reason, and what to build instead."""
+    from lvlm_runtime.graphs.gate import find_parser
+
+    parser = find_parser(target)
+    graphs = sum(name.endswith(".onnx") for name in bundle.manifest.files)
+    refused = len({each.graph for each in violations})
+    remedy = "rtx" if parser.rtx else "trt"
+    return (
+        f"{parser.title} does not take {refused} of {graphs} graphs of {bundle.directory} (built for"
+        f" {bundle.manifest.target}); the first: {violations[0]}; build a bundle with --target"
+        f" {remedy}"
+    )
 
 
 def record(target: str, graphs: int, violations: list[Violation]) -> dict[str, Any]:
@@ -86,4 +101,4 @@ def show(violations: list[Violation]) -> None:
     table = new_table("graph", "node", "operator", "what is wrong", "first version that has it")
     for each in violations:
         table.add_row(each.graph, each.node, each.op, each.reason, each.first or "none")
-    show_table(table)
+    show_table(table, ("node",))

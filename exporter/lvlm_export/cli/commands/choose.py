@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from lvlm_export.cli.options import (
     images_option,
     json_option,
     revision_option,
+    wide_option,
 )
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ SAMPLES = 20
     " for LLaVA-1.5-7B, 0.0005 for 13B, 0.0001 for LLaVA-1.6-7B.",
 )
 @image_size_option
+@wide_option
 @json_option
 def choose(
     model: str,
@@ -103,15 +106,44 @@ def choose(
     if method == "vtw":
         with open_progress().stage("withdrawing visual tokens", len(samples)) as advance:
             layers = measure_withdrawals(checkpoint, samples, image_size, advance)
-        show_layers(layers, divergence, len(samples), as_json)
+        ratio = show_layers(layers, divergence, len(samples), as_json)
     else:
         with open_progress().stage("scoring patches", len(samples)) as advance:
             shares = measure_outlier_shares(checkpoint, samples, image_size, advance)
-        show_shares(shares, len(samples), as_json)
+        ratio = show_shares(shares, len(samples), as_json)
+    if not as_json:
+        say(f"next    {build_command(model, revision, method, ratio, image_size)}")
 
 
-def show_layers(rows: Sequence[Withdrawal], divergence: float, samples: int, as_json: bool) -> None:
-    """VTW: a table of all layers and the first that passes."""
+def build_command(
+    model: str,
+    revision: str | None,
+    method: str,
+    ratio: float,
+    image_size: tuple[int, int] | None,
+) -> str:
+    """What builds a bundle at the ratio that was found."""
+    words = [
+        "lvlm-export",
+        "build",
+        "--model",
+        model,
+        "--method",
+        method,
+        "--ratio",
+        f"{ratio:.4g}",
+    ]
+    if revision is not None:
+        words += ["--revision", revision]
+    if image_size is not None:
+        words += ["--image-size", f"{image_size[1]}x{image_size[0]}"]
+    return shlex.join(words)
+
+
+def show_layers(
+    rows: Sequence[Withdrawal], divergence: float, samples: int, as_json: bool
+) -> float:
+    """VTW: a table of all layers and the first that passes, whose ratio is returned."""
     from lvlm_export.cli.console import echo_json, new_table, show_table
     from lvlm_export.reduction.methods.vtw import choose_layer
 
@@ -127,25 +159,25 @@ def show_layers(rows: Sequence[Withdrawal], divergence: float, samples: int, as_
                 "layers": [dataclasses.asdict(row) for row in rows],
             }
         )
-        return
+        return chosen.ratio
     table = new_table("layer", "ratio", "divergence", "", right=("layer", "ratio", "divergence"))
     for row in rows:
         mark = "first that passes" if row is chosen else ""
         table.add_row(str(row.layer), f"{row.ratio:.4g}", f"{row.divergence:.2g}", mark)
     show_table(table)
-    say(f"--method vtw --ratio {chosen.ratio:.4g}")
+    return chosen.ratio
 
 
-def show_shares(shares: Sequence[float], samples: int, as_json: bool) -> None:
-    """PruMerge: the mean share that its rule keeps, and how far pictures differ."""
+def show_shares(shares: Sequence[float], samples: int, as_json: bool) -> float:
+    """PruMerge: the mean share that its rule keeps, which is returned, and how far pictures differ."""
     from lvlm_export.cli.console import echo_json
 
     ratio, least, most = statistics.fmean(shares), min(shares), max(shares)
     if as_json:
         echo_json({"method": "prumerge", "samples": samples, "ratio": ratio, "shares": shares})
-        return
+        return ratio
     say(
         f"the rule keeps {ratio:.1%} of a picture's tokens in the mean, from {least:.1%} to"
         f" {most:.1%} over {len(shares)} pictures"
     )
-    say(f"--method prumerge --ratio {ratio:.4g}")
+    return ratio

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lvlm_export.cli.console import say
-from lvlm_export.cli.options import json_option
+from lvlm_export.cli.options import json_option, wide_option
 from lvlm_runtime.errors import LvlmError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 )
 @click.option("--force", is_flag=True, help="Compare reports of other models or machines too.")
 @click.option("--all", "everything", is_flag=True, help="Show stages that did not change too.")
+@wide_option
 @json_option
 def compare(
     before: Path,
@@ -116,7 +117,7 @@ def show(
     for name, report in (("before", before), ("after", after)):
         for caution in report.warnings:
             say(f"warning {name}: {caution.message}")
-    show_table(table)
+    show_table(table, ("95 % interval", "before"))
     rows = [each for each in (before.budgets, after.budgets) if each]
     counts = " and ".join(str(len(budgets[0].ttft_ms.samples)) for budgets in rows)
     say(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lvlm_export.cli.console import say
-from lvlm_export.cli.options import bundle_argument, json_option
+from lvlm_export.cli.options import bundle_argument, json_option, wide_option
 
 if TYPE_CHECKING:
     from lvlm_profiles.devices.device import Device
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     type=click.IntRange(1),
     help="Most scratch memory of a layer, in MB [the library's own limit].",
 )
+@wide_option
 @json_option
 def engines(
     bundle: Path,
@@ -92,11 +93,29 @@ def engines(
     )
     if profile is not None:
         check_device(opened, settings.limits, profile)
+    check_operators(opened, target)
     result = build_engines(opened, settings, open_progress())
     if as_json:
         echo_json(record(result))
     else:
         show(result, opened.directory)
+
+
+def check_operators(bundle: Bundle, target: str) -> None:
+    """Refuse graphs that the TensorRT of this machine would refuse, in seconds instead of minutes.
+
+    Raises:
+        LvlmError: Names the first of them and what to build instead, or there is no TensorRT.
+    """
+    from lvlm_export.cli.commands.check import refusal
+    from lvlm_runtime.errors import LvlmError
+    from lvlm_runtime.graphs.gate import check_bundle, parser_of
+    from lvlm_runtime.tensorrt.library import open_library
+
+    parser = parser_of(target, open_library(target).version)
+    violations = [] if parser is None else check_bundle(bundle, parser)
+    if parser is not None and violations:
+        raise LvlmError(refusal(bundle, parser, violations))
 
 
 def build_beside(bundle: Path) -> None:
@@ -195,7 +214,7 @@ def show(result: EngineResult, bundle: Path) -> None:
         names = ", ".join("+".join(profile.names) for profile in engine.profiles) or "all static"
         over = engine.size_bytes - engine.weights_bytes
         table.add_row(graph, names, size(engine.weights_bytes), size(engine.size_bytes), size(over))
-    show_table(table)
+    show_table(table, ("overhead",))
     weights, total = result.totals()
     record = result.record
     say(

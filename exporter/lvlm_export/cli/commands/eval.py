@@ -16,6 +16,7 @@ from lvlm_export.cli.options import (
     images_option,
     json_option,
     ratios_option,
+    wide_option,
 )
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     multiple=True,
     required=True,
-    help="Questions as JSON lines, plain or .gz: {image, question, answer} with an optional kind,"
+    help="Questions as JSON lines or one JSON array, plain or .gz: {image, question, answer} with an optional kind,"
     " or POPE's {image, text, label}; repeatable.",
 )
 @images_option
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 )
 @click.option("--csv", "csv_file", type=click.Path(path_type=Path), help="The table as CSV.")
 @device_options
+@wide_option
 @json_option
 def eval_(
     bundle: Path,
@@ -169,7 +171,7 @@ def show(rows: Sequence[Row]) -> None:
             interval,
             change,
         )
-    show_table(table)
+    show_table(table, ("right", "questions"))
 
 
 def csv_head() -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lvlm_export.cli.console import say
-from lvlm_export.cli.options import bundle_argument, json_option, request_options
+from lvlm_export.cli.options import bundle_argument, json_option, request_options, wide_option
 
 if TYPE_CHECKING:
     from lvlm_runtime.bundle.manifest import Manifest
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 @click.command(short_help="Show what is in a bundle.")
 @bundle_argument
 @request_options
+@wide_option
 @json_option
 def inspect(bundle: Path, text_tokens: int, answer_tokens: int, as_json: bool) -> None:
     """Check every file of a bundle and show its chain, token counts, sizes and memory."""
@@ -105,7 +106,7 @@ def show(manifest: Manifest, bundle: Path, text_tokens: int, answer_tokens: int)
     }
     for label, text in lines.items():
         say(f"{label:<10}{text}")
-    show_table(budget_table(manifest, text_tokens, answer_tokens))
+    show_table(budget_table(manifest, text_tokens, answer_tokens), ("layout", "own graphs"))
     say(
         f"KV cache: one image, {text_tokens} text tokens (--text-tokens) and {answer_tokens} of"
         " answer (--answer-tokens)"

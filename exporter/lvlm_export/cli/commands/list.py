@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lvlm_export.cli.options import json_option
+from lvlm_export.cli.options import json_option, wide_option
 
 if TYPE_CHECKING:
     from lvlm_export.reduction.method import Method
@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 KINDS = ("families", "methods", "backends", "targets")
 # The role of a method in a composed one, ``build --method visionzip+fastv``.
 PARTS = {"first": "NAME+…", "second": "…+NAME", None: "alone"}
+# Columns that leave a narrow terminal, the first to go first.
+LEAVE = ("module", "cost", "fits", "composes", "acts in")
 Rows = dict[str, dict[str, str]]
 
 
 @click.command("list", short_help="List families, methods, backends or targets.")
 @click.argument("kind", type=click.Choice(KINDS))
+@wide_option
 @json_option
 def list_(kind: str, as_json: bool) -> None:
     """List the checkpoint families, reduction methods, backends or targets that are known."""
@@ -34,7 +37,7 @@ def list_(kind: str, as_json: bool) -> None:
     table = new_table("name", *columns)
     for name, row in rows.items():
         table.add_row(name, *row.values())
-    show_table(table)
+    show_table(table, [name for name in LEAVE if name in columns])
 
 
 def families() -> Rows:

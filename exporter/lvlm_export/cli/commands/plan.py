@@ -19,6 +19,7 @@ from lvlm_export.cli.options import (
     json_option,
     request_options,
     revision_option,
+    wide_option,
 )
 from lvlm_export.reduction import DEFAULT_METHOD
 from lvlm_profiles.cost.units import PRECISIONS
@@ -88,6 +89,7 @@ SHAPE = "shape:"
     help="Compare models at numbers of visual tokens by the published scaling law:"
     " shape:llava-onevision-0.5b@729 shape:llava-1.5-7b@36.",
 )
+@wide_option
 @json_option
 def plan(
     models: tuple[str, ...],
@@ -229,11 +231,11 @@ def find_calibration(path: Path, subject: Subject, profile: Device) -> Calibrati
 def show(advice: Advice) -> None:
     """The table, what it stands on above and what it leaves out below."""
     from lvlm_export.cli.console import show_table
-    from lvlm_export.cli.plan_table import basis_lines, plan_notes, plan_table
+    from lvlm_export.cli.plan_table import LEAVE, basis_lines, plan_notes, plan_table
 
     for line in basis_lines(advice.basis):
         say(line)
-    show_table(plan_table(advice))
+    show_table(plan_table(advice), LEAVE)
     for line in plan_notes(advice.basis.choices):
         say(line)
 

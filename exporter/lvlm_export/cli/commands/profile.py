@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import click
 
 from lvlm_export.cli.console import say
-from lvlm_export.cli.options import bundle_argument, device_options, json_option, ratios_option
+from lvlm_export.cli.options import (
+    bundle_argument,
+    device_options,
+    json_option,
+    ratios_option,
+    wide_option,
+)
 from lvlm_runtime.errors import UsageError
 from lvlm_runtime.profile.options import ANSWER_TOKENS, ITERATIONS, PROMPT, ProfileOptions
 
@@ -82,6 +88,7 @@ MARKS = {
     help="Directory for report.json, report.md and report.html.",
 )
 @device_options
+@wide_option
 @json_option
 def profile(
     bundle: Path,

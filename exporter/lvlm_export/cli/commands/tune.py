@@ -18,6 +18,7 @@ from lvlm_export.cli.options import (
     images_option,
     json_option,
     revision_option,
+    wide_option,
 )
 from lvlm_export.plan.targets import BUNDLE_PRECISIONS
 from lvlm_runtime.errors import UsageError
@@ -141,6 +142,7 @@ DEMO_QUESTIONS = 2000
     " again goes on where it stopped.",
 )
 @image_size_option
+@wide_option
 @json_option
 def tune(
     model: str,

@@ -14,6 +14,7 @@ from lvlm_export.cli.options import (
     find_checkpoint,
     json_option,
     revision_option,
+    wide_option,
 )
 from lvlm_runtime.errors import LvlmError, UsageError
 
@@ -63,6 +64,7 @@ DEFAULT_SAMPLES = 2
     " nor PyTorch.",
 )
 @device_options
+@wide_option
 @json_option
 def verify(
     bundle: Path,

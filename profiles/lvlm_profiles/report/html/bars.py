@@ -208,7 +208,8 @@ def sample_strips(report: Report) -> Chart:
             for number, value in enumerate(samples)
         )
         found = budget.ttft_ms.summary
-        total = f"median {plain_number(found.median)} ms, p99 {plain_number(found.p99)} ms"
+        name, last = ("largest", found.maximum) if found.p99 is None else ("p99", found.p99)
+        total = f"median {plain_number(found.median)} ms, {name} {plain_number(last)} ms"
         rows.append(Strip(label_of(budget), total, _y(place), dots, *at))
     return Chart("Every round", tuple(rows), _axis(highest), _height(rows))
 

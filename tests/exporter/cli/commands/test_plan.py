@@ -187,8 +187,13 @@ def test_times_are_read(text: str) -> None:
     ("words", "status", "message"),
     [
         (["plan"], 2, "--device is missing; lvlm-export list targets shows the device profiles"),
-        (["plan", "--device", "nano"], 2, "unknown device 'nano'; known: agx_orin_32gb"),
+        (
+            ["plan", "--device", "nano"],
+            2,
+            "unknown device 'nano'; did you mean 'orin_nano_8gb'? known: agx_orin_32gb",
+        ),
         (["plan", *NANO, "--ttft", "3x"], 2, "'3x' is not a time; write 300ms or 0.3s"),
+        (["plan", *NANO, "--ttft", "0.3"], 2, "'0.3' is not a time; write 300ms or 0.3s"),
         (["plan", *NANO, "--ttft", "0"], 2, "'0' is not a time"),
         (["plan", *NANO, "--ratio", "2"], 2, "ratio 2 is outside (0, 1]"),
         (["plan", *NANO, "--model", "shape:x"], 2, "unknown shape 'x'; known: internvl3-1b"),
