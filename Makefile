@@ -6,6 +6,8 @@
 # make test-gpu   the tests that need an NVIDIA GPU; with ONNXRUNTIME=cuda those of its ONNX Runtime too
 # make test-py310 the runtime's and profiles' tests on Python 3.10 (JetPack 6), where it is at hand
 # make test-lowest    the same with the lowest versions that pyproject.toml admits
+# make test-serve the server's long tests: a thousand mixed requests, and requests made of its own
+#                 description by schemathesis, which is installed into .venv-serve for it
 # make test-ray   a search on a local Ray, which is installed into .venv-ray for it
 # make lint       ruff, mypy and shellcheck
 # make fuzz       50,000 attacks on every reader with a random seed (ATTACKS=, MINUTES=), then the binary
@@ -28,7 +30,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := all
-.PHONY: all help setup test test-slow test-gpu test-py310 test-lowest test-ray lint fuzz attacks demo demo-table \
+.PHONY: all help setup test test-slow test-gpu test-py310 test-lowest test-serve test-ray lint fuzz attacks demo demo-table \
   demo-tune demo-quecc merging-picture picture-strip bench bench-peers bench-engines bench-precision readme docs clean
 
 BASE_PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -78,6 +80,16 @@ test-lowest: $(STAMP)
 	@BIN=$(BIN) JOBS=$(JOBS) tools/test_runtime.sh 3.11 lowest opset24
 
 SITE_PACKAGES = $$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')
+
+# schemathesis brings much that no other test needs.
+.venv-serve/.ready: constraints.txt
+	@$(BASE_PYTHON) -m venv .venv-serve
+	@.venv-serve/bin/pip -qq install -c constraints.txt "schemathesis>=4"
+	@touch $@
+
+test-serve: $(STAMP) .venv-serve/.ready
+	@PYTHONPATH=$(CURDIR)/exporter:$(CURDIR)/runtime:$(CURDIR)/profiles:$(SITE_PACKAGES) \
+	  .venv-serve/bin/python -m pytest -m slow tests/runtime/serve
 
 # Ray is large and for clusters, so it is not among the packages of the tests.
 .venv-ray/.ready: constraints.txt

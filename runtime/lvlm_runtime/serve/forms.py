@@ -96,7 +96,7 @@ class ChatBody:
     temperature: Annotated[float, Field(strict=True, ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(strict=True, ge=1)] | None = None
-    repetition_penalty: Annotated[float, Field(strict=True, gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Field(strict=True, ge=0.1, le=10)] | None = None
     seed: Annotated[int, Field(strict=True, ge=0, le=MOST_SEED)] | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
     n: Literal[1] | None = None

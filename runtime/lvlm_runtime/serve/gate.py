@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Iterable
 
@@ -19,6 +20,10 @@ from lvlm_runtime.serve.web import (
 # What monitors ask without a key, and the page, which asks its reader for one.
 OPEN_TO_ALL = ("/health", "/ready", "/")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+# Bodies of this many requests may be in memory at once, each as long as one may be.
+BODIES = 8
+# Seconds for a body to come.
+BODY_S = 60.0
 
 
 class Gate:
@@ -27,10 +32,13 @@ class Gate:
     Args:
         app: What is behind it.
         api_key: What ``Authorization: Bearer …`` must have; None for nothing.
-        body_bytes: Longest body.
+        body_bytes: Longest body; those of ``BODIES`` such requests may be here at once.
         names: Host names that a request may be for; None for any. A server that is bound to this
             machine alone is asked for by its names: a page of another site whose name leads here
             (DNS rebinding) is not.
+
+    Attributes:
+        held_bytes: Bodies of the requests that are here.
     """
 
     def __init__(
@@ -38,8 +46,9 @@ class Gate:
     ) -> None:
         self._app = app
         self._key = None if api_key is None else api_key.encode()
-        self._body_bytes = body_bytes
+        self.body_bytes = body_bytes
         self._names = None if names is None else frozenset(names)
+        self.held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -52,7 +61,11 @@ class Gate:
             response = JSONResponse(error.body(), error.status, error.headers())
             await response(scope, receive, send)
             return
-        await self._app(scope, self._bounded(receive), send)
+        body = BoundedBody(self, receive)
+        try:
+            await self._app(scope, body.receive, send)
+        finally:
+            self.held_bytes -= body.read
 
     def _check(self, scope: Scope) -> None:
         headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -74,31 +87,64 @@ class Gate:
                     "invalid_api_key",
                 )
         length = headers.get(b"content-length", b"0")
-        if length.isdigit() and int(length[:19]) > self._body_bytes:
-            raise self._too_long()
+        if length.isdigit() and int(length[:19]) > self.body_bytes:
+            raise self.too_long()
 
-    def _too_long(self) -> RefusedError:
+    def too_long(self) -> RefusedError:
+        """What a body that is longer than allowed is answered."""
         return RefusedError(
-            f"the body is longer than the {self._body_bytes} bytes that this server reads; send smaller"
+            f"the body is longer than the {self.body_bytes} bytes that this server reads; send smaller"
             " pictures",
             413,
             "body_too_large",
         )
 
-    def _bounded(self, receive: Receive) -> Receive:
-        """As ``receive``, for bodies that do not say how long they are, too."""
-        read = 0
 
-        async def counted() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self._body_bytes:
-                # Starlette's own error passes FastAPI's reading of a body as it is.
-                raise HTTPException(413, str(self._too_long()))
-            return message
+class BoundedBody:
+    """The body of one request: as long as allowed, in time, and beside the others in memory.
 
-        return counted
+    Starlette's own error passes FastAPI's reading of a body as it is.
+
+    Args:
+        gate: Counts what all requests hold.
+        receive: Gives the messages of this one.
+
+    Attributes:
+        read: Bytes that have come.
+    """
+
+    def __init__(self, gate: Gate, receive: Receive) -> None:
+        self._gate = gate
+        self._receive = receive
+        self._until = asyncio.get_running_loop().time() + BODY_S
+        self._whole = False
+        self.read = 0
+
+    async def receive(self) -> Message:
+        """The next message; behind the body, who asked leaving."""
+        if self._whole:
+            return await self._receive()
+        left = self._until - asyncio.get_running_loop().time()
+        try:
+            message = await asyncio.wait_for(self._receive(), max(0.0, left))
+        except asyncio.TimeoutError:
+            raise HTTPException(
+                408, f"the body has not come within {BODY_S:g} s; send it at once"
+            ) from None
+        length = len(message.get("body", b""))
+        self.read += length
+        self._gate.held_bytes += length
+        if self.read > self._gate.body_bytes:
+            raise HTTPException(413, str(self._gate.too_long()))
+        if self._gate.held_bytes > BODIES * self._gate.body_bytes:
+            raise HTTPException(
+                503,
+                "the requests that are here hold as much memory as this server gives to bodies; ask"
+                " again later",
+                {"Retry-After": "1"},
+            )
+        self._whole = not message.get("more_body", False)
+        return message
 
 
 def _name(host: str) -> str:

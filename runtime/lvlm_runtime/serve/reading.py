@@ -19,6 +19,9 @@ from lvlm_runtime.serve.refusal import RefusedError
 from lvlm_runtime.serve.served import ServedBundle
 from lvlm_runtime.serve.size import AskedSize
 
+# Scores divided by less leave float32.
+COLDEST = 1e-3
+
 
 @dataclass(frozen=True)
 class ReadRequest:
@@ -105,7 +108,7 @@ def keywords(body: ChatBody, limits: ServingLimits) -> AskKeywords:
     """How the answer is made; messages come later.
 
     Raises:
-        RefusedError: An answer longer than the server gives, or two lengths.
+        RefusedError: An answer longer than the server gives, two lengths, or a temperature next to 0.
     """
     if body.max_tokens is not None and body.max_completion_tokens is not None:
         raise RefusedError(
@@ -126,6 +129,13 @@ def keywords(body: ChatBody, limits: ServingLimits) -> AskKeywords:
         )
     asking: AskKeywords = {"max_new_tokens": length}
     if body.temperature is not None:
+        if 0 < body.temperature < COLDEST:
+            raise RefusedError(
+                f"temperature is {body.temperature:g}; give 0 (greedy) or {COLDEST:g} and above",
+                400,
+                "invalid_value",
+                "temperature",
+            )
         asking["temperature"] = body.temperature
     # A share of 1 is all tokens, which many clients send whatever the temperature is.
     if body.top_p is not None and body.top_p < 1:

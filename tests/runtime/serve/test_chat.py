@@ -191,6 +191,8 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str]] = {
     "top_p": ({"top_p": 0.5}, 400, "top_p"),
     "top_logprobs": ({"top_logprobs": 2}, 400, "top_logprobs has no effect without logprobs"),
     "stop": ({"stop": [""]}, 400, "stop has '', a text of 1 character or more is needed"),
+    "cold": ({"temperature": 1e-300}, 400, "temperature is 1e-300; give 0 (greedy) or 0.001"),
+    "penalty": ({"repetition_penalty": 1e-300}, 400, "repetition_penalty: input should be"),
     "text for a number": ({"temperature": "0"}, 400, "temperature: input should be a valid number"),
     "messages": ({"messages": []}, 400, "messages: "),
     "role": ({"messages": [{"role": "tool", "content": "x"}]}, 400, "messages.0.role: "),
