@@ -33,7 +33,7 @@ def test_reducing_in_a_tower_whose_layers_stand_side_by_side_is_refused(tmp_path
 def cases() -> list[object]:
     """All of them; those that take the code of another but for a few lines are slow."""
     slow = ("qwen2_vl", "onevision-shrunk", "llava-clip-mistral-tied", "llava-clip-three-layers")
-    slow += ("qwen3_vl-sites-by-hand", "qwen3_vl-sized", "llava_next-2x3-tiles")
+    slow += ("qwen3_vl-sites-by-hand", "qwen3_vl-sized", "llava_next-2x3-tiles", "paligemma-gemma")
     return [
         pytest.param(each, id=each.name, marks=pytest.mark.slow if each.name in slow else ())
         for each in CASES
@@ -54,7 +54,7 @@ def test_chain_equals_pytorch(case: Case, shared: Path) -> None:
 
 
 # One of each family that no other test builds engines of, which llava and onevision have.
-DEPLOYED = [each for each in CASES if each.name.startswith(("internvl", "llava_next"))]
+DEPLOYED = [each for each in CASES if each.name.startswith(("internvl", "llava_next", "paligemma"))]
 
 
 @pytest.mark.slow

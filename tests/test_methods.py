@@ -40,9 +40,11 @@ FAMILIES = {
     "llava": None,
     "llava_next": (77, 140),
     "onevision": (100, 140),
+    "paligemma": None,
 }
 # Those that lay a tile's tokens out as a square.
 GRIDS = ("llava_next", "onevision")
+WITHOUT_CLS = ("onevision", "paligemma")
 # Of four decoder layers, one is the least that visual tokens can stay for.
 ALL = [
     pytest.param(name, family, (0.5, 0.33, 0.25 if name == "vtw" else 0.1), marks=pytest.mark.slow)
@@ -50,7 +52,7 @@ ALL = [
     for family in FAMILIES
     if name not in ("none", "illava", "random")
     and not (load_method(name).appends and family in GRIDS)
-    and not (load_method(name).needs_cls and family == "onevision")
+    and not (load_method(name).needs_cls and family in WITHOUT_CLS)
     and not (load_method(name).keeps_square and family == "internvl")
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 from lvlm_export.demo import PICTURES
 from lvlm_runtime import LvlmError, SamplingOptions, Session, UsageError
+from lvlm_runtime.chain.continued import empty
 from lvlm_runtime.chain.recorder import Recorder
 from lvlm_runtime.conversation import Conversation
 from lvlm_runtime.remembered import PictureMemory
@@ -307,3 +309,10 @@ def test_a_prompt_passes_in_chunks(session: Session) -> None:
 def test_a_projector_that_reads_the_question_leaves_nothing_to_remember(quecc: Session) -> None:
     with pytest.raises(LvlmError, match="projector reads the question, so nothing of a picture"):
         quecc.remember(ONE)
+
+
+def test_a_prompt_that_sees_what_is_behind_is_refused() -> None:
+    text = SimpleNamespace(attention="prefix")
+    decoder: Any = SimpleNamespace(manifest=SimpleNamespace(text=text, family="paligemma"))
+    with pytest.raises(LvlmError, match="do not know paligemma's attention yet, in which rows see"):
+        empty(decoder, 8)

@@ -112,6 +112,17 @@ class HandBuilt:
         mask = self.node("Where", seen, row, self.constant(np.finfo(np.float32).min, np.float32))
         return self.node("Unsqueeze", mask, self.constant([0, 1]))
 
+    def seen_mask(self, cache: ir.Value) -> ir.Value:
+        """``[1, 1, S, N]`` where a new row may look by an input ``seen_to [S]``."""
+        seen_to = self.input("seen_to", ["sequence"], INT64)
+        zero, one, axis = self.constant(0), self.constant(1), self.constant([0])
+        room = self.node("Squeeze", self.node("Shape", cache, start=2, end=3), axis)
+        columns = self.node("Range", zero, room, one)
+        seen = self.node("Less", columns, self.node("Unsqueeze", seen_to, self.constant([1])))
+        shown, hidden = np.float32(0), np.finfo(np.float32).min
+        values = (self.constant(each, np.float32) for each in (shown, hidden))
+        return self.node("Unsqueeze", self.node("Where", seen, *values), self.constant([0, 1]))
+
     def joined(self, heads: ir.Value, width: int) -> ir.Value:
         """Heads ``[1, H, S, D]`` to rows ``[1, S, H*D]``."""
         rows = self.node("Transpose", heads, perm=SWAP)

@@ -16,12 +16,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForImageTextToText,
     CLIPVisionConfig,
+    GemmaConfig,
     InternVLConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaNextConfig,
     LlavaOnevisionConfig,
     MistralConfig,
+    PaliGemmaConfig,
     Qwen2_5_VLConfig,
     Qwen2Config,
     Qwen2VLConfig,
@@ -52,8 +54,9 @@ TEXT = {
 
 
 def text_config(kind: str, **changes: Any) -> Any:
-    """A small Llama, Mistral or Qwen2 (which has biases in q, k and v)."""
-    classes = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen2": Qwen2Config}
+    """A small Gemma, Llama, Mistral or Qwen2 (which has biases in q, k and v)."""
+    classes = {"gemma": GemmaConfig, "llama": LlamaConfig}
+    classes |= {"mistral": MistralConfig, "qwen2": Qwen2Config}
     return classes[kind](**{**TEXT, **changes})
 
 
@@ -189,6 +192,30 @@ def llava_next(directory: Path, seed: int = 0, **options: Any) -> Path:
     return save(directory, config, processor, seed, settings=settings, **options)
 
 
+def paligemma(directory: Path, seed: int = 0, **options: Any) -> Path:
+    """Write a PaliGemma-layout checkpoint: SigLIP, Gemma with one head of keys, no chat template.
+
+    ``options`` as ``save`` takes them.
+    """
+    text = text_config("gemma", num_key_value_heads=1, head_dim=16)
+    config = PaliGemmaConfig(
+        vision_config=vision_config("siglip", heads=2).to_dict(),
+        text_config=text.to_dict(),
+        image_token_index=259,
+        projection_dim=TEXT["hidden_size"],
+        hidden_size=TEXT["hidden_size"],
+        vocab_size=TEXT["vocab_size"],
+        tie_word_embeddings=options.pop("tied", True),
+    )
+    processor = {
+        "image_processor_type": "SiglipImageProcessor",
+        "image_seq_length": 36,
+        "size": {"height": 48, "width": 48},
+    }
+    options |= {"settings": {"processor_class": "PaliGemmaProcessor"}, "template": None}
+    return save(directory, config, processor, seed, **options)
+
+
 def qwen_vl(directory: Path, kind: str = "qwen2_5_vl", seed: int = 0, **options: Any) -> Path:
     """Write a Qwen2-VL-, Qwen2.5-VL- or Qwen3-VL-layout checkpoint of patches of 4 pixels.
 
@@ -273,11 +300,12 @@ def save(
     make: Callable[[Any], Any] = AutoModelForImageTextToText.from_config,
     tokens: Mapping[str, str] = IMAGE_TOKENS,
     settings: Mapping[str, Any] | None = None,
+    template: str | None = LLAVA_TEMPLATE,
 ) -> Path:
     """Write model, tokenizer and processor files the way ``save_pretrained`` lays them out.
 
     ``tokens`` are the named special tokens beside those of every text, the first that of pictures;
-    ``settings`` the content of processor_config.json, if any.
+    ``settings`` the content of processor_config.json, if any, ``template`` that of a chat template.
     """
     torch.manual_seed(seed)
     model = make(config)
@@ -291,8 +319,9 @@ def save(
     (directory / "preprocessor_config.json").write_text(json.dumps(processor))
     if settings is not None:
         (directory / "processor_config.json").write_text(json.dumps(settings))
-    template = LLAVA_TEMPLATE.replace("<image>", next(iter(tokens.values())))
-    (directory / "chat_template.jinja").write_text(template)
+    if template is not None:
+        template = template.replace("<image>", next(iter(tokens.values())))
+        (directory / "chat_template.jinja").write_text(template)
     generation = {"eos_token_id": 257, "bos_token_id": 256, "pad_token_id": 258}
     (directory / "generation_config.json").write_text(json.dumps(generation))
     write_tokenizer(directory, tokens)

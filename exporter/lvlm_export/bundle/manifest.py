@@ -91,6 +91,8 @@ def write_manifest(
             stop_ids=checkpoint.stop_ids,
             embed_tokens=exported.embed_tokens,
             embed_scales=exported.embed_scales,
+            attention=text.attention,
+            embed_scale=text.embed_scale,
         ),
         dims=shape.dims,
         budgets=tuple(_budget(plan, budget, exported) for budget in plan.budgets),

@@ -15,6 +15,8 @@ from transformers import DynamicCache
 from lvlm_export.check.clues import Projections, watch_projections
 from lvlm_export.families import Parts, VisionShape
 from lvlm_export.reduction.tensors import join_groups, repeat_groups, split_groups
+from lvlm_runtime.bundle.manifest import CAUSAL, PREFIX
+from lvlm_runtime.prompt.sequence import Origins, Placed
 
 
 def vision_attention(
@@ -88,6 +90,7 @@ def decoder_layers(
     weights: list[Tensor] | None,
     bias: Tensor | None = None,
     planes: Mapping[int, Tensor] | None = None,
+    blocks: Tensor | None = None,
 ) -> Tensor:
     """Run decoder layers on rows that stand behind what a cache holds.
 
@@ -101,6 +104,8 @@ def decoder_layers(
         bias: ``[B, R + S]``, added to the scores of every row of the cache, the new ones included;
             None for a decoder that counts no sizes.
         planes: Layer -> ``[B, S, C]``, added to the rows behind it.
+        blocks: ``[S]``, of rows that are a whole prompt: those of the same block, 0 or above, see one
+            another, beside what is before them.
     """
     length = hidden.shape[1]
     mask = None if bias is None else bias[:, None, None]
@@ -108,6 +113,10 @@ def decoder_layers(
         held = cache.get_seq_length(layers[0])
         causal = torch.full((length, held + length), torch.finfo(torch.float32).min)
         causal = causal.triu(1 + held)[None, None]
+        if blocks is not None:
+            assert not held, "blocks are those of a whole prompt"
+            together = (blocks[:, None] == blocks) & (blocks >= 0)
+            causal = causal.masked_fill(together, 0)
         mask = causal if mask is None else causal + mask
     rotary = parts.rotary(hidden, positions)
     for index in layers:
@@ -129,3 +138,34 @@ def decoder_layers(
         if planes is not None and index in planes:
             hidden = hidden + planes[index]
     return hidden
+
+
+def blocks_of(attention: str, placed: Placed) -> Tensor | None:
+    """``[S]``, the block of every row of a prompt; rows of a block see one another. None for no blocks.
+
+    Args:
+        attention: As ``TextShape`` has it.
+        placed: Where text and images stand.
+    """
+    count = len(placed.order)
+    if attention == CAUSAL:
+        return None
+    if attention == PREFIX:
+        return torch.zeros(count, dtype=torch.int64)
+    blocks = torch.full((count,), -1)
+    blocks[torch.from_numpy(placed.visual)] = torch.arange(len(placed.visual))[:, None]
+    return blocks
+
+
+def spread(plane: Tensor, placed: Placed) -> Tensor:
+    """A plane ``[n, V, C]`` at the rows of the visual tokens, zero at the text's: ``[1, S, C]``."""
+    rows = torch.zeros(len(placed.order), plane.shape[-1])
+    rows[torch.from_numpy(placed.visual)] = plane
+    return rows[None]
+
+
+def grid_of(origins: Origins, vision: VisionShape) -> Tensor:
+    """Row and column ``[B, N, 2]`` of the groups at their places in the picture."""
+    assert vision.grid is not None
+    offsets = torch.from_numpy(origins.offsets)
+    return torch.stack((offsets // vision.grid[1], offsets % vision.grid[1]), dim=-1)

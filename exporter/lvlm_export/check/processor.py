@@ -13,6 +13,7 @@ which no picture passes, is left out.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,7 @@ def _compare(
     request: ReferenceRequest,
 ) -> str:
     """One sample; the result and the errors are ``check_processor``'s."""
-    text = _prompt(processor, encoder, sample)
+    text, whole = _prompt(processor, encoder, checkpoint, sample)
     tokenizer = processor.tokenizer
     starts = tokenizer.bos_token is not None and text.startswith(tokenizer.bos_token)
     options: dict[str, Any] = {"add_special_tokens": not starts}
@@ -124,8 +125,9 @@ def _compare(
     ours = list(request.runs[0])
     for run in request.runs[1:]:
         ours += [encoder.image_token_id, *run]
-    marks = request.layout.marks
-    if not marks:
+    # The processor writes marks around a picture, and some write what templates of others do.
+    writes = bool(request.layout.marks) or not whole
+    if not writes:
         _check_ids(plain, ours, checkpoint.directory)
     try:
         out = processor(images=[list(sample.images)], text=[text], return_tensors="np", **options)
@@ -137,13 +139,13 @@ def _compare(
         return _not_counted(
             f"{PROCESSOR} does not set {missing[0]}" if missing else one_reason(error)
         )
-    if marks:
-        # They are not the template's but the processor's.
-        _check_ids(_spans_as_one(ids, encoder.image_token_id), ours, checkpoint.directory)
+    wanted = plan.shape.visual_tokens(request.layout, plan.shape.vision.tokens)
+    if writes:
+        spans = _spans_as_one(ids, encoder.image_token_id, wanted)
+        _check_ids(spans, ours, checkpoint.directory)
     _check_pixels(pixels, request.pixel_values, processor, checkpoint, plan)
     # A trained projector gives another number of tokens than transformers' processor knows.
     if plan.shape.projector is None:
-        wanted = plan.shape.visual_tokens(request.layout, plan.shape.vision.tokens)
         count = ids.count(encoder.image_token_id)
         # A default of today's class says nothing of a file that an earlier one wrote without it.
         given = processor_settings(checkpoint.directory)
@@ -154,21 +156,31 @@ def _compare(
     return EQUAL
 
 
-def _spans_as_one(ids: Sequence[int], image_token: int) -> list[int]:
-    """A prompt with one image token where several follow one another."""
-    return [
-        token
-        for at, token in enumerate(ids)
-        if token != image_token or at == 0 or ids[at - 1] != image_token
-    ]
+def _spans_as_one(ids: Sequence[int], image_token: int, per_image: int) -> list[int]:
+    """A prompt with one image token for each of the pictures that several of them are."""
+    found: list[int] = []
+    for token, several in itertools.groupby(ids):
+        count = len(list(several))
+        pictures = count // per_image if count % per_image == 0 else 1
+        found += [token] * (pictures if token == image_token else count)
+    return found
 
 
 def _not_counted(reason: str) -> str:
     return f"transformers' processor does not count this checkpoint's image tokens: {reason}"
 
 
-def _prompt(processor: Any, encoder: PromptEncoder, sample: ParitySample) -> str:
-    """The question in the processor's template; in the tokenizer's, where it has none of its own."""
+def _prompt(
+    processor: Any, encoder: PromptEncoder, checkpoint: Checkpoint, sample: ParitySample
+) -> tuple[str, bool]:
+    """What the processor takes, and whether it is the whole prompt.
+
+    It is the question in the processor's template, or in the tokenizer's where it has none of its own;
+    where no file has one, in a family that knows of that, pictures and question alone.
+    """
+    known = (processor.chat_template, processor.tokenizer.chat_template)
+    if checkpoint.family.template is not None and not any(known):
+        return encoder.image_token * len(sample.images) + sample.question, False
     parts = [{"type": "image"}] * len(sample.images) + [{"type": "text", "text": sample.question}]
     message = in_form({"role": "user", "content": parts}, encoder.user, encoder.image_token)
     own = processor.chat_template is not None
@@ -177,7 +189,7 @@ def _prompt(processor: Any, encoder: PromptEncoder, sample: ParitySample) -> str
         chat_template=None if own else processor.tokenizer.get_chat_template(),
         add_generation_prompt=True,
     )
-    return text
+    return text, True
 
 
 def _check_ids(theirs: list[int], ours: list[int], directory: Path) -> None:

@@ -19,9 +19,16 @@ from transformers import DynamicCache
 
 from lvlm_export.check.clues import decoder_clues, packed_sizes, vision_clues
 from lvlm_export.check.decisions import Decisions
-from lvlm_export.check.layers import decoder_layers, grouped_attention, vision_attention
+from lvlm_export.check.layers import (
+    blocks_of,
+    decoder_layers,
+    grid_of,
+    grouped_attention,
+    spread,
+    vision_attention,
+)
 from lvlm_export.check.reference_io import DecoderEntry, ReferenceRequest, Trace, load_eager
-from lvlm_export.families import Family, Parts, VisionShape
+from lvlm_export.families import Family, Parts
 from lvlm_export.graphs.element_types import torch_dtype
 from lvlm_export.graphs.quantise import quantised_weights, round_weights
 from lvlm_export.graphs.reducers import make_reducer
@@ -320,8 +327,9 @@ class Reference:
             bias[torch.from_numpy(placed.visual)] = sizes.log()
             biases.append(bias)
             layers = range(cut.first, cut.last)
-            added = {layer: self._spread(planes[layer], placed) for layer in cut.planes}
-            hidden = self.layers(hidden, positions, cache, layers, weights, bias, added)
+            added = {layer: spread(planes[layer], placed) for layer in cut.planes}
+            blocks = blocks_of(self.plan.shape.text.attention, placed)
+            hidden = self.layers(hidden, positions, cache, layers, weights, bias, added, blocks)
             trace.note(cut.name, hidden)
             if cut.last in counts:
                 count = counts[cut.last]
@@ -332,12 +340,6 @@ class Reference:
                 sizes = sizes.gather(1, kept)
                 planes = [gather_rows(plane, kept) for plane in planes]
         return hidden, cache, biases
-
-    def _spread(self, plane: Tensor, placed: Placed) -> Tensor:
-        """A plane ``[n, V, C]`` at the rows of the visual tokens, zero at the text's: ``[1, S, C]``."""
-        rows = torch.zeros(len(placed.order), plane.shape[-1])
-        rows[torch.from_numpy(placed.visual)] = plane
-        return rows[None]
 
     def _reduce(
         self,
@@ -378,18 +380,14 @@ class Reference:
         weights: list[Tensor] | None,
         bias: Tensor | None = None,
         planes: Mapping[int, Tensor] | None = None,
+        blocks: Tensor | None = None,
     ) -> Tensor:
         """Run decoder layers; ``weights`` collects the last one's attention ``[1, H, S, S]``.
 
         ``bias [L]`` is added to the scores of every row of the caches, the new ones included, and
-        ``planes [1, S, C]`` to the rows behind their layers.
+        ``planes [1, S, C]`` to the rows behind their layers; ``blocks [S]`` as of ``decoder_layers``.
         """
         added = bias[None] if self.plan.sized and bias is not None else None
-        return decoder_layers(self.parts, hidden, positions, cache, layers, weights, added, planes)
-
-
-def grid_of(origins: Origins, vision: VisionShape) -> Tensor:
-    """Row and column ``[B, N, 2]`` of the groups at their places in the picture."""
-    assert vision.grid is not None
-    offsets = torch.from_numpy(origins.offsets)
-    return torch.stack((offsets // vision.grid[1], offsets % vision.grid[1]), dim=-1)
+        return decoder_layers(
+            self.parts, hidden, positions, cache, layers, weights, added, planes, blocks
+        )

@@ -190,7 +190,7 @@ class Checkpoint:
         Raises:
             LvlmError: As ``processing.prompt_files``.
         """
-        return prompt_files(self.directory)
+        return prompt_files(self.directory, self.family.template)
 
     @cached_property
     def encoder(self) -> PromptEncoder:

@@ -65,12 +65,17 @@ def image_settings(directory: Path, config: PretrainedConfig) -> dict[str, Any]:
     return settings
 
 
-def prompt_files(directory: Path) -> dict[str, bytes]:
+def prompt_files(directory: Path, template: str | None = None) -> dict[str, bytes]:
     """Tokenizer and chat template in the form that the runtime reads, by file name.
 
     ``tokenizer.json`` is what ``AutoTokenizer`` made of all the checkpoint's files,
     ``tokenizer_config.json`` holds the special tokens that a template may name,
     ``processor_config.json`` the image token and ``chat_template.jinja`` the template that counts.
+
+    Args:
+        directory: The checkpoint.
+        template: As ``Family.template``: it counts where the checkpoint has none, and what it does
+            not write, such as a start token in front, the tokenizer adds no more.
 
     Raises:
         LvlmError: No fast tokenizer, no chat template, or a file is damaged.
@@ -83,14 +88,18 @@ def prompt_files(directory: Path) -> dict[str, bytes]:
     settings = processor_settings(directory)
     tokenizer = load_tokenizer(directory)
     source = settings.get("chat_template")
-    template = default_template(tokenizer.chat_template if source is None else source, directory)
+    source = tokenizer.chat_template if source is None else source
+    if template is not None:
+        tokenizer.add_bos_token = tokenizer.add_eos_token = False
+        source = source or template
+    chat_template = default_template(source, directory)
     named = (getattr(tokenizer, name, None) for name in ("image_token", "context_image_token"))
     token = next(filter(None, named), None) or image_token_of(settings, directory)
     return {
         "tokenizer.json": tokenizer.backend_tokenizer.to_str().encode(),
         "tokenizer_config.json": _json(tokenizer.special_tokens_map),
         "processor_config.json": _json({"image_token": str(token)}),
-        "chat_template.jinja": template.encode(),
+        "chat_template.jinja": chat_template.encode(),
     }
 
 

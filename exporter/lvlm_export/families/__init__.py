@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from lvlm_profiles.registry import resolve
-from lvlm_runtime.bundle.manifest import GRID
+from lvlm_runtime.bundle.manifest import CAUSAL, GRID
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -26,6 +26,7 @@ FAMILIES: dict[str, str] = {
     "llava": "lvlm_export.families.llava:FAMILY",
     "llava_next": "lvlm_export.families.llava_next:FAMILY",
     "llava_onevision": "lvlm_export.families.llava_onevision:FAMILY",
+    "paligemma": "lvlm_export.families.paligemma:FAMILY",
     "qwen2_5_vl": "lvlm_export.families.qwen2_5_vl:FAMILY",
     "qwen2_vl": "lvlm_export.families.qwen2_vl:FAMILY",
     "qwen3_vl": "lvlm_export.families.qwen3_vl:FAMILY",
@@ -93,6 +94,10 @@ class TextShape:
         context_length: Positions it was trained for (its sliding window where that is shorter).
         scale: Attention's factor on query-key products.
         position_rows: RoPE positions of a token: 1, or 3 for time, height and width.
+        attention: Which rows of a prompt a row sees: ``causal``, those before it, which is all that
+            the layers' own masks say; ``prefix``, the whole prompt; ``pictures``, those before it
+            and, for a visual token, its whole picture.
+        embed_scale: What rows of the token table are multiplied by at the decoder's input.
     """
 
     layers: int
@@ -104,6 +109,8 @@ class TextShape:
     context_length: int
     scale: float
     position_rows: int = 1
+    attention: str = CAUSAL
+    embed_scale: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -202,11 +209,14 @@ class Family(Protocol):
         renames: ``(pattern, replacement)`` that take older checkpoints' tensor names to the
             names of the current HF module tree, applied in order.
         embed_tokens: Parameter name of the token table.
+        template: Chat template, in Jinja, of a family whose checkpoints have none; it writes the
+            start token itself. None where they have one.
     """
 
     summary: str
     renames: tuple[tuple[str, str], ...]
     embed_tokens: str
+    template: str | None
 
     def shape(
         self,

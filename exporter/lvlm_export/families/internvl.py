@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from lvlm_export.families import ModelShape, Parts, VisionShape
 from lvlm_export.families.shared.image_config import preprocess_spec
 from lvlm_export.families.shared.shuffle import JoinTiles, cell_order
-from lvlm_export.families.shared.towers import EMBED_TOKENS, RENAMES, text_dims, text_shape
+from lvlm_export.families.shared.texts import text_dims, text_shape
+from lvlm_export.families.shared.towers import EMBED_TOKENS, RENAMES
 from lvlm_profiles.shapes.dims import ModelDims, VisionDims
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.image.anyres import TileLayout, tiles_layout
@@ -41,6 +42,7 @@ class InternVl:
     summary = "InternVL 3 (-hf): InternViT with CLS, pixel shuffle of 2 x 2 patches, tiles, Qwen2"
     renames = RENAMES
     embed_tokens = EMBED_TOKENS
+    template = None
 
     def shape(
         self,

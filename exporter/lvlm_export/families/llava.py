@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 from lvlm_export.families import ModelShape, Parts, ProjectorShape
 from lvlm_export.families.shared.image_config import preprocess_spec
 from lvlm_export.families.shared.projectors import patch_maps, projector_kind, projector_shape
+from lvlm_export.families.shared.texts import text_shape
 from lvlm_export.families.shared.towers import (
     EMBED_TOKENS,
     RENAMES,
     llava_parts,
     model_dims,
-    text_shape,
     vision_shape,
 )
 from lvlm_profiles.shapes.dims import ModelDims
@@ -39,6 +39,7 @@ class Llava:
     )
     renames = RENAMES
     embed_tokens = EMBED_TOKENS
+    template = None
 
     def shape(
         self,

@@ -19,12 +19,12 @@ from lvlm_export.families import ModelShape, Parts
 from lvlm_export.families.shared.anyres import SinglePacker, canvases
 from lvlm_export.families.shared.image_config import preprocess_spec
 from lvlm_export.families.shared.projectors import refuse_projector
+from lvlm_export.families.shared.texts import text_shape
 from lvlm_export.families.shared.towers import (
     EMBED_TOKENS,
     RENAMES,
     llava_parts,
     model_dims,
-    text_shape,
     vision_shape,
 )
 from lvlm_runtime.image import anyres
@@ -40,6 +40,7 @@ class LlavaNext:
     summary = "LLaVA-NeXT (1.6): CLIP + Vicuna, Mistral or Llama, anyres tiles, one image"
     renames = RENAMES
     embed_tokens = EMBED_TOKENS
+    template = None
 
     def shape(
         self,

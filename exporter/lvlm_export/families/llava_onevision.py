@@ -21,12 +21,12 @@ from lvlm_export.families import ModelShape, Parts
 from lvlm_export.families.shared.anyres import MultiPacker, SinglePacker, canvases
 from lvlm_export.families.shared.image_config import preprocess_spec
 from lvlm_export.families.shared.projectors import refuse_projector
+from lvlm_export.families.shared.texts import text_shape
 from lvlm_export.families.shared.towers import (
     EMBED_TOKENS,
     RENAMES,
     llava_parts,
     model_dims,
-    text_shape,
     vision_shape,
 )
 from lvlm_runtime.errors import LvlmError
@@ -43,6 +43,7 @@ class LlavaOnevision:
     summary = "LLaVA-OneVision: SigLIP + Qwen2, anyres tiles, several images"
     renames = RENAMES
     embed_tokens = EMBED_TOKENS
+    template = None
 
     def shape(
         self,

@@ -86,6 +86,20 @@ def causal_bias(size_bias: Tensor, write_index: Tensor, count: int) -> Tensor:
     return torch.where(columns <= rows.unsqueeze(1), size_bias, hidden)[None, None]
 
 
+def seen_bias(seen_to: Tensor, cache: Tensor, size_bias: Tensor | None) -> Tensor:
+    """What is added to scores over a cache of which every row sees a part: ``[1, 1, S, C]``.
+
+    Args:
+        seen_to: ``[S]``, how many rows of the cache each of the new tokens sees.
+        cache: ``[1, Hkv, C, D]``, one of the caches.
+        size_bias: ``[1, C]``, added for every row of the cache; None for nothing.
+    """
+    columns = torch.arange(cache.shape[2], device=cache.device)
+    shown = cache.new_zeros(()) if size_bias is None else size_bias
+    hidden = torch.finfo(cache.dtype).min
+    return torch.where(columns < seen_to.unsqueeze(1), shown, hidden)[None, None]
+
+
 def _scatter(cache: Tensor, rows: Tensor, write_index: Tensor) -> Tensor:
     return torch.onnx.ops.symbolic(
         "TensorScatter",
@@ -116,7 +130,7 @@ def onnx_attention(
         key: ``[B, Hkv, N, D]``: the tokens themselves, or a cache when ``kv_length`` is given.
         value: As ``key``.
         attention_mask: ``[B, 1, S, N]`` to add to the scores, or None. Over a cache it carries
-            causality too (``causal_bias``): TensorRT-RTX refuses a node that has both.
+            causality too (``causal_bias``, ``seen_bias``): TensorRT-RTX refuses a node that has both.
         scaling: Factor on the products.
         kv_length: ``[1]`` int64, filled rows of the cache; without a mask the node is causal.
 

@@ -27,6 +27,7 @@ from lvlm_export.plan.cuts import DecoderCut, VisionCut
 from lvlm_export.plan.files import PROJECTOR_FILE, lm_head_files, packer_file, reducer_file
 from lvlm_export.plan.plan import Plan
 from lvlm_export.reduction.budget import SiteCount
+from lvlm_runtime.bundle.manifest import SEEN_TO, SIZE_BIAS
 from lvlm_runtime.image.anyres import TILES
 
 
@@ -137,7 +138,11 @@ def decoder_job(parts: Parts, shape: ModelShape, cut: DecoderCut, dtype: torch.d
     keys = [example((1, text.kv_heads, 32, text.head_dim), dtype) for _ in layers]
     values = [example((1, text.kv_heads, 32, text.head_dim), dtype) for _ in layers]
     planes = [example((1, 8, text.hidden_size), dtype) for _ in cut.planes]
-    sizes = [example((1, 32), dtype)] * cut.sized
+    known = {
+        SIZE_BIAS: (example((1, 32), dtype), {1: cache}),
+        SEEN_TO: (example((8,), torch.int64), {0: sequence}),
+    }
+    rows = [known[name] for name in cut.rows]
     arguments = (
         example((1, 8, text.hidden_size), dtype),
         example((text.position_rows, 8), torch.int64),
@@ -146,7 +151,7 @@ def decoder_job(parts: Parts, shape: ModelShape, cut: DecoderCut, dtype: torch.d
         keys,
         values,
         planes,
-        *sizes,
+        [value for value, _ in rows],
     )
     past = [f"past_{kind}.{layer}" for kind in ("key", "value") for layer in layers]
     present = [f"present_{kind}.{layer}" for kind in ("key", "value") for layer in layers]
@@ -161,7 +166,7 @@ def decoder_job(parts: Parts, shape: ModelShape, cut: DecoderCut, dtype: torch.d
             [{2: cache}] * len(layers),
             [{2: cache}] * len(layers),
             [{1: sequence}] * len(planes),
-            *[{1: cache} for _ in sizes],
+            [axes for _, axes in rows],
         ),
     )
     return GraphJob(f"{cut.name}.onnx", DecoderSubgraph(parts, cut), arguments, signature, True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lvlm_export.families import Parts, VisionShape
-from lvlm_export.graphs.attention import CacheView, causal_bias, watch_attention
+from lvlm_export.graphs.attention import CacheView, causal_bias, seen_bias, watch_attention
 from lvlm_export.plan.cuts import DecoderCut, VisionCut
 from lvlm_export.reduction.tensors import (
     join_groups,
@@ -21,6 +21,7 @@ from lvlm_export.reduction.tensors import (
     split_groups,
     window_bias,
 )
+from lvlm_runtime.bundle.manifest import SEEN_TO, SIZE_BIAS
 
 
 def attend(layer: Any, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -151,8 +152,9 @@ class DecoderSubgraph(nn.Module):
 
     ``hidden [1, S, C]``, ``position_ids [R, S]``, ``write_index [1]``, ``kv_length [1]``, the
     layers' caches, for every layer that adds one its plane ``[1, S, C]``, zero where text stands,
-    and, where attention counts the patches that a token stands for, their logarithm for every row of
-    the caches, ``size_bias [1, cache]`` -> hidden, (query,) and the caches.
+    and what its masks are made of: where attention counts the patches that a token stands for, their
+    logarithm for every row of the caches, ``size_bias [1, cache]``, and where a row sees others than
+    those before it, ``seen_to [S]`` -> hidden, (query,) and the caches.
     """
 
     def __init__(self, parts: Parts, cut: DecoderCut) -> None:
@@ -170,11 +172,15 @@ class DecoderSubgraph(nn.Module):
         keys: list[Tensor],
         values: list[Tensor],
         planes: list[Tensor],
-        size_bias: Tensor | None = None,
+        rows: list[Tensor],
     ) -> tuple[Tensor, ...]:
         bias, added = None, dict(zip(self.cut.planes, planes, strict=True))
-        if size_bias is not None:
-            bias = causal_bias(size_bias, write_index, hidden.shape[1])
+        given = dict(zip(self.cut.rows, rows, strict=True))
+        sizes = given.get(SIZE_BIAS)
+        if SEEN_TO in given:
+            bias = seen_bias(given[SEEN_TO], keys[0], sizes)
+        elif sizes is not None:
+            bias = causal_bias(sizes, write_index, hidden.shape[1])
         cache = CacheView(keys, values, self.cut.first, write_index, kv_length)
         rotary = self.rotary(hidden, position_ids)
         with watch_attention() as seen:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lvlm_export.reduction.method import Site
-from lvlm_runtime.bundle.manifest import PLANE, SIZE_BIAS
+from lvlm_runtime.bundle.manifest import PLANE, SEEN_TO, SIZE_BIAS
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class DecoderCut:
         last: One past its last.
         scored: A site follows.
         sized: Its attention counts the patches that a token stands for.
+        bounded: A row says how many rows it sees, as it is not all before it.
         planes: Its layers that add features of an earlier vision layer.
     """
 
@@ -78,16 +79,22 @@ class DecoderCut:
     scored: bool
     sized: bool = False
     planes: tuple[int, ...] = ()
+    bounded: bool = False
 
     @property
     def name(self) -> str:
         return f"decoder.{self.index}"
 
     @property
+    def rows(self) -> tuple[str, ...]:
+        """Names of what its masks are made of."""
+        return (SIZE_BIAS,) * self.sized + (SEEN_TO,) * self.bounded
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """Names of what it takes beside tokens, positions and caches."""
         planes = tuple(f"{PLANE}{layer}" for layer in self.planes)
-        return (*planes, SIZE_BIAS) if self.sized else planes
+        return *planes, *self.rows
 
 
 def cut_vision(
@@ -133,19 +140,30 @@ def _attends(cut: VisionCut) -> bool:
 
 
 def cut_decoder(
-    layers: int, sites: Sequence[Site], sizes_in_decoder: bool = False, planes: int = 0
+    layers: int,
+    sites: Sequence[Site],
+    sizes_in_decoder: bool = False,
+    planes: int = 0,
+    bounded: bool = False,
 ) -> tuple[DecoderCut, ...]:
     """Cuts of a decoder of ``layers`` layers at the inputs of the sites' layers.
 
     ``sizes_in_decoder``: its attention counts the patches that a token stands for, which are more
-    than one behind a site in the tower; ``planes``: first layers that add a plane each.
+    than one behind a site in the tower; ``planes``: first layers that add a plane each;
+    ``bounded``: as ``DecoderCut`` has it.
     """
     sized = sizes_in_decoder and any(site.stage == "vision" for site in sites)
     at = [site.layer for site in sites if site.stage == "decoder"]
     bounds = [0, *at, layers]
     return tuple(
         DecoderCut(
-            index, first, last, last != layers, sized, tuple(range(first, min(last, planes)))
+            index,
+            first,
+            last,
+            last != layers,
+            sized,
+            tuple(range(first, min(last, planes))),
+            bounded,
         )
         for index, (first, last) in enumerate(itertools.pairwise(bounds))
     )

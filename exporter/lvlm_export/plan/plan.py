@@ -16,6 +16,7 @@ from lvlm_export.reduction.budget import BudgetPlan
 from lvlm_export.reduction.method import STAGES, Method, Site
 from lvlm_export.reduction.schedule import plan_budget
 from lvlm_profiles.cost.units import precision_of
+from lvlm_runtime.bundle.manifest import CAUSAL
 from lvlm_runtime.bundle.placement import AS_PUBLISHED, HandPlacement
 from lvlm_runtime.errors import UsageError
 
@@ -146,7 +147,11 @@ def make_plan(checkpoint: Checkpoint, options: BuildOptions) -> Plan:
             shape.vision.planes,
         ),
         decoder=cut_decoder(
-            shape.text.layers, sites, method.sizes_in_decoder, len(shape.vision.planes)
+            shape.text.layers,
+            sites,
+            method.sizes_in_decoder,
+            len(shape.vision.planes),
+            shape.text.attention != CAUSAL,
         ),
         budgets=budgets,
         key=_key(checkpoint_key, options, shape),

@@ -22,6 +22,7 @@ from lvlm_export.tune.language import Language
 from lvlm_export.tune.prompts import Ask
 from lvlm_export.tune.space import TrialPlan
 from lvlm_export.tune.tower import Encoded, Tower
+from lvlm_runtime.bundle.manifest import CAUSAL
 from lvlm_runtime.errors import UsageError
 from lvlm_runtime.image.picture import Picture, load_image
 from lvlm_runtime.prompt.rules import AnswerLimits
@@ -86,13 +87,15 @@ class Asker:
         self.family, self.stop_ids = checkpoint.family, checkpoint.stop_ids
         self.shape = checkpoint.shape(options.image_size)
         self.layout = self.shape.layouts[0]
-        if self.shape.vision.grid is not None or self.shape.vision.group > 1:
-            why = "whose tokens have three positions"
-            if self.shape.vision.grid is None:
-                why = "whose tower joins patches in groups"
+        why = {
+            "whose tokens have three positions": self.shape.vision.grid is not None,
+            "whose tower joins patches in groups": self.shape.vision.group > 1,
+            "whose decoder sees what stands behind": self.shape.text.attention != CAUSAL,
+        }
+        if any(why.values()):
             raise UsageError(
                 f"tune asks many questions at once and cannot do so with {checkpoint.config.model_type}"
-                f" yet, {why}; build with --method and compare"
+                f" yet, {next(filter(why.get, why))}; build with --method and compare"
             )
         self.rules = read_rules(checkpoint.directory, self.shape.text.vocab_size).rules
         self.model = load_eager(checkpoint.directory, checkpoint.family)

@@ -71,9 +71,12 @@ class TokenTable:
         weights: The open weight file.
         ref: Where the table lies in it.
         scales: What its rows are multiplied by where they are integers, ``[vocab]``.
+        factor: What all of them are multiplied by.
     """
 
-    def __init__(self, weights: CheckedFile, ref: TensorRef, scales: TensorRef | None) -> None:
+    def __init__(
+        self, weights: CheckedFile, ref: TensorRef, scales: TensorRef | None, factor: float = 1.0
+    ) -> None:
         self.shape = ref.shape
         self.dtype = numpy_dtype((ref if scales is None else scales).dtype)
         self._weights = weights
@@ -81,6 +84,7 @@ class TokenTable:
         self._offset = ref.offset
         self._row = ref.size_bytes // ref.shape[0]
         self._scales = scales
+        self._factor = factor
 
     def rows(self, token_ids: Sequence[int]) -> NDArray[Any]:
         """Rows of some tokens, ``[n, C]``.
@@ -99,6 +103,8 @@ class TokenTable:
                 width = self.dtype.itemsize
                 data = self._weights.read(width, self._scales.offset + token * width)
                 row *= np.frombuffer(data, np.uint8).view(self.dtype)
+        if self._factor != 1:
+            found *= self.dtype.type(self._factor)
         return found
 
 
@@ -226,7 +232,7 @@ class Bundle:
     def embedding_table(self) -> TokenTable:
         """The token table ``[vocab, C]``."""
         text = self.manifest.text
-        return TokenTable(self.weights, text.embed_tokens, text.embed_scales)
+        return TokenTable(self.weights, text.embed_tokens, text.embed_scales, text.embed_scale)
 
     def budget(self, ratio: float | None) -> Budget:
         """The budget of a ratio; the bundle's first for None.

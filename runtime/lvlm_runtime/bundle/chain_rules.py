@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterator
 
 from lvlm_runtime.bundle.manifest import (
+    CAUSAL,
     GRID,
     PLANE,
+    SEEN_TO,
     SIZE_BIAS,
     LayoutBudget,
     Manifest,
@@ -38,7 +40,7 @@ def chains_are_whole(manifest: Manifest) -> Iterator[Finding]:
         for site in sites:
             if not _is_site(site, kinds) or sites.count(site) > 1:
                 yield chain, "sites of its own, each once", short(site)
-        known = INPUTS if chain == "vision" else (SIZE_BIAS,)
+        known = INPUTS if chain == "vision" else (SIZE_BIAS, SEEN_TO)
         for number, stage in enumerate(stages):
             wrong = set(stage.inputs) - set(known) - {n for n in stage.planes if _adds(stage, n)}
             if wrong or len(set(stage.inputs)) < len(stage.inputs):
@@ -49,6 +51,9 @@ def chains_are_whole(manifest: Manifest) -> Iterator[Finding]:
     for number, stage in enumerate(manifest.decoder):
         if (SIZE_BIAS in stage.inputs) != manifest.sized:
             wanted = f"{short(manifest.decoder[0].inputs)}, as of the first"
+            yield f"decoder[{number}].inputs", wanted, short(stage.inputs)
+        if (SEEN_TO in stage.inputs) != (manifest.text.attention != CAUSAL):
+            wanted = f"{SEEN_TO} where text.attention is not {CAUSAL}, and there alone"
             yield f"decoder[{number}].inputs", wanted, short(stage.inputs)
     if not manifest.lm_head:
         yield "lm_head", "at least one graph", "none"

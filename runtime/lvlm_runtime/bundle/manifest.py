@@ -14,6 +14,12 @@ from lvlm_runtime.image.preprocess import PreprocessSpec
 SCHEMA = 4
 # What a decoder subgraph takes that counts the patches a token stands for.
 SIZE_BIAS = "size_bias"
+# How many rows of the caches each new row sees, ``[S]``, where it is not all before it.
+SEEN_TO = "seen_to"
+# Which rows of a prompt a row sees: those before it, the whole prompt, or those before it and the
+# whole of its picture.
+CAUSAL, PREFIX, PICTURES = "causal", "prefix", "pictures"
+ATTENTIONS = (CAUSAL, PREFIX, PICTURES)
 # Row and column of every token in its picture, ``[B, N, 2]``, for a tower that asks for them.
 GRID = "grid"
 # Features of an earlier layer of the tower that a decoder layer adds to the visual tokens behind it:
@@ -61,8 +67,8 @@ class Subgraph:
         first_layer: First decoder layer in it (0 for vision).
         last_layer: One past the last decoder layer in it (0 for vision).
         inputs: What a vision subgraph takes, by name; a decoder's beside tokens, positions and
-            caches: ``size_bias`` where its attention counts the patches that a token stands for, and
-            ``plane.<layer>`` for every layer of it that adds features of an earlier vision layer.
+            caches: ``size_bias`` where its attention counts the patches that a token stands for,
+            ``seen_to`` where a row sees others than those before it, and ``plane.<layer>`` for every layer of it that adds features of an earlier vision layer.
     """
 
     name: str
@@ -192,6 +198,8 @@ class TextSpec:
         embed_scales: ``[vocab]``, what its rows are multiplied by where it is int8; else None.
         context_length: Positions the model was made for, prompt and answer together.
         position_rows: RoPE positions of a token: 1, or 3 for time, height and width.
+        attention: Which rows of a prompt a row sees, one of ``ATTENTIONS``.
+        embed_scale: What rows of the token table are multiplied by, in their element type.
         stop_ids: Ids that end an answer.
     """
 
@@ -206,6 +214,8 @@ class TextSpec:
     stop_ids: tuple[int, ...]
     embed_tokens: TensorRef
     embed_scales: TensorRef | None
+    attention: str = CAUSAL
+    embed_scale: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from lvlm_runtime.bundle.chain_rules import (
 )
 from lvlm_runtime.bundle.files import REBUILD, WEIGHTS, has_place
 from lvlm_runtime.bundle.manifest import (
+    ATTENTIONS,
     GRID,
     HEAD_MAJOR,
     SEQUENCE_MAJOR,
@@ -86,6 +87,7 @@ def words_are_known(manifest: Manifest) -> Iterator[Finding]:
         ("precision", manifest.precision, PRECISIONS),
         ("dialect", manifest.dialect, DIALECTS),
         ("kv_layout", manifest.kv_layout, (HEAD_MAJOR, SEQUENCE_MAJOR)),
+        ("text.attention", manifest.text.attention, ATTENTIONS),
         ("preprocess.resize", manifest.preprocess.resize, resizes),
         ("preprocess.resample", manifest.preprocess.resample, range(6)),
     ):
@@ -131,6 +133,8 @@ def counts_are_positive(manifest: Manifest) -> Iterator[Finding]:
     for index, layout in enumerate(manifest.layouts):
         counts[f"layouts[{index}].tiles"] = layout.tiles
     counts["text.position_rows"] = text.position_rows
+    if not 0 < text.embed_scale <= MOST:
+        yield "text.embed_scale", f"more than 0 and at most {MOST}", f"{text.embed_scale:g}"
     for entry, value in counts.items():
         if not 1 <= value <= MOST:
             yield entry, f"1 to {MOST}", str(value)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lvlm_runtime.backends import Value
-from lvlm_runtime.bundle.manifest import SIZE_BIAS, Reduction, Subgraph
+from lvlm_runtime.bundle.manifest import CAUSAL, SIZE_BIAS, Reduction, Subgraph
 from lvlm_runtime.chain.decoder import Decoder, Logits
 from lvlm_runtime.chain.entering import PromptInput
 from lvlm_runtime.chain.held import (
@@ -29,6 +29,7 @@ from lvlm_runtime.chain.held import (
     rows_of,
 )
 from lvlm_runtime.chain.recorder import Recorder, Reduced
+from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.prompt.sequence import Indices, Spans, place_rows
 
 Source = Callable[[int, int], Value]
@@ -354,8 +355,14 @@ def empty(decoder: Decoder, capacity: int) -> Held:
     """Caches of ``capacity`` rows that hold nothing.
 
     Raises:
-        LvlmError: The engines were built for fewer.
+        LvlmError: The engines were built for fewer, or rows of a prompt see others behind them.
     """
+    if decoder.manifest.text.attention != CAUSAL:
+        raise LvlmError(
+            f"conversations, remembered pictures and prompts in chunks do not know"
+            f" {decoder.manifest.family}'s attention yet, in which rows see others behind them; ask with"
+            " session.generate or lvlm-export run, each question on its own"
+        )
     sized = decoder.manifest.sized
     stages = [
         HeldStage(

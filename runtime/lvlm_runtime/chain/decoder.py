@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lvlm_runtime.backends import Backend, Value
-from lvlm_runtime.bundle.manifest import SIZE_BIAS, LayoutBudget, Subgraph
+from lvlm_runtime.bundle.manifest import SEEN_TO, SIZE_BIAS, LayoutBudget, Subgraph
 from lvlm_runtime.bundle.route import Step, prompt_steps
 from lvlm_runtime.chain import kv_cache
 from lvlm_runtime.chain.loaded import LoadedGraphs
 from lvlm_runtime.chain.planes import PlaneFeeds
 from lvlm_runtime.chain.recorder import Recorder, Reduced
 from lvlm_runtime.chain.text_query import Row
+from lvlm_runtime.chain.visible import seen_before, seen_in_prompt
 from lvlm_runtime.chain.vision import Visual
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.prompt.sequence import (
@@ -276,7 +277,11 @@ class Decoder:
             known, offsets = prompt.visual.planes, prompt.origins.offsets
             count, visual = len(prompt.placed.order), prompt.placed.visual
             planes = self.planes.of_rows(stage, known, count, visual, offsets, recorder)
-        ran = self.run_stage(stage, group, hidden, positions, recorder, "prefill", planes)
+        seen = None
+        if SEEN_TO in stage.inputs:
+            rows, visual = len(prompt.placed.order), prompt.placed.visual
+            seen = seen_in_prompt(self.manifest.text.attention, rows, visual)
+        ran = self.run_stage(stage, group, hidden, positions, recorder, "prefill", planes, seen)
         prompt.hidden, prompt.query = ran
         prompt.group = group
 
@@ -333,16 +338,21 @@ class Decoder:
         recorder: Recorder,
         phase: str,
         planes: Mapping[str, Value] | None = None,
+        seen: Indices | None = None,
     ) -> tuple[Value, Value | None]:
         """Run a decoder subgraph on ``hidden [1, S, C]``: its hidden states and last query.
 
-        ``planes``: what its layers add, ``[1, S, C]`` each; none where all rows are text.
+        ``planes``: what its layers add, ``[1, S, C]`` each; none where all rows are text. ``seen [S]``:
+        how many rows each of them sees, for a subgraph that asks; None for those before it.
         """
         count = self.backend.shape(hidden)[1]
         caches, bound = group.bind(count, self.backend)
         feeds = {**caches, "hidden": hidden, "position_ids": positions, **(planes or {})}
         if stage.planes and not planes:
             feeds |= dict.fromkeys(stage.planes, self.planes.nothing(count))
+        if SEEN_TO in stage.inputs:
+            seen = seen_before(group.length, count) if seen is None else seen
+            feeds[SEEN_TO] = self.backend.put(seen)
         with recorder.span(stage.name, phase, count):
             out = self.graphs.runner(stage.graph)(feeds, bound)
         recorder.show(stage.name, out["hidden_out"])

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from lvlm_runtime.bundle.bundle import Bundle
 from lvlm_runtime.bundle.manifest import (
     GRID,
+    SEEN_TO,
     SEQUENCE_MAJOR,
     SIZE_BIAS,
     Budget,
@@ -203,7 +204,9 @@ class _Walk:
         fed = {"hidden": {1: whole}, "position_ids": {1: whole}}
         assert step.subgraph is not None
         fed |= {name: {1: whole} for name in step.subgraph.planes}
-        decoding = {name: {1: (1, 1, DECODE_MAX)} for name in fed}
+        if SEEN_TO in step.inputs:
+            fed[SEEN_TO] = {0: whole}
+        decoding = {name: dict.fromkeys(axes, (1, 1, DECODE_MAX)) for name, axes in fed.items()}
         if self.sequence_major:
             # Nothing stands before most prompts, an earlier turn before some.
             fed |= {name: {1: (0, 0, capacity - 1)} for name in caches}

@@ -16,7 +16,8 @@ import numpy as np
 from lvlm_profiles.report import knee
 from lvlm_profiles.report.figures import Sweep, SweepPoint
 from lvlm_runtime.backends import Value
-from lvlm_runtime.bundle.manifest import Subgraph
+from lvlm_runtime.bundle.manifest import SEEN_TO, Subgraph
+from lvlm_runtime.chain.visible import seen_before
 from lvlm_runtime.session import Session
 
 # Token counts per curve, and timed calls per count after one that is not counted.
@@ -89,10 +90,13 @@ def _decoder_call(session: Session, stage: Subgraph) -> Callable[[int], Callable
         rows = manifest.text.position_rows
         positions = chain.backend.put(np.tile(np.arange(count, dtype=np.int64), (rows, 1)))
         group = chain.decoder.allocate(stage, count)
+        seen = {}
+        if SEEN_TO in stage.inputs:
+            seen = {SEEN_TO: chain.backend.put(seen_before(0, count))}
 
         def call() -> None:
             caches, bound = group.bind(count, chain.backend)
-            feeds = {**caches, "hidden": hidden, "position_ids": positions}
+            feeds = {**caches, "hidden": hidden, "position_ids": positions, **seen}
             _finish(session, runner(feeds, bound))
 
         return call

@@ -91,6 +91,8 @@ def test_what_the_law_was_not_fitted_on() -> None:
         ("llava-next-vicuna-7b", 6.74, 7.06),
         ("llava-onevision-0.5b", 0.494, 0.89),
         ("llava-onevision-7b", 7.62, 8.03),
+        ("paligemma-3b-224", 2.508, 2.92),
+        ("paligemma-3b-448", 2.508, 2.92),
     ],
 )
 def test_presets_have_the_published_sizes(name: str, language: float, whole: float) -> None:
@@ -98,7 +100,7 @@ def test_presets_have_the_published_sizes(name: str, language: float, whole: flo
     assert text_weight_elements(preset.dims.text) / 1e9 == pytest.approx(language, rel=0.005)
     assert weight_elements(preset.dims) / 1e9 == pytest.approx(whole, rel=0.01)
     assert preset.source
-    assert preset.checkpoint.startswith(("OpenGVLab/", "llava-hf/"))
+    assert preset.checkpoint.startswith(("OpenGVLab/", "google/", "llava-hf/"))
 
 
 def test_unknown_and_wrong_presets(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from lvlm_export.families import ModelShape, Parts, TextShape, VisionShape
 from lvlm_export.families.shared.image_config import preprocess_spec
-from lvlm_export.families.shared.towers import EMBED_TOKENS, text_dims, text_shape
+from lvlm_export.families.shared.texts import text_dims, text_shape
+from lvlm_export.families.shared.towers import EMBED_TOKENS
 from lvlm_profiles.shapes.dims import ModelDims, VisionDims
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.image.anyres import IMAGE, TileLayout
@@ -57,6 +58,7 @@ class QwenVl:
         (r"^model\.(?!language_model\.|visual\.)", "model.language_model."),
     )
     embed_tokens = EMBED_TOKENS
+    template = None
     # Parts of half a head by time, height and width where the configuration does not say.
     sections: tuple[int, ...] | None = None
 

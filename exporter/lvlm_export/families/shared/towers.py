@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from lvlm_export.families import Parts, TextShape, VisionShape
+from lvlm_export.families import Parts, VisionShape
 from lvlm_export.families.shared.projectors import projector_shape
-from lvlm_profiles.shapes.dims import ModelDims, TextDims, VisionDims
+from lvlm_export.families.shared.texts import text_dims, text_shape
+from lvlm_profiles.shapes.dims import ModelDims, VisionDims
 from lvlm_runtime.errors import LvlmError
 
 if TYPE_CHECKING:
@@ -19,19 +19,6 @@ if TYPE_CHECKING:
 
 # Vision tower types and the number of leading tokens that are not patches.
 TOWER_PREFIX = {"clip_vision_model": 1, "siglip_vision_model": 0}
-# Text models, and whether layers of theirs have an attention window.
-WINDOWED: dict[str, Callable[[Any], bool]] = {
-    "llama": lambda _text: False,
-    "mistral": lambda text: text.sliding_window is not None,
-    "qwen2": lambda text: "sliding_attention" in (text.layer_types or ()),
-    "qwen2_vl_text": lambda text: "sliding_attention" in (text.layer_types or ()),
-    "qwen2_5_vl_text": lambda text: "sliding_attention" in (text.layer_types or ()),
-    "qwen3_vl_text": lambda _text: False,
-}
-TEXT_TYPES = tuple(WINDOWED)
-# Of transformers' ROPE_INIT_FUNCTIONS, those whose frequencies are the same at every length.
-ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3")
-
 EMBED_TOKENS = "model.language_model.embed_tokens.weight"
 # Older llava-hf checkpoints keep the parts at the top level and a ``vision_model`` in the tower.
 RENAMES = (
@@ -62,9 +49,16 @@ def feature_levels(config: PretrainedConfig) -> tuple[int, ...]:
     return levels
 
 
-def vision_shape(config: PretrainedConfig) -> VisionShape:
-    """Shape of a CLIP or SigLIP tower; LvlmError for another one or an unsuitable selection."""
-    vision = config.vision_config
+def tower_shape(vision: Any, levels: tuple[int, ...]) -> VisionShape:
+    """Shape of a CLIP or SigLIP tower of which features are taken behind some of its layers.
+
+    Args:
+        vision: ``vision_config``.
+        levels: Layers that ran before each of the features.
+
+    Raises:
+        LvlmError: Another tower, or sizes that do not go together.
+    """
     if vision.model_type not in TOWER_PREFIX:
         raise LvlmError(
             f"vision tower {vision.model_type!r} is not supported; known: {', '.join(TOWER_PREFIX)}"
@@ -80,133 +74,53 @@ def vision_shape(config: PretrainedConfig) -> VisionShape:
             f" attention heads, image_size {vision.image_size} and patch_size {vision.patch_size};"
             " the heads must divide the size and a patch fit the image; correct config.json"
         )
-    prefix = TOWER_PREFIX[vision.model_type]
-    strategy = config.vision_feature_select_strategy
-    # "default" drops the first token whatever it is; only a CLS token may be dropped like that.
-    if (strategy == "default") != (prefix == 1):
-        raise LvlmError(
-            f"vision_feature_select_strategy {strategy!r} does not fit tower {vision.model_type!r}:"
-            " 'default' is for towers with a CLS token, 'full' for towers without one"
-        )
     side = vision.image_size // vision.patch_size
     return VisionShape(
-        layers=max(feature_levels(config)),
+        layers=max(levels),
         tokens=side * side,
-        prefix=prefix,
+        prefix=TOWER_PREFIX[vision.model_type],
         hidden_size=vision.hidden_size,
         heads=vision.num_attention_heads,
         image_size=vision.image_size,
         scale=(vision.hidden_size // vision.num_attention_heads) ** -0.5,
-        levels=len(feature_levels(config)),
+        levels=len(levels),
     )
 
 
-def text_shape(text: Any) -> TextShape:
-    """Shape of a Llama-like text model; LvlmError for another one or one that cannot be built."""
-    if text.model_type not in TEXT_TYPES:
+def vision_shape(config: PretrainedConfig) -> VisionShape:
+    """Shape of a LLaVA's tower; LvlmError for another one or an unsuitable selection."""
+    shape = tower_shape(config.vision_config, feature_levels(config))
+    strategy = config.vision_feature_select_strategy
+    # "default" drops the first token whatever it is; only a CLS token may be dropped like that.
+    if (strategy == "default") != (shape.prefix == 1):
+        kind = config.vision_config.model_type
         raise LvlmError(
-            f"text model {text.model_type!r} is not supported; known: {', '.join(TEXT_TYPES)}"
+            f"vision_feature_select_strategy {strategy!r} does not fit tower {kind!r}:"
+            " 'default' is for towers with a CLS token, 'full' for towers without one"
         )
-    heads, kv_heads = text.num_attention_heads, text.num_key_value_heads
-    head_dim = getattr(text, "head_dim", None)
-    if head_dim is None and text.hidden_size % heads:
-        raise LvlmError(
-            f"num_attention_heads {heads} of text_config does not divide its hidden_size"
-            f" {text.hidden_size}; correct config.json"
-        )
-    head_dim = head_dim or text.hidden_size // heads
-    if heads % kv_heads or head_dim % 2:
-        raise LvlmError(
-            f"text_config has {heads} attention heads, {kv_heads} key-value heads and heads of"
-            f" {head_dim}; the second must divide the first and the third be even; correct"
-            " config.json"
-        )
-    check_rope(text)
-    return TextShape(
-        layers=text.num_hidden_layers,
-        hidden_size=text.hidden_size,
-        heads=heads,
-        kv_heads=kv_heads,
-        head_dim=head_dim,
-        vocab_size=text.vocab_size,
-        # Inside its window a sliding layer sees everything, so the graph needs no window.
-        context_length=min(text.max_position_embeddings, attention_window(text)),
-        scale=head_dim**-0.5,
+    return shape
+
+
+def vision_dims(vision: Any, shape: VisionShape) -> VisionDims:
+    """Sizes of a tower with an ``intermediate_size`` and square patches, for the cost model."""
+    return VisionDims(
+        layers=shape.layers,
+        width=shape.hidden_size,
+        mlp=vision.intermediate_size,
+        heads=shape.heads,
+        patch=vision.patch_size,
+        tokens=shape.tokens * shape.group,
+        prefix=shape.prefix,
     )
-
-
-def attention_window(text: Any) -> int:
-    """Positions that the narrowest attention layer sees, the whole context where it has no window.
-
-    Which configurations use their ``sliding_window`` is read from the models of transformers 5.23:
-    Llama never, Mistral in every layer, Qwen2 in layers of type ``sliding_attention``.
-
-    Raises:
-        LvlmError: Layers with a window and no window given.
-    """
-    window, whole = getattr(text, "sliding_window", None), int(text.max_position_embeddings)
-    if not WINDOWED[text.model_type](text):
-        return whole
-    if window is None:
-        raise LvlmError(
-            "layer_types of text_config has 'sliding_attention' and its sliding_window is not set;"
-            " set it, or use_sliding_window too, in config.json"
-        )
-    return int(window)
-
-
-def check_rope(text: Any) -> None:
-    """LvlmError for rotary embeddings whose frequencies follow the length of each request.
-
-    A graph holds one set of frequencies. Of "dynamic" that is enough: inside max_position_embeddings
-    it is the default.
-    """
-    parameters = text.rope_parameters or {}
-    kind, part = parameters.get("rope_type"), parameters.get("partial_rotary_factor", 1.0)
-    if kind not in ROPE_TYPES:
-        raise LvlmError(
-            f"rope_type {kind!r} of text_config is not supported; known: {', '.join(ROPE_TYPES)}"
-        )
-    if part != 1.0 and kind != "default":
-        # These text models turn whole heads; the default of transformers does not look at the part.
-        raise LvlmError(
-            f"partial_rotary_factor {part!r} of text_config does not go with rope_type {kind!r};"
-            " take it out of config.json"
-        )
 
 
 def model_dims(config: PretrainedConfig) -> ModelDims:
     """Sizes of a tower, a two-layer projector and a Llama-like text model, for the cost model."""
     vision, text = vision_shape(config), text_shape(config.text_config)
     return ModelDims(
-        vision=VisionDims(
-            layers=vision.layers,
-            width=vision.hidden_size,
-            mlp=config.vision_config.intermediate_size,
-            heads=vision.heads,
-            patch=config.vision_config.patch_size,
-            tokens=vision.tokens,
-            prefix=vision.prefix,
-        ),
+        vision=vision_dims(config.vision_config, vision),
         projector=_projector_maps(config, vision.hidden_size, text.hidden_size),
         text=text_dims(config),
-    )
-
-
-def text_dims(config: PretrainedConfig) -> TextDims:
-    """Sizes of a Llama-like text model, for the cost model."""
-    text = text_shape(config.text_config)
-    tied = config.tie_word_embeddings or getattr(config.text_config, "tie_word_embeddings", False)
-    return TextDims(
-        layers=text.layers,
-        width=text.hidden_size,
-        mlp=config.text_config.intermediate_size,
-        gated=True,
-        heads=text.heads,
-        kv_heads=text.kv_heads,
-        head_dim=text.head_dim,
-        vocab=text.vocab_size,
-        tied=bool(tied),
     )
 
 

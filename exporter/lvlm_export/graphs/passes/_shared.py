@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from onnxscript.rewriter import pattern
 
 from lvlm_export.graphs.names import scope_of
 from lvlm_export.graphs.passes.errors import PassError
-from lvlm_runtime.bundle.manifest import SIZE_BIAS
+from lvlm_runtime.bundle.manifest import SEEN_TO, SIZE_BIAS
 
 SWAP = [0, 2, 1, 3]  # heads and rows
 # Inputs of an ``Attention`` over a cache, of which the last is the filled length.
@@ -122,10 +123,21 @@ def over_cache(node: ir.Node) -> bool:
     return node.op_type == "Attention" and len(node.inputs) == CACHED_INPUTS
 
 
-def size_row(rewrite: str, attention: ir.Node) -> ir.Value | None:
-    """The input ``size_bias [1, N]`` that an ``Attention`` over a cache adds to its scores, or None.
+@dataclass(frozen=True)
+class RowMask:
+    """What an ``Attention`` over a cache adds to its scores, by the inputs it is made of.
 
-    Its mask, ``causal_bias``, is the row where a token may be seen.
+    Attributes:
+        size_bias: ``[1, N]``, added for every row of the cache; None for nothing.
+        seen_to: ``[S]``, how many rows each new token sees; None for those before it.
+    """
+
+    size_bias: ir.Value | None
+    seen_to: ir.Value | None
+
+
+def row_mask(rewrite: str, attention: ir.Node) -> RowMask | None:
+    """The mask of an ``Attention`` over a cache, ``causal_bias`` or ``seen_bias``; None for none.
 
     Raises:
         PassError: It adds something else.
@@ -136,10 +148,14 @@ def size_row(rewrite: str, attention: ir.Node) -> ir.Value | None:
     node = mask.producer()
     while node is not None and node.op_type in ("Unsqueeze", "Reshape"):
         node = node.inputs[0].producer()
-    row = graph_input(rewrite, attention.graph, SIZE_BIAS)
-    if node is None or node.op_type != "Where" or node.inputs[1] is not row:
-        raise PassError(rewrite, attention, f"a mask from Where over {SIZE_BIAS}", maker(mask))
-    return row
+    inputs = {value.name: value for value in attention.graph.inputs}
+    row, seen_to = inputs.get(SIZE_BIAS), inputs.get(SEEN_TO)
+    if node is not None and node.op_type == "Where":
+        if row is not None and node.inputs[1] is row:
+            return RowMask(row, seen_to)
+        if row is None and seen_to is not None:
+            return RowMask(None, seen_to)
+    raise PassError(rewrite, attention, f"a mask from Where over {SIZE_BIAS}", maker(mask))
 
 
 def attention_scale(rewrite: str, attention: ir.Node, causal: bool) -> float:

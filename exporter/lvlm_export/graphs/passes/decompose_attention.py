@@ -17,12 +17,13 @@ from lvlm_export.graphs.names import scope_of
 from lvlm_export.graphs.passes._shared import (
     SWAP,
     Builder,
+    RowMask,
     attention_scale,
     cache_writes,
     element_type,
     graph_input,
     over_cache,
-    size_row,
+    row_mask,
     sizes,
     swap_heads_and_rows,
     take_place,
@@ -44,7 +45,8 @@ def decompose_attention(model: ir.Model) -> bool:
     1. ``Attention`` without a filled length sees every token: ``[B, H, S, D]`` three times, and
        scores to add or none.
     2. ``Attention`` with one is causal over filled and new rows, by itself or by a mask over
-       ``size_bias``, which becomes a row of filled and new rows too. The heads that share a key stand
+       ``size_bias``, which becomes a row of filled and new rows too; where ``seen_to`` is given, it
+       says how many of them a row sees. The heads that share a key stand
        side by side, so a group's queries are rows of one product and no key is repeated:
        ``[1, Hkv, G*S, D]`` times ``[1, Hkv, D, L]``.
     3. Its caches become sequence-major inputs of the filled rows, and the new rows outputs.
@@ -102,8 +104,8 @@ def _decompose_plain(node: ir.Node) -> None:
 def _decompose_cached(node: ir.Node, masks: dict[int, ir.Value]) -> None:
     # 2.
     graph, writes = node.graph, cache_writes(NAME, node)
-    row = size_row(NAME, node)
-    scale = attention_scale(NAME, node, causal=row is None)
+    mask = row_mask(NAME, node)
+    scale = attention_scale(NAME, node, causal=mask is None)
     heads, head_dim = sizes(NAME, node, node.inputs[0], 1, 3)
     shapes = [sizes(NAME, write, write.inputs[0], 1, 3) for write in writes]
     kv_heads = shapes[0][0]
@@ -111,7 +113,7 @@ def _decompose_cached(node: ir.Node, masks: dict[int, ir.Value]) -> None:
         raise PassError(NAME, node, f"heads in groups of {kv_heads}", f"{heads} heads")
     group = heads // kv_heads
     if group not in masks:
-        masks[group] = _causal_mask(graph, writes[0].inputs[0], group, row)
+        masks[group] = _causal_mask(graph, writes[0].inputs[0], group, mask or RowMask(None, None))
     op = Builder(scope_of(node))
     rows = [op.Transpose(write.inputs[1], perm=SWAP) for write in writes]
     joined = [
@@ -165,8 +167,11 @@ def _attend(
     return result
 
 
-def _causal_mask(graph: ir.Graph, past: ir.Value, group: int, row: ir.Value | None) -> ir.Value:
-    """``[G*S, P+S]`` float32: row s of every group sees the first P+s+1 rows, with ``row`` added."""
+def _causal_mask(graph: ir.Graph, past: ir.Value, group: int, given: RowMask) -> ir.Value:
+    """``[G*S, P+S]`` float32: what row s of every group sees, with ``size_bias`` added.
+
+    These are the first P+s+1 rows, or the first ``seen_to[s]``.
+    """
     op = Builder("causal_mask")
     positions = graph_input(NAME, graph, "position_ids")
     filled = op.Shape(past, start=1, end=2)
@@ -174,9 +179,11 @@ def _causal_mask(graph: ir.Graph, past: ir.Value, group: int, row: ir.Value | No
     zero, one, axis = op.constant(0), op.constant(1), op.constant([0])
     start, stop = op.Squeeze(filled, axis), op.Squeeze(length, axis)
     columns = op.Range(zero, stop, one)
-    rows = op.Range(start, stop, one)
+    rows = op.Range(start, stop, one) if given.seen_to is None else given.seen_to
     rows = rows if group == 1 else op.Tile(rows, op.constant([group]))
-    seen = op.LessOrEqual(columns, op.Unsqueeze(rows, op.constant([1])))
+    compare = op.LessOrEqual if given.seen_to is None else op.Less
+    seen = compare(columns, op.Unsqueeze(rows, op.constant([1])))
+    row = given.size_bias
     shown, hidden = op.constant(0.0, np.float32), op.constant(HIDDEN, np.float32)
     if row is not None:
         row.shape = ir.Shape([1, FILLED])

@@ -15,7 +15,7 @@ from lvlm_export.graphs.passes._shared import (
     maker,
     over_cache,
     permutation,
-    size_row,
+    row_mask,
     sizes,
     take_place,
 )
@@ -36,7 +36,8 @@ def use_group_query_attention(model: ir.Model) -> bool:
     Source: onnxruntime docs/ContribOperators.md, com.microsoft.GroupQueryAttention.
 
     1. ``Attention`` over a cache has a filled length and is causal, by itself or by a mask over
-       ``size_bias``; any other has no length and stays.
+       ``size_bias``; any other has no length and stays, as does one whose rows say what they see,
+       because the operator is always causal.
     2. Its heads are of a size that is a multiple of 8; the operator refuses other sizes, and those
        keep the standard node.
     3. Keys and values come from a ``TensorScatter`` each, whose caches and new rows the operator
@@ -65,7 +66,8 @@ def use_group_query_attention(model: ir.Model) -> bool:
             raise PassError(NAME, node, "one filled length for all layers", found)
     last_row, length = _lengths(nodes[0])
     # 7.
-    row = size_row(NAME, nodes[0])
+    mask = row_mask(NAME, nodes[0])
+    row = None if mask is None else mask.size_bias
     bias = None if row is None else _bias(row, kv_length)
     for node in nodes:
         _replace(node, last_row, length, bias)
@@ -77,6 +79,9 @@ def use_group_query_attention(model: ir.Model) -> bool:
 def _fits(node: ir.Node) -> bool:
     # 1.
     if not over_cache(node):
+        return False
+    mask = row_mask(NAME, node)
+    if mask is not None and mask.seen_to is not None:
         return False
     # 2.
     (head_size,) = sizes(NAME, node, node.outputs[0], 3)
@@ -111,7 +116,7 @@ def _replace(
 ) -> None:
     graph = attention.graph
     # 1. and 3.
-    factor = attention_scale(NAME, attention, causal=size_row(NAME, attention) is None)
+    factor = attention_scale(NAME, attention, causal=row_mask(NAME, attention) is None)
     key, value = cache_writes(NAME, attention)
     (heads,) = sizes(NAME, attention, attention.outputs[0], 1)
     (kv_heads,) = sizes(NAME, key, key.outputs[0], 1)

@@ -85,7 +85,9 @@ def order(model: ir.Model) -> list[str]:
 class Cached:
     """Two layers' attention over caches that the graph writes."""
 
-    def __init__(self, heads: int = HEADS, layers: int = 2, **attributes: Any) -> None:
+    def __init__(
+        self, heads: int = HEADS, layers: int = 2, seen: bool = False, **attributes: Any
+    ) -> None:
         self.heads, self.g = heads, HandBuilt()
         self.query = self.g.input("query", [1, heads, "sequence", SIZE])
         self.positions = self.g.input("position_ids", [1, "sequence"], INT64)
@@ -100,6 +102,8 @@ class Cached:
                 cache = self.g.input(f"past_{name}.{index}", [1, KV_HEADS, "cache", SIZE])
                 written.append(self.g.written(cache, new))
                 self.outputs[f"present_{name}.{index}"] = written[-1]
+            mask = self.g.seen_mask(cache) if seen and index == 0 else None
+            attributes |= {"mask": mask} if mask is not None else {}
             answer = self.g.attention(self.query, *written, self.kv_length, **attributes)
             self.outputs[f"y.{index}"] = answer
 
@@ -150,6 +154,27 @@ def test_rules_2_to_4_over_filled_rows_and_new_ones(heads: int) -> None:
         for name, value in before.items()
     }
     same_numbers(expected, run(model, filled))
+
+
+@pytest.mark.parametrize("heads", [KV_HEADS, HEADS])
+def test_rule_2_rows_may_say_what_they_see(heads: int) -> None:
+    cached = Cached(heads, seen=True)
+    model, feeds = cached.model(), cached.feeds()
+    # The first two see one another, the last what is before it.
+    feeds["seen_to"] = np.array([FILLED + 2, FILLED + 2, FILLED + 3])
+    before = run(model, feeds)
+    assert decompose_attention(model)
+    names = {str(value.name) for value in model.graph.inputs}
+    filled = {
+        name: value[:, :, :FILLED].swapaxes(1, 2) if name.startswith("past") else value
+        for name, value in feeds.items()
+        if name in names
+    }
+    same_numbers({"y.1": before["y.1"]}, {"y.1": run(model, filled)["y.1"]})
+    causal = run(model, filled | {"seen_to": np.arange(FILLED + 1, FILLED + 4)})
+    apart = np.abs(causal["y.1"] - before["y.1"]).max(axis=(0, 1, 3))
+    assert apart[0] > 1e-3
+    assert apart[1:].max() < 1e-6
 
 
 def test_a_graph_without_attention_stays() -> None:

@@ -224,6 +224,14 @@ def test_rule_7_sizes_become_a_bias_of_what_is_filled() -> None:
     assert np.abs(flat["out.0"] - before["out.0"]).max() > 1e-3
 
 
+def test_rule_1_rows_that_say_what_they_see_stay() -> None:
+    layers = Layers()
+    layers.layer(0, mask=layers.g.seen_mask(layers.g.input("room", [1, 1, "cache", 1])))
+    model = layers.model()
+    assert not use_group_query_attention(model)
+    assert operators(model)["Attention"] == 1
+
+
 def test_another_mask_over_a_cache_is_named() -> None:
     layers = Layers()
     layers.g.input("size_bias", [1, "cache"])
