@@ -129,7 +129,7 @@ class Answering:
         runs = text_runs(asked.token_ids, manifest.text.image_token_id)
         assert len(runs) - 1 == len(asked.pictures), "the encoder sets a placeholder per picture"
         check_tokens(runs, manifest.text.vocab_size)
-        self.layout = layout_for(manifest, len(asked.pictures))
+        self.layout = layout_for(manifest, [each.content for each in asked.pictures])
         self.budgets = [self.loaded.bundle.budget(each.ratio) for each in asked.pictures]
         name = "" if self.layout is None else self.layout.name
         self.parts = [budget.layout(name) for budget in self.budgets]

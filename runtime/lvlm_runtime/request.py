@@ -65,14 +65,24 @@ class CheckedRequest:
         return tuple((name, count[per] * tokens) for name, per, tokens in visual_tokens(steps))
 
 
-def layout_for(manifest: Manifest, images: int) -> TileLayout | None:
-    """The tile layout for a number of images, among those that the family has."""
+def layouts_for(manifest: Manifest, images: int) -> tuple[TileLayout, ...]:
+    """The tile layouts that so many images may have, of one kind; empty without images."""
     if images == 0:
-        return None
-    if images > 1:
-        several = (layout for layout in manifest.layouts if layout.name == MULTI)
-        return next(several, manifest.layouts[0])
-    return manifest.layouts[0]
+        return ()
+    several = tuple(layout for layout in manifest.layouts if layout.kind == MULTI)
+    if images > 1 and several:
+        return several
+    return tuple(layout for layout in manifest.layouts if layout.kind != MULTI)
+
+
+def layout_for(manifest: Manifest, images: Sequence[Picture]) -> TileLayout | None:
+    """The tile layout of a request with these images, among those that the bundle has.
+
+    Raises:
+        LvlmError: An image cannot be read, where the bundle has layouts of several sizes.
+    """
+    layouts = layouts_for(manifest, len(images))
+    return preprocess.choose_layout(images, manifest.preprocess, layouts) if layouts else None
 
 
 def check_request(
@@ -106,7 +116,7 @@ def check_request(
             " given; give one image for each placeholder (--image)"
         )
     check_tokens(runs, manifest.text.vocab_size)
-    layout = layout_for(manifest, len(images))
+    layout = layout_for(manifest, images)
     part = None if layout is None else budget.layout(layout.name)
     _check_length(manifest, runs, part, max_new_tokens)
     pixel_values = None

@@ -381,6 +381,6 @@ class Session:
         chunk = check_chunk(prefill_chunk)
         return Conversation(self._loaded, memory, system, context, sampling, chunk, speculate)
 
-    def layout(self, images: int) -> TileLayout | None:
-        """The tile layout for a number of images, among those that the family has."""
+    def layout(self, images: Sequence[Picture]) -> TileLayout | None:
+        """The tile layout of a request with these images, among those that the bundle has."""
         return layout_for(self.bundle.manifest, images)

@@ -164,7 +164,7 @@ def candidate_of(
     kept = budget.kept_per_tile(subject.geometry.vision_tokens)
     path = TokenPath(
         group=subject.group,
-        in_order=layout.name == TILES,
+        in_order=layout.kind == TILES,
         method=method.name,
         images=1,
         tiles=layout.tiles,

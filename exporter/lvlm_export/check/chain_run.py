@@ -13,6 +13,7 @@ from PIL import Image
 from lvlm_runtime.backends import Backend, Runner, Value
 from lvlm_runtime.bundle.route import Step, route
 from lvlm_runtime.chain.recorder import Recorder
+from lvlm_runtime.image.picture import Picture
 from lvlm_runtime.request import check_request, layout_for
 from lvlm_runtime.session import ARGMAX, Session
 
@@ -50,7 +51,7 @@ class ChainRun:
     answer: tuple[int, ...] = ()
 
 
-def reducer_steps(session: Session, ratio: float, images: int) -> tuple[Step, ...]:
+def reducer_steps(session: Session, ratio: float, images: Sequence[Picture]) -> tuple[Step, ...]:
     """The reducers that a request passes, in order."""
     manifest = session.bundle.manifest
     budget, layout = session.bundle.budget(ratio), layout_for(manifest, images)
@@ -82,7 +83,7 @@ def run_chain(
         if name not in run.hidden:
             run.hidden[name] = session.chain.backend.fetch(value)
 
-    with session.chain.graphs.replaced(_watched(session, ratio, len(sample.images), given, run)):
+    with session.chain.graphs.replaced(_watched(session, ratio, sample.images, given, run)):
         answer = session.generate(
             sample.question,
             sample.images,
@@ -109,7 +110,7 @@ def logits_along(
     request = check_request(session.bundle, ids, sample.images, ratio, len(answer), silent)
     assert request.pixel_values is not None
     assert request.part is not None
-    watched = _watched(session, ratio, len(sample.images), given, ChainRun())
+    watched = _watched(session, ratio, sample.images, given, ChainRun())
     # One turn for all of it: a request in between would be answered by the watched reducers.
     with chain.turns.turn(), chain.graphs.replaced(watched):
         visual = chain.encode(request.pixel_values, request.budget, request.part, silent, query_ids)
@@ -121,7 +122,11 @@ def logits_along(
 
 
 def _watched(
-    session: Session, ratio: float, images: int, given: Mapping[str, Arrays], run: ChainRun
+    session: Session,
+    ratio: float,
+    images: Sequence[Picture],
+    given: Mapping[str, Arrays],
+    run: ChainRun,
 ) -> dict[str, Runner]:
     """File -> a runner that notes its calls in ``run``."""
     sites: dict[str, list[str]] = {}

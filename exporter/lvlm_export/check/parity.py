@@ -63,7 +63,7 @@ def synthetic_samples(
     for layout in layouts:
         size = (layout.image_width or 320, layout.image_height or 240)
         for number in range(count):
-            several = layout.name == MULTI or (layout.name == TILES and number % 2 == 1)
+            several = layout.kind == MULTI or (layout.kind == TILES and number % 2 == 1)
             blobs = [
                 Image.fromarray(generator.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize(size)
                 for _ in range(2 if several else 1)
@@ -211,7 +211,7 @@ class _Gate:
         given: dict[str, Arrays],
     ) -> str | None:
         """The first reducer that keeps other tokens than the reference's, and is not led yet."""
-        for step in reducer_steps(self.session, ratio, len(sample.images)):
+        for step in reducer_steps(self.session, ratio, sample.images):
             if step.name in given or step.name not in trace.hidden:
                 continue
             got, expected = run.calls[step.name].outputs, trace.hidden[step.name]
@@ -277,9 +277,10 @@ def request_of(
 
     Tests of their own hold both equal to the processors of ``transformers``.
     """
-    named = {layout.name: layout for layout in layouts}
-    several = len(sample.images) > 1 and MULTI in named
-    layout = named[MULTI] if several else layouts[0]
+    several = [layout for layout in layouts if layout.kind == MULTI]
+    if len(sample.images) < 2 or not several:
+        several = [layout for layout in layouts if layout.kind != MULTI]
+    layout = preprocess.choose_layout(sample.images, spec, several)
     encoder = replace(encoder, marks=layout.marks)
     ids = encoder.encode(sample.question, len(sample.images))
     prepared = preprocess.preprocess(list(sample.images), spec, layout)

@@ -225,7 +225,7 @@ class Reference:
             trace.note("packer", features)
             origins = (
                 origins.joined(layout.tiles)
-                if layout.name == TILES
+                if layout.kind == TILES
                 else Origins.whole(*features.shape[:2])
             )
         return EncodedRequest(features, origins, sizes, planes)

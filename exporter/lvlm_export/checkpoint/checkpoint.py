@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -41,7 +42,7 @@ from lvlm_export.checkpoint.shards import (
     same_tensor,
     stored_tensors,
 )
-from lvlm_export.families import Family, ModelShape, load_family
+from lvlm_export.families import Family, ModelShape, load_family, with_layout
 from lvlm_profiles.readers import UnreadableError, read_bytes
 from lvlm_runtime.bundle.bundle import file_sha256
 from lvlm_runtime.errors import LvlmError, UsageError
@@ -231,14 +232,24 @@ class Checkpoint:
             )
         return tuple(several)
 
-    def shape(self, image_size: tuple[int, int] | None) -> ModelShape:
-        """What the JSON files say about the model; ``image_size`` as ``Family.shape`` takes it.
+    def shape(
+        self, image_size: tuple[int, int] | None, more_sizes: Sequence[tuple[int, int]] = ()
+    ) -> ModelShape:
+        """What the JSON files say about the model.
+
+        Args:
+            image_size: As ``Family.shape`` takes it.
+            more_sizes: Of the pictures that further tile layouts are made for, (height, width).
 
         Raises:
             UsageError: An image size that does not fit the family.
             LvlmError: A checkpoint that is not supported.
         """
         shape = self.family.shape(self.config, self.preprocessor, image_size)
+        for size in more_sizes:
+            shape = with_layout(
+                shape, self.family.shape(self.config, self.preprocessor, size).layouts[0]
+            )
         if not self.has_weights:
             return shape
         text = replace(shape.dims.text, tied=self.tied_embeddings)

@@ -53,6 +53,16 @@ class ImageSize(click.ParamType):  # type: ignore[type-arg]
         return int(match[2]), int(match[1])
 
 
+class ImageSizeOrAuto(ImageSize):
+    """``WxH`` in pixels, as (height, width), or ``auto``."""
+
+    name = "WxH|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check and convert."""
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
 class Milliseconds(click.ParamType):  # type: ignore[type-arg]
     """A time, ``300ms``, ``0.3s`` or ``300``, in milliseconds."""
 
@@ -195,6 +205,14 @@ image_size_option = click.option(
     type=ImageSize(),
     metavar="WxH",
     help="Picture size in pixels that the tile layout is made for (families with tiles).",
+)
+image_sizes_option = click.option(
+    "--image-size",
+    type=ImageSizeOrAuto(),
+    multiple=True,
+    metavar="WxH|auto",
+    help="Picture size in pixels that a tile layout is made for (families with tiles); repeatable, auto for"
+    " 1:1, 4:3, 3:4, 16:9 and 9:16. A picture takes the layout that suits it best.",
 )
 ratio_option = click.option(
     "--ratio", type=Ratio(), help="Share of visual tokens KEPT, one of the bundle's [its first]."

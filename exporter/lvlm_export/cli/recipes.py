@@ -33,16 +33,24 @@ def use_recipe(ctx: click.Context, _param: click.Parameter, path: Path | None) -
     for name, typed in recipe.flags.items():
         _check(ctx, f"{path}: {name}", flags[name], typed)
     ctx.default_map = {
-        name: ",".join(typed) if isinstance(typed, list) and not flags[name].multiple else typed
-        for name, typed in recipe.flags.items()
+        name: _as_default(flags[name], typed) for name, typed in recipe.flags.items()
     }
     return recipe
+
+
+def _as_default(flag: click.Parameter, typed: str | list[str]) -> str | list[str]:
+    """What a file has, in the form that click takes for a flag's default."""
+    if flag.multiple:
+        return typed if isinstance(typed, list) else [typed]
+    return ",".join(typed) if isinstance(typed, list) else typed
 
 
 def _check(ctx: click.Context, where: str, flag: click.Parameter, typed: str | list[str]) -> None:
     """Convert as if typed, so that the line names file and entry."""
     words = typed if isinstance(typed, list) else [typed]
-    if isinstance(typed, list) != (flag.multiple or flag.name == "sites"):
+    # A size that is the only one needs no list.
+    one_or_more = flag.name == "image_size"
+    if not one_or_more and isinstance(typed, list) != (flag.multiple or flag.name == "sites"):
         raise UsageError(
             f"{where}: expected {'one value' if isinstance(typed, list) else 'a list'}"
         )

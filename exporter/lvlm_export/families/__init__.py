@@ -7,11 +7,13 @@ tracing, budgets and the runtime never depend on which model it is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from lvlm_profiles.registry import resolve
 from lvlm_runtime.bundle.manifest import CAUSAL, GRID
+from lvlm_runtime.errors import UsageError
+from lvlm_runtime.image.anyres import SINGLE, TILES, further_layout, same_layout
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -135,6 +137,29 @@ class ModelShape:
     visual_tokens: Callable[[TileLayout, int], int]
     dims: ModelDims
     projector: ProjectorShape | None = None
+
+
+def with_layout(shape: ModelShape, layout: TileLayout) -> ModelShape:
+    """A shape with one tile layout more; as it is where it has one with the same graphs.
+
+    Raises:
+        UsageError: The family has no tiles.
+    """
+    alike = [each for each in shape.layouts if each.kind == layout.kind]
+    if layout.kind not in (SINGLE, TILES):
+        raise UsageError(
+            "several --image-size are for families that cut a picture into tiles; this one brings every"
+            " picture to one size, give one"
+        )
+    grid, side = (layout.grid_rows, layout.grid_cols), shape.preprocess.feature_side
+    for each in alike:
+        if (each.grid_rows, each.grid_cols) == grid and (
+            side is None or same_layout(each, layout, side)
+        ):
+            return shape
+    layouts = (*alike, further_layout(layout))
+    others = tuple(each for each in shape.layouts if each.kind != layout.kind)
+    return replace(shape, layouts=(*layouts, *others))
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class LlavaOnevision:
 
     def packer(self, model: Any, layout: TileLayout, kept: int) -> nn.Module:
         newline = model.model.image_newline
-        if layout.name == anyres.MULTI:
+        if layout.kind == anyres.MULTI:
             return MultiPacker(newline)
         return SinglePacker(newline, layout, kept, _max_patches(model.config))
 

@@ -220,7 +220,7 @@ def packer_job(
     ``sized``: their sizes go the same way.
     """
     # Pictures whose tiles are packed as a grid come alone.
-    grid = bool(layout.grid_rows) and layout.name != TILES
+    grid = bool(layout.grid_rows) and layout.kind != TILES
     images = torch.export.Dim("images", min=1, max=64)
     tiles = layout.tiles if grid else 2 * layout.tiles
     values = [example((tiles, kept, shape.text.hidden_size), dtype)]

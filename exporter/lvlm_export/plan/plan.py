@@ -41,6 +41,7 @@ class BuildOptions:
         lm_head_splits: Graphs that the LM head is split into, along the vocabulary.
         seed: For methods that draw numbers.
         image_size: Height and width of the picture a static tile layout is made for.
+        more_sizes: Of the pictures that further tile layouts are made for.
         context_length: Positions for prompt and answer, or None for the model's own.
         placement: Sites, share and counts by hand.
     """
@@ -55,6 +56,7 @@ class BuildOptions:
     lm_head_splits: int = 1
     seed: int = 0
     image_size: tuple[int, int] | None = None
+    more_sizes: tuple[tuple[int, int], ...] = ()
     context_length: int | None = None
     placement: HandPlacement = AS_PUBLISHED
 
@@ -71,7 +73,11 @@ class BuildOptions:
 
 def options_of(manifest: Manifest) -> BuildOptions:
     """The options that give a manifest's plan, and its content key, again."""
-    layout = manifest.layouts[0]
+    sizes = [
+        (layout.image_height, layout.image_width)
+        for layout in manifest.layouts
+        if layout.image_height
+    ]
     return BuildOptions(
         ratios=tuple(budget.ratio for budget in manifest.budgets),
         baseline=False,
@@ -83,7 +89,8 @@ def options_of(manifest: Manifest) -> BuildOptions:
         dialect=manifest.dialect,
         lm_head_splits=len(manifest.lm_head),
         seed=manifest.seed,
-        image_size=(layout.image_height, layout.image_width) if layout.image_height else None,
+        image_size=sizes[0] if sizes else None,
+        more_sizes=tuple(sizes[1:]),
         context_length=manifest.text.context_length,
     )
 
@@ -121,7 +128,7 @@ def make_plan(checkpoint: Checkpoint, options: BuildOptions) -> Plan:
         LvlmError: A checkpoint that is not supported.
     """
     checkpoint_key = checkpoint.content_key()
-    shape = checkpoint.shape(options.image_size)
+    shape = checkpoint.shape(options.image_size, options.more_sizes)
     shape = _limit_context(shape, options.context_length)
     _check_splits(options.lm_head_splits, shape)
     check_precision(options)
@@ -227,7 +234,7 @@ def _key(checkpoint_key: str, options: BuildOptions, shape: ModelShape) -> str:
     chosen = asdict(options)
     # Options that say the same are the same bundle: 1.0 by name or as the baseline, a size or length by
     # name or as the model has it.
-    del chosen["baseline"], chosen["image_size"]
+    del chosen["baseline"], chosen["image_size"], chosen["more_sizes"]
     content = {
         "checkpoint": checkpoint_key,
         "options": {

@@ -8,7 +8,7 @@ from typing import Any
 
 from lvlm_profiles.shapes.dims import ModelDims
 from lvlm_runtime.bundle.placement import HandPlacement
-from lvlm_runtime.image.anyres import TILES, TileLayout
+from lvlm_runtime.image.anyres import TILES, TileLayout, kind_of
 from lvlm_runtime.image.preprocess import PreprocessSpec
 
 SCHEMA = 4
@@ -156,7 +156,7 @@ class LayoutBudget:
     @property
     def in_order(self) -> bool:
         """Its packer puts an image's tiles one behind the other, and tokens keep their places."""
-        return self.layout == TILES
+        return kind_of(self.layout) == TILES
 
     @property
     def span(self) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lvlm_runtime.bundle.manifest import Budget, LayoutBudget, Manifest
 from lvlm_runtime.bundle.route import cache_rows
 from lvlm_runtime.errors import UsageError
-from lvlm_runtime.image.anyres import MULTI, SINGLE
+from lvlm_runtime.image.anyres import MULTI, SINGLE, kind_of
 
 # Smallest, best and largest size along one axis.
 SizeRange = tuple[int, int, int]
@@ -67,7 +67,7 @@ def images_of(layout: str, limits: Limits) -> SizeRange:
 
     Of several, those that were not seen before, so one alone too.
     """
-    if layout == SINGLE:
+    if kind_of(layout) == SINGLE:
         return 1, 1, 1
     return (1, 2, limits.images) if layout == MULTI else (1, 1, limits.images)
 

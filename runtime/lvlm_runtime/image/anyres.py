@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lvlm_runtime.errors import LvlmError
 
@@ -32,9 +32,8 @@ class TileLayout:
     """The views that stand for one picture, fixed when a bundle is built.
 
     Attributes:
-        name: "image" (one view, no anyres), "single" (base view and tiles), "multi" (one padded
-            view per picture, a newline after each) or "tiles" (tiles and the whole picture behind
-            them, whose tokens follow one another).
+        name: Of its kind; where a bundle has several of a kind, all but the first have the picture's
+            size behind it, "single-640x480" (width x height).
         tiles: Views per picture, the base view included.
         grid_rows: Rows of the tile grid; 0 where there is no grid.
         grid_cols: Columns of the tile grid; 0 where there is no grid.
@@ -50,6 +49,21 @@ class TileLayout:
     image_height: int
     image_width: int
     marks: tuple[str, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """What the views are.
+
+        "image" (one view, no anyres), "single" (base view and tiles), "multi" (one padded view per
+        picture, a newline after each) or "tiles" (tiles and the whole picture behind them, whose tokens
+        follow one another).
+        """
+        return kind_of(self.name)
+
+
+def kind_of(name: str) -> str:
+    """The kind of a layout by its name."""
+    return name.partition("-")[0]
 
 
 IMAGE_LAYOUT = TileLayout(IMAGE, 1, 0, 0, 0, 0)
@@ -136,12 +150,14 @@ def nearest_grid(
             f"a picture of {image_height}x{image_width} pixels has no layout; give one of at "
             "least 1x1"
         )
-    grids = [
-        (rows, cols)
-        for cols in range(1, most + 1)
-        for rows in range(1, most + 1)
-        if fewest <= rows * cols <= most
-    ]
+    sides = range(1, most + 1)
+    grids = [(rows, cols) for cols in sides for rows in sides if fewest <= rows * cols <= most]
+    return _nearest(image_height, image_width, tile_size, grids)
+
+
+def _nearest(
+    image_height: int, image_width: int, tile_size: int, grids: Sequence[tuple[int, int]]
+) -> tuple[int, int]:
     best, nearest = (1, 1), math.inf
     for rows, cols in sorted(grids, key=math.prod):
         apart = abs(image_width / image_height - cols / rows)
@@ -149,6 +165,49 @@ def nearest_grid(
         if apart < nearest or (apart == nearest and room):
             best, nearest = (rows, cols), apart
     return best
+
+
+def best_layout(
+    image_height: int, image_width: int, layouts: Sequence[TileLayout], tile_size: int
+) -> TileLayout:
+    """Of layouts of one kind that a bundle has, the one that suits a picture best.
+
+    The model's own rule chooses among the grids that are there, as if it had been trained with no
+    others; of layouts with one grid, the one whose picture has the most similar aspect ratio.
+
+    Args:
+        image_height: Height of the picture in pixels.
+        image_width: Width of the picture in pixels.
+        layouts: "single" or "tiles".
+        tile_size: Pixels per tile edge.
+
+    Raises:
+        LvlmError: The picture is empty.
+
+    Example:
+        >>> flat, tall = (tiles_layout(*size, 448, 1, 12) for size in ((448, 896), (896, 448)))
+        >>> best_layout(1080, 1920, (flat, tall), 448) is flat
+        True
+    """
+    grids = [(each.grid_rows, each.grid_cols) for each in layouts]
+    if layouts[0].kind == TILES:
+        grid = _nearest(image_height, image_width, tile_size, grids)
+    else:
+        canvases = [(rows * tile_size, cols * tile_size) for rows, cols in grids]
+        height, width = best_resolution(image_height, image_width, canvases)
+        grid = height // tile_size, width // tile_size
+
+    def apart(layout: TileLayout) -> float:
+        ratio = image_width * layout.image_height / (image_height * layout.image_width)
+        return abs(math.log(ratio))
+
+    suited = (each for each in layouts if (each.grid_rows, each.grid_cols) == grid)
+    return min(suited, key=apart)
+
+
+def further_layout(layout: TileLayout) -> TileLayout:
+    """A layout under the name that it has beside another of its kind."""
+    return replace(layout, name=f"{layout.kind}-{layout.image_width}x{layout.image_height}")
 
 
 def tiles_layout(
@@ -200,7 +259,7 @@ def unpadded_grid(layout: TileLayout, side: int) -> tuple[int, int, int, int]:
         ValueError: The layout has no grid, or ``side`` is below 1.
         LvlmError: The picture is so narrow that nothing is left.
     """
-    if layout.name != SINGLE or side < 1:
+    if layout.kind != SINGLE or side < 1:
         raise ValueError(f"no tile grid to unpad: layout {layout}, side {side}")
     rows, cols, row0, col0 = _unpadded(layout, side)
     if rows < 1 or cols < 1:
@@ -247,9 +306,9 @@ def visual_tokens(layout: TileLayout, side: int, max_patches: int | None) -> int
         max_patches: The number in the model's "anyres_max_<number>", None where it has none; has an
             effect only in a "single" layout.
     """
-    if layout.name == IMAGE:
+    if layout.kind == IMAGE:
         return side * side
-    if layout.name == MULTI:
+    if layout.kind == MULTI:
         return side * side + 1
     rows, cols = max_patches_shape(*unpadded_grid(layout, side)[:2], side, max_patches)
     return side * side + rows * cols + rows

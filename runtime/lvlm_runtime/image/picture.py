@@ -45,6 +45,11 @@ TURNED = {
     8: Image.Transpose.ROTATE_90,
 }
 
+SIDEWAYS = {
+    *(Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270),
+    *(Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90),
+}
+
 
 def load_image(source: Picture) -> Image.Image:
     """Read a picture as RGB, upright, as ``load_image`` of transformers does.
@@ -71,6 +76,15 @@ def picture_size(source: Picture) -> tuple[int, int]:
         LvlmError: As of ``load_image``, where the beginning of the file shows it.
     """
     return _read(source, lambda image, _: (image.height, image.width))
+
+
+def upright_size(source: Picture) -> tuple[int, int]:
+    """(height, width) in pixels of what ``load_image`` gives.
+
+    Raises:
+        LvlmError: As of ``load_image``.
+    """
+    return _read(source, _upright_size)
 
 
 def opened(source: Picture) -> Path | bytes | Image.Image | NDArray[np.uint8]:
@@ -216,6 +230,14 @@ def _upright_rgb(image: Image.Image, _name: str) -> Image.Image:
         rgb = turned if turned.mode == "RGB" else turned.convert("RGB")
     rgb.info = {}
     return rgb
+
+
+def _upright_size(image: Image.Image, _name: str) -> tuple[int, int]:
+    if image.format == "PNG":
+        image.load()  # A PNG may say behind its pixels which side is up.
+    if TURNED.get(_orientation(image)) in SIDEWAYS:
+        return image.width, image.height
+    return image.height, image.width
 
 
 def _orientation(image: Image.Image) -> int:

@@ -16,7 +16,7 @@ from PIL import Image
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.image import anyres, memory
 from lvlm_runtime.image.anyres import TileLayout
-from lvlm_runtime.image.picture import Picture, load_image, picture_size
+from lvlm_runtime.image.picture import Picture, load_image, picture_size, upright_size
 from lvlm_runtime.image.pixels import center_crop, normalise, pad, resize, square
 from lvlm_runtime.image.smart import smart_resize
 
@@ -147,7 +147,7 @@ def preprocess(images: Sequence[Picture], spec: PreprocessSpec, layout: TileLayo
     """
     if not images:
         raise LvlmError("no picture was given; give at least one")
-    if layout.name == anyres.SINGLE and len(images) != 1:
+    if layout.kind == anyres.SINGLE and len(images) != 1:
         raise LvlmError(
             f"{len(images)} pictures were given, this model's tiles are laid out for exactly one; give"
             " one picture"
@@ -171,6 +171,31 @@ def preprocess(images: Sequence[Picture], spec: PreprocessSpec, layout: TileLayo
     )
 
 
+def choose_layout(
+    images: Sequence[Picture], spec: PreprocessSpec, layouts: Sequence[TileLayout]
+) -> TileLayout:
+    """The layout of a request's pictures: what suits them by ``anyres.best_layout``.
+
+    Pictures of one request have one layout; where they suit different ones it is the first.
+
+    Args:
+        images: At least one.
+        spec: The model's preprocessing.
+        layouts: Those that so many pictures may have, of one kind.
+
+    Raises:
+        LvlmError: A picture cannot be read or takes too much memory.
+    """
+    if len(layouts) == 1:
+        return layouts[0]
+    for layout in layouts:
+        _check_memory(images, spec, layout)
+    assert spec.height is not None, "layouts of several sizes have tiles, and tiles a size"
+    sizes = {upright_size(image) for image in images}
+    suited = {anyres.best_layout(*size, layouts, spec.height) for size in sizes}
+    return suited.pop() if len(suited) == 1 else layouts[0]
+
+
 def layout_fit(
     image_height: int, image_width: int, spec: PreprocessSpec, layout: TileLayout
 ) -> LayoutFit:
@@ -185,14 +210,14 @@ def layout_fit(
         if size == (spec.height, spec.width):
             return as_it_is
         return _letterboxed(image_height, image_width, layout)
-    if layout.name == anyres.TILES:
+    if layout.kind == anyres.TILES:
         if spec.tile_range is None or spec.height is None:
             raise ValueError('a "tiles" layout needs tile_range and height')
         grid = anyres.nearest_grid(image_height, image_width, spec.height, *spec.tile_range)
         if grid == (layout.grid_rows, layout.grid_cols):
             return as_it_is
         return _letterboxed(image_height, image_width, layout)
-    if layout.name != anyres.SINGLE:
+    if layout.kind != anyres.SINGLE:
         return as_it_is
     if spec.grid_pinpoints is None or spec.height is None or spec.feature_side is None:
         raise ValueError('a "single" layout needs grid_pinpoints, height and feature_side')
@@ -234,7 +259,7 @@ def needed_bytes(
     """
     fit = layout_fit(height, width, spec, layout)
     shown, made, copies = (height, width), memory.stored_bytes(height, width), 1
-    if layout.name == anyres.SINGLE:
+    if layout.kind == anyres.SINGLE:
         if fit.letterboxed:
             shown = fit.padded_height, fit.padded_width
             made += memory.stored_bytes(*shown)
@@ -247,11 +272,11 @@ def needed_bytes(
     elif fit.letterboxed:
         shown = fit.padded_height, fit.padded_width
         made += memory.stored_bytes(*shown)
-    if layout.name == anyres.TILES:
+    if layout.kind == anyres.TILES:
         tile = spec.height or 0
         canvas, copies = (layout.grid_rows * tile, layout.grid_cols * tile), layout.tiles
         made += memory.resize_bytes(*shown, *canvas, spec.resample) + memory.stored_bytes(*canvas)
-    elif layout.name != anyres.SINGLE and not fit.letterboxed and spec.pad_to_square is not None:
+    elif layout.kind != anyres.SINGLE and not fit.letterboxed and spec.pad_to_square is not None:
         shown = max(shown), max(shown)
         made += memory.stored_bytes(*shown)
     size = shown
@@ -272,12 +297,12 @@ def _views(
     image: Image.Image, fit: LayoutFit, spec: PreprocessSpec, layout: TileLayout
 ) -> list[Image.Image]:
     """The pictures, still of any size, that stand for one picture."""
-    if layout.name == anyres.TILES:
+    if layout.kind == anyres.TILES:
         if fit.letterboxed:
             image = pad(image, fit.padded_height, fit.padded_width, (0, 0, 0))
         return _cut(image, spec, layout)
-    if layout.name != anyres.SINGLE:
-        if (layout.name == anyres.MULTI) != (spec.grid_pinpoints is not None):
+    if layout.kind != anyres.SINGLE:
+        if (layout.kind == anyres.MULTI) != (spec.grid_pinpoints is not None):
             raise ValueError(f"layout {layout.name!r} does not belong to {spec}")
         if fit.letterboxed:
             return [pad(image, fit.padded_height, fit.padded_width, (0, 0, 0))]

@@ -110,7 +110,7 @@ def describe_request(session: Session, options: ProfileOptions) -> Request:
     manifest = session.bundle.manifest
     pictures = options.pictures
     ids = session.encoder.encode(options.prompt, len(pictures))
-    layout = session.layout(len(pictures))
+    layout = session.layout(pictures)
     return Request(
         prompt=options.prompt,
         text_tokens=sum(map(len, text_runs(ids, manifest.text.image_token_id))),

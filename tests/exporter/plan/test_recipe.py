@@ -118,6 +118,15 @@ def test_every_flag_of_a_bundle_may_stand_in_a_recipe(tmp_path: Path, options: A
     )
 
 
+def test_a_recipe_may_name_several_sizes(tmp_path: Path, options: Any) -> None:
+    sized = options(
+        "--recipe", write(tmp_path, 'ratios = [0.4]\nimage_size = ["640x480", "3x4"]\n')
+    )
+    assert (sized.image_size, sized.more_sizes) == ((480, 640), ((4, 3),))
+    usual = options("--ratio", "0.4", "--image-size", "auto")
+    assert (usual.image_size, len(usual.more_sizes)) == ((224, 224), 4)
+
+
 def test_a_flag_that_is_typed_wins(tmp_path: Path, options: Any) -> None:
     path = write(tmp_path, 'method = "random"\nratios = [0.4, 0.2]\nseed = 7\nbaseline = false\n')
     assert options("--recipe", path).seed == 7
@@ -251,8 +260,9 @@ def test_list_says_what_composes() -> None:
 
 def test_a_recipe_knows_every_flag_that_shapes_a_bundle() -> None:
     names = {param.name for param in build_command.build.params if isinstance(param, click.Option)}
-    # --precision fills two fields: of activations, and of the weights of each part.
-    fields = set(BuildOptions.__dataclass_fields__) - {"placement", "weights"}
+    # --precision fills two fields, of activations and of the weights of each part; so does --image-size,
+    # with the first size and the others.
+    fields = set(BuildOptions.__dataclass_fields__) - {"placement", "weights", "more_sizes"}
     others = {"recipe", "output", "check", "force", "model", "revision", "sites"}
     changes = {"added", "removed"}  # of a finished bundle, whose recipe stays what it is
     assert names - others - changes == fields

@@ -10,6 +10,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from transformers.image_processing_utils import get_patch_output_size, select_best_resolution
 from transformers.image_utils import ChannelDimension
+from transformers.models.got_ocr2 import image_processing_pil_got_ocr2 as got_ocr2
 from transformers.models.llava_onevision.modeling_llava_onevision import (
     LlavaOnevisionModel,
     image_size_to_num_patches,
@@ -143,3 +144,32 @@ def test_shrinking_to_nothing_is_refused() -> None:
 def test_a_layout_without_grid_cannot_be_unpadded() -> None:
     with pytest.raises(ValueError, match="no tile grid"):
         anyres.unpadded_grid(MULTI_LAYOUT, 27)
+
+
+@given(sizes)
+def test_the_best_layout_is_the_models_own_where_the_bundle_has_its_grid(
+    size: tuple[int, int],
+) -> None:
+    """Of layouts for every canvas, with the canvas's own aspect ratio."""
+    layouts = [anyres.layout_for(*canvas, PINPOINTS, TILE) for canvas in PINPOINTS]
+    best = anyres.best_layout(*size, layouts, TILE)
+    assert (best.grid_rows * TILE, best.grid_cols * TILE) == select_best_resolution(size, PINPOINTS)
+
+
+@given(st.tuples(st.integers(10, 4000), st.integers(10, 4000)))
+def test_the_best_tiles_are_internvls_own_where_the_bundle_has_its_grid(
+    size: tuple[int, int],
+) -> None:
+    sides = [(rows, cols) for cols in range(1, 13) for rows in range(1, 13) if rows * cols <= 12]
+    layouts = [TileLayout("tiles", 1, rows, cols, rows * 9, cols * 9) for rows, cols in sides]
+    best = anyres.best_layout(*size, layouts, 448)
+    cols, rows = got_ocr2.get_optimal_tiled_canvas(size, (448, 448), 1, 12)
+    assert (best.grid_rows, best.grid_cols) == (rows, cols)
+
+
+def test_of_one_grid_the_nearest_aspect_ratio_is_best() -> None:
+    square, wide = (anyres.layout_for(*size, PINPOINTS, TILE) for size in ((768, 768), (576, 768)))
+    further = anyres.further_layout(wide)
+    assert (further.name, further.kind) == ("single-768x576", "single")
+    assert anyres.best_layout(700, 720, (square, further), TILE) is square
+    assert anyres.best_layout(600, 800, (square, further), TILE) is further

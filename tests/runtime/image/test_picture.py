@@ -16,7 +16,7 @@ from transformers.image_utils import load_image as load_image_of_transformers
 import pictures
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.image import memory
-from lvlm_runtime.image.picture import load_image, picture_size
+from lvlm_runtime.image.picture import load_image, picture_size, upright_size
 
 PHOTOS = Path(__file__).resolve().parents[2] / "data" / "photos"
 
@@ -53,6 +53,9 @@ def test_exif_orientation_is_applied(orientation: int, tmp_path: Path) -> None:
     ours, theirs = load_image(str(path)), load_image_of_transformers(str(path))
     np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
     np.testing.assert_array_equal(np.asarray(load_image(Image.open(path))), np.asarray(theirs))
+    picture(20, 30).save(tmp_path / "a.png", exif=exif)
+    for each in (path, tmp_path / "a.png"):
+        assert upright_size(each) == (theirs.height, theirs.width)
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (4, 6, 1), (4, 6, 3), (4, 6, 4)])

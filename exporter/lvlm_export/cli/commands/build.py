@@ -19,7 +19,7 @@ from lvlm_export.cli.options import (
     Ratio,
     SiteNames,
     find_checkpoint,
-    image_size_option,
+    image_sizes_option,
     revision_option,
     wide_option,
 )
@@ -126,7 +126,7 @@ BUNDLES = Path("bundles")
     show_default=True,
     help="For methods that draw numbers.",
 )
-@image_size_option
+@image_sizes_option
 @click.option(
     "--context-length",
     type=click.IntRange(1),
@@ -153,6 +153,7 @@ BUNDLES = Path("bundles")
 def build(
     model: str | None,
     revision: str | None,
+    image_size: tuple[tuple[int, int] | str, ...],
     added: tuple[float, ...],
     removed: tuple[float, ...],
     output: Path | None,
@@ -185,6 +186,7 @@ def build(
     from lvlm_export.bundle.build import build as run_build
     from lvlm_export.checkpoint.checkpoint import Checkpoint
     from lvlm_export.plan.plan import BuildOptions
+    from lvlm_export.plan.sizes import AUTO, picture_sizes
     from lvlm_runtime.backends import open_backend
 
     if check:
@@ -192,9 +194,14 @@ def build(
         open_backend("onnxruntime", "cpu", None)
     found = find_checkpoint(DEMO if model is None else model, revision)
     target = BUNDLES / bundle_name(found) if output is None else output
+    checkpoint = Checkpoint.open(found.directory)
+    if image_size:
+        tile = checkpoint.shape(None).vision.image_size if AUTO in image_size else 0
+        options["image_size"], *more = picture_sizes(image_size, tile)
+        options["more_sizes"] = tuple(more)
     try:
         result = run_build(
-            Checkpoint.open(found.directory),
+            checkpoint,
             found.name,
             BuildOptions(**options),
             target,
@@ -293,6 +300,9 @@ def report(result: BuildResult, target: Path, is_demo: bool) -> None:
         say(f"Already built, nothing to do: {target}")
     else:
         show_table(budget_table(manifest), ("layout",))
+        sizes = one_size(manifest)
+        if sizes is not None:
+            say(sizes)
         reducers = budget_bytes(manifest, *manifest.budgets)
         say(
             f"weights {size(weight_bytes(manifest))}, stored once for all ratios;"
@@ -342,6 +352,18 @@ def budget_table(manifest: Manifest) -> Any:
                 f"{budget.ratio:g}", part.layout, *count_arrows(manifest, budget, part), kept
             )
     return table
+
+
+def one_size(manifest: Manifest) -> str | None:
+    """What happens to pictures of other shapes where a bundle with tiles has one layout for one."""
+    tiled = [each for each in manifest.layouts if each.kind in ("single", "tiles")]
+    if len(tiled) != 1:
+        return None
+    size = f"{tiled[0].image_width}x{tiled[0].image_height}"
+    return (
+        f"sizes   tiles are laid out for pictures like {size}, others are padded to that shape;"
+        " --image-size auto adds the usual shapes"
+    )
 
 
 def next_command(target: Path, is_demo: bool) -> str:

@@ -105,7 +105,9 @@ def run_picture(
     from lvlm_runtime.image.preprocess import preprocess
 
     manifest, budget = session.bundle.manifest, session.bundle.budget(ratio)
-    layout = manifest.layouts[0]
+    opened = load_image(image)
+    layout = session.layout([opened])
+    assert layout is not None
     part = budget.layout(layout.name)
     if part.packer is not None:
         raise LvlmError(
@@ -116,7 +118,6 @@ def run_picture(
     reductions = [step.reduction for step in steps if step.reduction is not None]
     if not reductions:
         raise UsageError(f"nothing is reduced at ratio {budget.ratio:g}; give a smaller --ratio")
-    opened = load_image(image)
     merges: dict[str, Merge] = {}
 
     def keep(site: str, reduced: Reduced) -> None:
