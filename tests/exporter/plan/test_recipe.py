@@ -263,7 +263,7 @@ def test_a_recipe_knows_every_flag_that_shapes_a_bundle() -> None:
     # --precision fills two fields, of activations and of the weights of each part; so does --image-size,
     # with the first size and the others.
     fields = set(BuildOptions.__dataclass_fields__) - {"placement", "weights", "more_sizes"}
-    others = {"recipe", "output", "check", "force", "model", "revision", "sites"}
+    others = {"recipe", "output", "check", "force", "model", "revision", "sites", "wide"}
     changes = {"added", "removed"}  # of a finished bundle, whose recipe stays what it is
     assert names - others - changes == fields
 
