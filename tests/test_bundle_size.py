@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 
 import onnx
 import pytest
 
-from helpers import build_tiny
+from helpers import Silent, build_tiny
+from lvlm_export.bundle.build import change_ratios
+from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.demo import CHECKPOINT
 from lvlm_runtime.bundle.bundle import read_manifest
 
@@ -18,10 +21,12 @@ def size_bytes(bundle: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def bundles(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def bundles(demo_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The demo uncut, at 1.0 alone, and the bundle of three ratios that tests share with one more."""
     folder = tmp_path_factory.mktemp("sizes")
     one = build_tiny(CHECKPOINT, folder / "one", 1.0).directory
-    four = build_tiny(CHECKPOINT, folder / "four", 1.0, 0.5, 0.33, 0.2).directory
+    four = Path(shutil.copytree(demo_bundle, folder / "four"))
+    change_ratios(Checkpoint.open(CHECKPOINT), four, (0.2,), (), Silent(), 0)
     return one, four
 
 

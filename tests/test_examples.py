@@ -65,11 +65,6 @@ def check(name: str, directory: Path) -> None:
     assert [path for path in LEAVES[name] if not (directory / path).exists()] == []
 
 
-def test_building_and_asking(tmp_path: Path) -> None:
-    """By the default method, from nothing."""
-    check("01_build_and_ask", tmp_path / "out")
-
-
 def test_asking_from_python(demo_bundle: Path) -> None:
     """The program alone, on the bundle that other tests share."""
     program = EXAMPLES / "06_from_python" / "ask.py"
