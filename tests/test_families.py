@@ -54,7 +54,12 @@ def test_chain_equals_pytorch(case: Case, shared: Path) -> None:
 
 
 # One of each family that no other test builds engines of, which llava and onevision have.
-DEPLOYED = [each for each in CASES if each.name.startswith(("internvl", "llava_next", "paligemma"))]
+DEPLOYED = [
+    each
+    for each in CASES
+    if each.name.startswith(("internvl", "llava_next", "paligemma"))
+    or each.name in ("qwen2_5_vl", "qwen3_vl")
+]
 
 
 @pytest.mark.slow

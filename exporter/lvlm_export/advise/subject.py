@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lvlm_export.plan.fit import geometry_of
@@ -13,6 +13,7 @@ from lvlm_profiles.shapes.dims import ModelDims
 from lvlm_profiles.shapes.presets import Preset, Tiles
 from lvlm_runtime.errors import UsageError
 from lvlm_runtime.image import anyres
+from lvlm_runtime.image.smart import smart_resize
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ def subject_of_preset(preset: Preset, image_size: tuple[int, int] | None) -> Sub
     if tiles is not None and grids:
         single = _single_layout(tiles, image_size)
         layouts = (single, anyres.MULTI_LAYOUT) if tiles.several else (single,)
+    elif tiles is not None and tiles.layout == anyres.IMAGE:
+        dims, layouts = _of_any_shape(preset, tiles, image_size)
     elif tiles is not None:
         size = image_size or (tiles.edge, tiles.edge)
         layouts = (anyres.tiles_layout(*size, tiles.edge, tiles.fewest, tiles.most),)
@@ -104,6 +107,20 @@ def subject_of_preset(preset: Preset, image_size: tuple[int, int] | None) -> Sub
     )
 
 
+def _of_any_shape(
+    preset: Preset, tiles: Tiles, image_size: tuple[int, int] | None
+) -> tuple[ModelDims, tuple[anyres.TileLayout, ...]]:
+    """Sizes for a picture that keeps its shape, by default the preset's square."""
+    side = math.isqrt(preset.dims.vision.tokens // preset.group) * tiles.edge
+    cell = tiles.edge**2
+    height, width = smart_resize(
+        *(image_size or (side, side)), tiles.edge, tiles.fewest * cell, tiles.most * cell
+    )
+    tokens = height * width // cell * preset.group
+    dims = replace(preset.dims, vision=replace(preset.dims.vision, tokens=tokens))
+    return dims, (anyres.TileLayout(anyres.IMAGE, 1, 0, 0, height, width),)
+
+
 def _single_layout(tiles: Tiles, image_size: tuple[int, int] | None) -> anyres.TileLayout:
     edges = [tiles.edge * count for count in range(1, tiles.largest_grid + 1)]
     pinpoints = [
@@ -117,6 +134,8 @@ def _single_layout(tiles: Tiles, image_size: tuple[int, int] | None) -> anyres.T
 
 def _counter(tiles: Tiles | None) -> Callable[[anyres.TileLayout, int], int]:
     if tiles is None:
+        return lambda _layout, kept: kept
+    if tiles.layout == anyres.IMAGE:
         return lambda _layout, kept: kept
     if tiles.layout != anyres.SINGLE:
         return lambda layout, kept: layout.tiles * kept

@@ -212,12 +212,14 @@ class VisionBlocks(Protocol):
         ...
 
     def attend(
-        self, layer: Any, hidden: Tensor, bias: Tensor | None, rows: Any
+        self, layer: Any, hidden: Tensor, bias: Tensor | None, rows: Any, windows: Any = None
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         """First half of a block: ``hidden + attention(norm(hidden)) [B, T, C]``.
 
         Behind it the attention weights ``[B, H, T, T]``, where it is eager, and query and key
         ``[B, H, T, D]`` as they are multiplied. ``bias [B, 1, T, T]`` is added to the scores.
+        ``windows``, a ``WholeWindows`` in place of a bias, is given where ``VisionShape.window`` is
+        set and all tokens are there.
         """
         ...
 

@@ -54,7 +54,8 @@ class Qwen3Vl(QwenVl):
                 f"num_position_embeddings {config.vision_config.num_position_embeddings} of"
                 " vision_config is no square, and its table is one of positions; correct config.json"
             )
-        return replace(shape, vision=replace(shape.vision, planes=planes))
+        dims = replace(shape.dims, vision=replace(shape.dims.vision, planes=planes))
+        return replace(shape, vision=replace(shape.vision, planes=planes), dims=dims)
 
     def model_class(self, config: PretrainedConfig) -> Any:
         from transformers import Qwen3VLForConditionalGeneration

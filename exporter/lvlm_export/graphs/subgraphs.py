@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lvlm_export.families import Parts, VisionShape
 from lvlm_export.graphs.attention import CacheView, causal_bias, seen_bias, watch_attention
+from lvlm_export.graphs.windows import WholeWindows
 from lvlm_export.plan.cuts import DecoderCut, VisionCut
 from lvlm_export.reduction.tensors import (
     join_groups,
@@ -75,6 +76,10 @@ class VisionSubgraph(nn.Module):
         # Registered, so that what they hold is named.
         self.planes = nn.ModuleList(self.ran.values())
         self.last = cut.whole[1]
+        # Before the first site every token is there. Scores at a site are of all pairs.
+        self.windows = None
+        if shape.window and shape.grid is not None and cut.index == 0:
+            self.windows = WholeWindows(shape.grid, shape.window, group=shape.group)
 
     def forward(
         self, hidden: Tensor, sizes: Tensor | None = None, grid: Tensor | None = None
@@ -113,7 +118,11 @@ class VisionSubgraph(nn.Module):
             give_plane(self.first, hidden)
         with watch_attention() as seen:
             for index, block in enumerate(self.blocks, start=self.first):
-                hidden = second(block, attend_in(index, block, hidden))
+                if self.windows is not None and self.shape.window_at(index):
+                    hidden = self.steps.attend(block, hidden, None, rows, self.windows)[0]
+                else:
+                    hidden = attend_in(index, block, hidden)
+                hidden = second(block, hidden)
                 give_plane(index + 1, hidden)
                 if index + 1 in self.levels:
                     levels[index + 1] = hidden

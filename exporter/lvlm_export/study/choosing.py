@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from lvlm_export.check.chain_run import ParitySample
+from lvlm_export.check.layers import spread
 from lvlm_export.check.parity import request_of
 from lvlm_export.check.reference import Reference
 from lvlm_export.check.reference_io import ReferenceRequest, Trace
@@ -74,12 +75,20 @@ def withdrawn_logits(
     hidden, text = entry.hidden, torch.from_numpy(entry.placed.text)
     depth, cache = len(parts.text_layers), DynamicCache()
     withdrawn = {}
+
+    def added(layer: int) -> dict[int, Tensor]:
+        """What a layer adds to the visual tokens behind it."""
+        if layer >= len(entry.planes):
+            return {}
+        return {layer: spread(entry.planes[layer], entry.placed)}
+
     for layer in range(depth):
         if layer:
             alone, places = hidden[:, text], entry.positions[:, text]
             last = reference.layers(alone, places, DynamicCache(), range(layer, depth), None)
             withdrawn[layer] = parts.lm_head(parts.norm(last[:, -1]))[0]
-        hidden = reference.layers(hidden, entry.positions, cache, range(layer, layer + 1), None)
+        one = range(layer, layer + 1)
+        hidden = reference.layers(hidden, entry.positions, cache, one, None, None, added(layer))
     return parts.lm_head(parts.norm(hidden[:, -1]))[0], withdrawn
 
 

@@ -52,7 +52,7 @@ class Work:
     """One part of one graph call.
 
     Attributes:
-        part: ``patch_embedding``, ``layers``, ``projector``, ``reducer``, ``packer``,
+        part: ``patch_embedding``, ``layers``, ``planes``, ``projector``, ``reducer``, ``packer``,
             ``embedding``, ``assemble`` or ``lm_head``.
         graph: The graph call it belongs to, as the runtime's recorder names it.
         phase: ``vision``, ``prefill`` or ``decode``, as the recorder names it.
@@ -140,7 +140,7 @@ def weight_elements(dims: ModelDims) -> int:
     tower += vision.channels * vision.patch**2 * vision.width
     tower += (vision.tokens + vision.prefix) * vision.width
     projector = sum(wide * narrow for wide, narrow in dims.projector)
-    return tower + projector + text_weight_elements(dims.text)
+    return tower + projector * (1 + len(vision.planes)) + text_weight_elements(dims.text)
 
 
 def text_weight_elements(text: TextDims) -> int:
@@ -180,18 +180,25 @@ def _vision_works(dims: ModelDims, path: TokenPath) -> Iterator[Work]:
     begun = False
     for cut in path.at("vision", "features"):
         rows = tokens + vision.prefix
-        layers = _vision_layers(vision, tiles, rows, first, cut.layer, begun)
+        layers = _vision_layers(vision, tiles, rows, first, cut.layer, begun, index == 0)
+        planes = _planes(dims, path, tiles * tokens, first + (not begun), cut.layer)
         begun = cut.stage == "vision"
         if begun:
-            layers += _vision_attention(vision, tiles, rows)
+            # Scores at a site are those of all pairs.
+            layers += _vision_attention(vision, tiles, rows, cut.layer, False)
         yield Work("layers", f"vision.{index}", "vision", tiles * tokens, layers)
+        if planes.flops:
+            yield Work("planes", f"vision.{index}", "vision", tiles * tokens, planes)
         if cut.reduces:
             amount = reducer_amount(path.method, cut, dims, tiles, tiles * rows)
             yield Work("reducer", cut.name, "vision", tiles * tokens, amount)
         first, index, tokens = cut.layer + begun, index + 1, cut.tokens_out * path.group
     graph, rows = f"vision.{index}", tokens + vision.prefix
-    layers = _vision_layers(vision, tiles, rows, first, vision.layers, begun)
+    layers = _vision_layers(vision, tiles, rows, first, vision.layers, begun, index == 0)
     yield Work("layers", graph, "vision", tiles * tokens, layers)
+    planes = _planes(dims, path, tiles * tokens, first + (not begun), vision.layers)
+    if planes.flops:
+        yield Work("planes", graph, "vision", tiles * tokens, planes)
     if path.query_tokens:
         rows = path.query_tokens
         question = _decoder_layer(dims.text, rows, rows).times(dims.text.layers)
@@ -216,7 +223,9 @@ def _prompt_works(dims: ModelDims, path: TokenPath) -> Iterator[Work]:
             yield Work("reducer", cut.name, "prefill", rows, amount)
     length = path.prompt_tokens(-1)
     if images:
-        yield Work("assemble", "assemble", "prefill", length, moved_only(2 * length * text.width))
+        # Planes are put among rows of text as the pictures are.
+        put = moved_only(2 * length * text.width).times(1 + len(dims.vision.planes))
+        yield Work("assemble", "assemble", "prefill", length, put)
     cuts = {cut.layer: cut for cut in path.at("decoder")}
     for graph, first, last in _groups(text, path):
         rows = path.prompt_tokens(first)
@@ -248,20 +257,40 @@ def _resize(cut: Cut, vision: VisionDims, tiles: int) -> Amount:
 
 
 def _vision_layers(
-    vision: VisionDims, tiles: int, rows: int, first: int, last: int, begun: bool
+    vision: VisionDims, tiles: int, rows: int, first: int, last: int, begun: bool, full: bool
 ) -> Amount:
-    """Whole layers ``[first, last)``, and before them the MLP of a layer that was cut."""
+    """Whole layers ``[first, last)``, and before them the MLP of a layer that was cut.
+
+    ``full``: no token has left yet.
+    """
     mlp = linear(tiles * rows, vision.width, vision.mlp)
     mlp += linear(tiles * rows, vision.mlp, vision.width)
-    whole = (_vision_attention(vision, tiles, rows) + mlp).times(last - first)
+    attention = (_vision_attention(vision, tiles, rows, at, full) for at in range(first, last))
+    whole = sum(attention, mlp.times(last - first))
     return whole + mlp if begun else whole
 
 
-def _vision_attention(vision: VisionDims, tiles: int, rows: int) -> Amount:
-    """Projections and attention of one layer; every tile attends to itself only."""
+def _vision_attention(vision: VisionDims, tiles: int, rows: int, layer: int, full: bool) -> Amount:
+    """Projections and attention of one layer; every tile attends to itself only.
+
+    Inside windows as long as all tokens are there (those at an edge count as whole ones), and under a
+    mask over all pairs, which costs what attention to the whole tile does, when some have left.
+    """
     width = vision.width
+    windowed = vision.window > 0 and layer not in vision.whole_layers
+    seen = min(vision.window, rows) if windowed and full else rows
+    mask = rows**2 if windowed and not full else 0
     maps = linear(tiles * rows, width, width).times(4)
-    return maps + Amount(flops=4 * tiles * rows**2 * width, activations=4 * tiles * rows * width)
+    moved = 4 * rows * width + mask
+    return maps + Amount(flops=4 * tiles * rows * seen * width, activations=tiles * moved)
+
+
+def _planes(dims: ModelDims, path: TokenPath, patches: int, first: int, last: int) -> Amount:
+    """Features for the decoder's first layers, of layers that end in a graph: ``first`` to ``last``."""
+    merged = patches // path.group
+    maps = [linear(merged, wide, narrow) for wide, narrow in dims.projector]
+    ending = sum(first <= ran <= last for ran in dims.vision.planes)
+    return sum(maps, Amount()).times(ending)
 
 
 def _decoder_layer(text: TextDims, rows: int, filled: int, sized: bool = False) -> Amount:

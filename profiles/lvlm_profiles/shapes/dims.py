@@ -17,7 +17,11 @@ class VisionDims:
         patch: Edge of a patch in pixels.
         tokens: Patch tokens per tile.
         prefix: Leading tokens that are not patches (1 for CLS).
-        channels: Of a picture.
+        channels: Of a picture, times the frames that a patch takes.
+        window: Patches of a window that attention stays inside of; 0 for none.
+        whole_layers: Layers whose attention has no window.
+        planes: Layers that ran before each set of features for the decoder's first layers, each
+            through maps like the projector's (DeepStack).
     """
 
     layers: int
@@ -28,6 +32,9 @@ class VisionDims:
     tokens: int
     prefix: int
     channels: int = 3
+    window: int = 0
+    whole_layers: tuple[int, ...] = ()
+    planes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

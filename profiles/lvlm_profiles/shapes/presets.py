@@ -20,8 +20,9 @@ class Tiles:
     """How a picture is cut into tiles.
 
     Attributes:
-        layout: ``single`` (anyres of LLaVA-NeXT and LLaVA-OneVision) or ``tiles`` (InternVL's, which
-            follow one another).
+        layout: ``single`` (anyres of LLaVA-NeXT and LLaVA-OneVision), ``tiles`` (InternVL's, which
+            follow one another) or ``image`` (Qwen-VL's: one view of the picture's own shape, whose
+            cells are counted as tiles below).
         edge: Of a tile in pixels.
         fewest: Tiles of a grid.
         most: Tiles of a grid.

@@ -16,8 +16,9 @@ import numpy as np
 from lvlm_profiles.report import knee
 from lvlm_profiles.report.figures import Sweep, SweepPoint
 from lvlm_runtime.backends import Value
-from lvlm_runtime.bundle.manifest import SEEN_TO, Subgraph
+from lvlm_runtime.bundle.manifest import GRID, SEEN_TO, Subgraph
 from lvlm_runtime.chain.visible import seen_before
+from lvlm_runtime.chain.vision import grid_rows
 from lvlm_runtime.session import Session
 
 # Token counts per curve, and timed calls per count after one that is not counted.
@@ -72,13 +73,25 @@ def _curve(name: str, longest: int, make: Callable[[int], Callable[[], None]]) -
 
 def _vision_call(session: Session, stage: Subgraph) -> Callable[[int], Callable[[], None]]:
     runner = session.chain.runner(stage.graph)
-    width = session.bundle.manifest.dims.vision.width
 
     def make(count: int) -> Callable[[], None]:
-        hidden = _tokens(session, count, width)
-        return lambda: _finish(session, runner({"hidden": hidden}))
+        feeds = _vision_feeds(session, stage, count)
+        return lambda: _finish(session, runner(feeds))
 
     return make
+
+
+def _vision_feeds(session: Session, stage: Subgraph, count: int) -> dict[str, Value]:
+    """Made-up tokens, each one patch or group of its own, from the picture's first on."""
+    manifest, chain = session.bundle.manifest, session.chain
+    width = manifest.group * manifest.dims.vision.width
+    known = {"hidden": _tokens(session, count, width)}
+    if "sizes" in stage.inputs:
+        known["sizes"] = chain.backend.put(np.ones((1, count), chain.graphs.dtype))
+    if manifest.grid is not None:
+        places = grid_rows(1, manifest.grid)[:, :count]
+        known[GRID] = chain.backend.put(np.ascontiguousarray(places))
+    return {name: known[name] for name in stage.inputs}
 
 
 def _decoder_call(session: Session, stage: Subgraph) -> Callable[[int], Callable[[], None]]:
@@ -90,13 +103,13 @@ def _decoder_call(session: Session, stage: Subgraph) -> Callable[[int], Callable
         rows = manifest.text.position_rows
         positions = chain.backend.put(np.tile(np.arange(count, dtype=np.int64), (rows, 1)))
         group = chain.decoder.allocate(stage, count)
-        seen = {}
+        beside = {name: chain.decoder.planes.nothing(count) for name in stage.planes}
         if SEEN_TO in stage.inputs:
-            seen = {SEEN_TO: chain.backend.put(seen_before(0, count))}
+            beside[SEEN_TO] = chain.backend.put(seen_before(0, count))
 
         def call() -> None:
             caches, bound = group.bind(count, chain.backend)
-            feeds = {**caches, "hidden": hidden, "position_ids": positions, **seen}
+            feeds = {**caches, "hidden": hidden, "position_ids": positions, **beside}
             _finish(session, runner(feeds, bound))
 
         return call

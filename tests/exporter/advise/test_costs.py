@@ -55,6 +55,30 @@ def test_flops_are_pytorchs(tower: str, text: str, tmp_path: Path) -> None:
     assert theirs == ours + skipped
 
 
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
+def test_flops_of_windows_and_planes_are_pytorchs(kind: str, tmp_path: Path) -> None:
+    """Four by six tokens, so that no window of two by two is cut off."""
+    directory, size, tokens = tiny.qwen_vl(tmp_path, kind), (32, 48), 24
+    checkpoint = Checkpoint.open(directory)
+    shape = checkpoint.shape(size)
+    model = AutoModelForImageTextToText.from_pretrained(directory, attn_implementation="eager")
+    ids = torch.tensor([[*range(5), *[259] * tokens, *range(TEXT - 5)]])
+    pixels = torch.zeros(1, 3, *size)
+    given = checkpoint.family.generate_inputs(
+        model, pixels, shape.layouts[0], [size], input_ids=ids
+    )
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(input_ids=ids, logits_to_keep=1, use_cache=True, **given)
+    path = TokenPath("none", 1, 1, TEXT, 1, tokens, False, (), group=4)
+    works = prefill_works(shape.dims, path)
+    assert total(works).flops == counter.get_total_flops()
+    assert len([work for work in works if work.part == "planes"]) == (kind == "qwen3_vl")
+    masked = replace(shape.dims.vision, window=0)
+    whole = total(prefill_works(replace(shape.dims, vision=masked), path)).flops
+    # Three of five layers, 96 patches that see 16 and not 96.
+    assert whole - total(works).flops == (kind == "qwen2_5_vl") * 3 * 4 * 96 * (96 - 16) * 32
+
+
 @pytest.mark.parametrize("tower", ["clip", "siglip"])
 def test_weights_are_the_models_parameters(tower: str, tmp_path: Path) -> None:
     """All but biases, norms and what never runs."""

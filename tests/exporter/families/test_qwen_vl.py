@@ -17,6 +17,7 @@ from transformers.vision_utils import get_vision_position_ids, get_vision_window
 
 import tiny
 from helpers import edited
+from lvlm_export.advise.subject import subject_of_preset
 from lvlm_export.check.parity import ParitySample
 from lvlm_export.check.processor import EQUAL, check_processor
 from lvlm_export.checkpoint.checkpoint import Checkpoint
@@ -25,6 +26,7 @@ from lvlm_export.graphs.reducers import make_reducer
 from lvlm_export.plan.plan import BuildOptions, make_plan
 from lvlm_export.reduction.tensors import window_bias
 from lvlm_export.tune.asking import Asker, AskOptions
+from lvlm_profiles.shapes.presets import load_preset
 from lvlm_runtime.chain.vision import grid_rows
 from lvlm_runtime.errors import LvlmError, UsageError
 from lvlm_runtime.image.preprocess import layout_fit, preprocess
@@ -136,7 +138,7 @@ PROCESSOR = "preprocessor_config.json"
         (
             ("config.json", "vision_config", "in_channels"),
             4,
-            "in_channels 4 and 4 heads .* are 2, 3",
+            "in_channels 4 and 2 heads .* are 2, 3",
         ),
         (
             ("config.json", "text_config", "rope_parameters", "mrope_section"),
@@ -185,3 +187,16 @@ def test_tune_says_that_it_cannot(checkpoint: Path) -> None:
         UsageError, match="cannot do so with qwen2_5_vl yet, whose tokens have three"
     ):
         Asker(Checkpoint.open(checkpoint), AskOptions(8, SIZE, 0))
+
+
+def test_presets_count_a_pictures_tokens_by_its_size() -> None:
+    for name, size, tokens in (
+        ("qwen2.5-vl-3b", (720, 1280), 26 * 46),
+        ("qwen2.5-vl-7b", None, 16 * 16),
+        ("qwen2-vl-2b", (20, 20), 2 * 2),
+        ("qwen3-vl-4b", (720, 1280), 22 * 40),
+    ):
+        subject = subject_of_preset(load_preset(name), size)
+        assert subject.geometry.vision_tokens == tokens
+        assert subject.dims.vision.tokens == 4 * tokens
+        assert subject.geometry.visual_tokens(subject.geometry.layouts[0], 7) == 7

@@ -152,6 +152,26 @@ def test_a_smaller_picture_makes_the_whole_tower_cheaper() -> None:
     assert graphs["vision", "vision.0"].flops == layers + projector + 2 * 144 * 588 * d
 
 
+def test_windows_cost_less_until_a_token_leaves() -> None:
+    """Under a mask every pair is computed, at the site too; a plane is the projector again."""
+    tower = VisionDims(8, 32, 64, 2, 14, 256, 0, 6, window=64, whole_layers=(3, 7), planes=(2, 6))
+    dims = replace(ONEVISION_7B, vision=tower, projector=((128, 128), (128, 3584)))
+    path = replace(request((Cut("vision", 4, 64, 32),), 32, "illava"), group=4)
+    graphs = by_graph(prefill_works(dims, path))
+    d, m = 32, 64
+
+    def layer(rows: int, seen: int) -> int:
+        return 8 * rows * d * d + 4 * rows * seen * d + 4 * rows * d * m
+
+    def plane(tokens: int) -> int:
+        return 2 * tokens * (128 * 128 + 128 * 3584)
+
+    before = 3 * layer(256, 64) + layer(256, 256) + layer(256, 256) - 4 * 256 * d * m
+    assert graphs["vision", "vision.0"].flops == before + plane(64) + 2 * 256 * 6 * 14**2 * d
+    after = 4 * 128 * d * m + 3 * layer(128, 128)
+    assert graphs["vision", "vision.1"].flops == after + plane(32) + plane(32)
+
+
 def test_a_projector_that_reads_the_question_costs_a_pass_of_it() -> None:
     plain = request(visual=36)
     condensed = replace(plain, condensed=True, query_tokens=36)

@@ -93,6 +93,12 @@ def test_what_the_law_was_not_fitted_on() -> None:
         ("llava-onevision-7b", 7.62, 8.03),
         ("paligemma-3b-224", 2.508, 2.92),
         ("paligemma-3b-448", 2.508, 2.92),
+        ("qwen2-vl-2b", 1.544, 2.21),
+        ("qwen2.5-vl-3b", 3.086, 3.75),
+        ("qwen2.5-vl-7b", 7.616, 8.29),
+        ("qwen3-vl-2b", 1.720, 2.13),
+        ("qwen3-vl-4b", 4.022, 4.44),
+        ("qwen3-vl-8b", 8.19, 8.77),
     ],
 )
 def test_presets_have_the_published_sizes(name: str, language: float, whole: float) -> None:
@@ -100,7 +106,7 @@ def test_presets_have_the_published_sizes(name: str, language: float, whole: flo
     assert text_weight_elements(preset.dims.text) / 1e9 == pytest.approx(language, rel=0.005)
     assert weight_elements(preset.dims) / 1e9 == pytest.approx(whole, rel=0.01)
     assert preset.source
-    assert preset.checkpoint.startswith(("OpenGVLab/", "google/", "llava-hf/"))
+    assert preset.checkpoint.startswith(("OpenGVLab/", "Qwen/", "google/", "llava-hf/"))
 
 
 def test_unknown_and_wrong_presets(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from families import shared_case
 from lvlm_profiles.devices.device import load_device
 from lvlm_profiles.devices.nvml import NoGpuError
 from lvlm_profiles.missing import Missing
@@ -120,6 +121,18 @@ def test_a_sweep_has_a_curve_per_subgraph_that_takes_tokens(
     assert [point.tokens for point in found["vision.1"].points] == [49, 98, 147, 196]
     assert [point.tokens for point in found["decoder.0"].points] == [65, 130, 195, 260]
     assert all(len(p.samples_ms) == 2 and p.median_ms > 0 for p in found["decoder.1"].points)
+
+
+def test_a_sweep_feeds_whatever_a_subgraph_takes(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Places in the tower, three positions and planes in the decoder."""
+    monkeypatch.setattr(sweep, "CALLS", 1)
+    monkeypatch.setattr(sweep, "POINTS", 2)
+    session = Session.open(shared_case("qwen3_vl", shared).bundle, "onnxruntime", "cpu", threads=1)
+    found = {curve.stage: curve for curve in sweep.sweep_subgraphs(session, lambda _: None)}
+    assert [point.tokens for point in found["vision.1"].points] == [18, 35]
+    assert [point.tokens for point in found["decoder.0"].points] == [50, 99]
 
 
 def test_token_counts_are_even_and_end_at_the_longest() -> None:

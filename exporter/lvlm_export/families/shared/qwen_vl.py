@@ -107,6 +107,10 @@ class QwenVl:
                 patch=vision.patch_size,
                 tokens=groups * merge * merge,
                 prefix=0,
+                # Two frames.
+                channels=2 * vision.in_channels,
+                window=(window * merge) ** 2,
+                whole_layers=tuple(getattr(vision, "fullatt_block_indexes", ())) if window else (),
             ),
             projector=((joined, joined), (joined, text.hidden_size)),
             text=text_dims(config),
@@ -237,7 +241,12 @@ class QwenBlocks(nn.Module):
         return cos.reshape(images, -1, width), sin.reshape(images, -1, width)
 
     def attend(
-        self, layer: Any, hidden: Tensor, bias: Tensor | None, rows: tuple[Tensor, Tensor]
+        self,
+        layer: Any,
+        hidden: Tensor,
+        bias: Tensor | None,
+        rows: tuple[Tensor, Tensor],
+        windows: Any = None,
     ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
         from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
         from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
@@ -249,10 +258,16 @@ class QwenBlocks(nn.Module):
         query, key, value = heads.permute(2, 0, 1, 3, 4).unbind(0)
         query, key = qwen.apply_rotary_pos_emb_vision(query, key, *rows)
         query, key, value = (each.transpose(1, 2) for each in (query, key, value))
+        asked = query, key, value
+        if windows is not None:
+            asked = windows.split(query), windows.split(key), windows.split(value)
+            bias = windows.bias(images, hidden.dtype)
         function = ALL_ATTENTION_FUNCTIONS.get_interface(
             attention.config._attn_implementation, qwen.eager_attention_forward
         )
-        out, weights = function(attention, query, key, value, bias, scaling=attention.scaling)
+        out, weights = function(attention, *asked, bias, scaling=attention.scaling)
+        if windows is not None:
+            out = windows.join(out, images)
         attended: Tensor = hidden + attention.proj(out.reshape(images, count, -1))
         return attended, weights, query, key
 

@@ -38,8 +38,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_withdrawing_is_what_a_build_with_that_ratio_does(folder: Path) -> None:
-    """Text alone after the layer, instead of the reducer of a build, gives the same logits."""
+@pytest.mark.parametrize("kind", ["llava", "qwen3_vl"])
+def test_withdrawing_is_what_a_build_with_that_ratio_does(
+    folder: Path, kind: str, tmp_path: Path
+) -> None:
+    """Text alone after the layer, instead of the reducer of a build, gives the same logits.
+
+    Layers of Qwen3-VL add features to the visual tokens as long as these are there.
+    """
+    if kind != "llava":
+        folder = tiny.qwen_vl(tmp_path / "model", kind)
     checkpoint = Checkpoint.open(folder)
     ratios = (0.25, 0.5, 0.75)
     plan = make_plan(checkpoint, BuildOptions(ratios, method="vtw"))
