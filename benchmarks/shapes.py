@@ -87,6 +87,35 @@ QWEN2_SMALL = {
     "vocab_size": 8192,
     "tie_word_embeddings": True,
 }
+# Qwen2.5-VL-3B with a quarter of its layers, one of eight of the tower's with attention to the whole
+# picture as in the real one, and a smaller vocabulary. Source: arXiv:2502.13923 table 1.
+QWEN2_5_TOWER_CUT = {
+    "depth": 8,
+    "hidden_size": 1280,
+    "intermediate_size": 3420,
+    "num_heads": 16,
+    "patch_size": 14,
+    "spatial_merge_size": 2,
+    "window_size": 112,
+    "fullatt_block_indexes": [7],
+    "out_hidden_size": 2048,
+}
+QWEN2_5_3B_CUT = {
+    "model_type": "qwen2_5_vl_text",
+    "hidden_size": 2048,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 9,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 32768,
+    "vocab_size": 32064,
+    "tie_word_embeddings": True,
+    "rope_parameters": {
+        "rope_type": "default",
+        "rope_theta": 1000000.0,
+        "mrope_section": [16, 24, 24],
+    },
+}
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>")
 EOS_ID, END_ID, IMAGE_ID = 0, 2, 3
 CHAT_TEMPLATE = (
@@ -156,6 +185,21 @@ def llava_small_config() -> dict[str, Any]:
     }
 
 
+def qwen2_5_vl_3b_cut_config() -> dict[str, Any]:
+    """Qwen2.5-VL-3B's widths with 8 tower layers and 9 decoder layers."""
+    return {
+        "model_type": "qwen2_5_vl",
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "vision_config": QWEN2_5_TOWER_CUT,
+        "text_config": QWEN2_5_3B_CUT,
+        "image_token_id": IMAGE_ID,
+        "video_token_id": IMAGE_ID + 1,
+        "vision_start_token_id": IMAGE_ID + 2,
+        "vision_end_token_id": IMAGE_ID + 3,
+        "tie_word_embeddings": True,
+    }
+
+
 def preprocessor_config(processor: str) -> dict[str, Any]:
     """preprocessor_config.json: 384 pixels, SigLIP's normalisation."""
     half = [0.5, 0.5, 0.5]
@@ -192,6 +236,23 @@ def write_llava_small(directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     config = llava_small_config()
     _write_settings(directory, config, preprocessor_config("SiglipImageProcessor"))
+    _write_weights(directory, _parameter_shapes(config))
+
+
+def write_qwen2_5_vl_3b_cut(directory: Path) -> None:
+    """Write the Qwen2.5-VL-3B-shaped checkpoint with a quarter of its layers: 1.9 GB of bfloat16."""
+    directory.mkdir(parents=True, exist_ok=True)
+    config = qwen2_5_vl_3b_cut_config()
+    preprocessor = {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "size": {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 16384},
+        "image_mean": [0.48145466, 0.4578275, 0.40821073],
+        "image_std": [0.26862954, 0.26130258, 0.27577711],
+    }
+    _write_settings(directory, config, preprocessor)
     _write_weights(directory, _parameter_shapes(config))
 
 

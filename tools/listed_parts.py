@@ -85,32 +85,40 @@ def targets() -> str:
     return "\n".join(["| target | precision | dialect | what |", "|---|---|---|---|", *rows])
 
 
-def fit(name: str, shape: ModelShape) -> bool:
-    """Whether ``build`` takes a method for a model."""
+def refusal(name: str, shape: ModelShape) -> str:
+    """Why ``build`` does not take a method for a model; empty where it does."""
     try:
         check_fit(load_method(name), geometry_of(shape), shape.vision.prefix, shape.packed)
-    except UsageError:
-        return False
-    return True
+    except UsageError as error:
+        # What stands between the method's name and what to do about it.
+        return str(error).removeprefix(f"method {name} ").partition(";")[0]
+    return ""
 
 
 def fits() -> str:
-    """Which method fits which family, as ``build`` decides it on a small checkpoint of each."""
+    """Which method fits which family and why not, as ``build`` decides it on a small checkpoint of each."""
     disable_progress_bar()  # of weights that are written
-    columns: dict[str, tuple[bool, ...]] = {}
+    columns: dict[str, tuple[str, ...]] = {}
     with tempfile.TemporaryDirectory() as name:
         for case in CASES:
             checkpoint = Checkpoint.open(case.write(Path(name)))
             shape = checkpoint.shape(case.options.get("image_size"))
             column = f"`{checkpoint.config.model_type}`{', CLS' * bool(shape.vision.prefix)}"
             if column not in columns and shape.projector is None:
-                columns[column] = tuple(fit(each, shape) for each in METHODS)
+                columns[column] = tuple(refusal(each, shape) for each in METHODS)
     missing = [each for each in FAMILIES if not any(f"`{each}`" in column for column in columns)]
     if missing:
         raise ValueError(f"tests/support/families.py has no case of {', '.join(missing)}")
     order = sorted(columns, key=lambda each: each.replace("`", ""))
     rows = [
-        f"| `{method}` | {' | '.join('yes' if columns[each][index] else '-' for each in order)} |"
+        f"| `{method}` | {' | '.join('-' if columns[each][index] else 'yes' for each in order)} |"
         for index, method in enumerate(METHODS)
     ]
-    return "\n".join([f"| method | {' | '.join(order)} |", f"|---|{':---:|' * len(order)}", *rows])
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for index, method in enumerate(METHODS):
+        for each in order:
+            if columns[each][index]:
+                reasons.setdefault((method, columns[each][index]), []).append(each)
+    why = [f"- `{name}` {why}: {'; '.join(which)}." for (name, why), which in reasons.items()]
+    head = [f"| method | {' | '.join(order)} |", f"|---|{':---:|' * len(order)}"]
+    return "\n".join([*head, *rows, "", *why])

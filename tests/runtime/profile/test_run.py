@@ -127,7 +127,7 @@ def test_a_sweep_feeds_whatever_a_subgraph_takes(
     shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Places in the tower, three positions and planes in the decoder."""
-    monkeypatch.setattr(sweep, "CALLS", 1)
+    monkeypatch.setattr(sweep, "CALLS", 2)
     monkeypatch.setattr(sweep, "POINTS", 2)
     session = Session.open(shared_case("qwen3_vl", shared).bundle, "onnxruntime", "cpu", threads=1)
     found = {curve.stage: curve for curve in sweep.sweep_subgraphs(session, lambda _: None)}
