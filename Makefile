@@ -6,8 +6,8 @@
 # make test-gpu   the tests that need an NVIDIA GPU; with ONNXRUNTIME=cuda those of its ONNX Runtime too
 # make test-py310 the runtime's and profiles' tests on Python 3.10 (JetPack 6), where it is at hand
 # make test-lowest    the same with the lowest versions that pyproject.toml admits
-# make test-serve the server's long tests: a thousand mixed requests, and requests made of its own
-#                 description by schemathesis, which is installed into .venv-serve for it
+# make test-serve the server's long tests: a thousand mixed requests, its page in chromium where that is, and
+#                 requests made of its own description; what they need is installed into .venv-serve
 # make test-ray   a search on a local Ray, which is installed into .venv-ray for it
 # make lint       ruff, mypy and shellcheck
 # make fuzz       50,000 attacks on every reader with a random seed (ATTACKS=, MINUTES=), then the binary
@@ -81,10 +81,10 @@ test-lowest: $(STAMP)
 
 SITE_PACKAGES = $$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')
 
-# schemathesis brings much that no other test needs.
+# schemathesis and playwright bring much that no other test needs; the browser is the system's.
 .venv-serve/.ready: constraints.txt
 	@$(BASE_PYTHON) -m venv .venv-serve
-	@.venv-serve/bin/pip -qq install -c constraints.txt "schemathesis>=4"
+	@.venv-serve/bin/pip -qq install -c constraints.txt "schemathesis>=4" "playwright>=1.50"
 	@touch $@
 
 test-serve: $(STAMP) .venv-serve/.ready

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from lvlm_runtime import __version__
@@ -36,6 +37,21 @@ LEFT = 499
 SSE = "text/event-stream"
 UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
+# Address -> file and its type.
+PAGE = {
+    "/": ("index.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
+# Nothing of elsewhere, and in nobody's frame.
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src"
+    " 'self'; img-src data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
 
 def create_app(desk: Desk, names: tuple[str, ...] | None = None) -> ASGIApp:
     """An ASGI application of a desk, which is started and closed by who calls.
@@ -52,6 +68,8 @@ def create_app(desk: Desk, names: tuple[str, ...] | None = None) -> ASGIApp:
     app.add_api_route("/health", routes.health, response_model=None)
     app.add_api_route("/ready", routes.ready, response_model=None)
     app.add_api_route("/metrics", routes.metrics, response_model=None)
+    for address in PAGE:
+        app.add_api_route(address, routes.page, response_model=None, include_in_schema=False)
     app.add_exception_handler(RefusedError, refused)
     app.add_exception_handler(RequestValidationError, misformed)
     app.add_exception_handler(HTTPException, not_routed)
@@ -73,6 +91,12 @@ class Routes:
         ready = self.desk.ready
         words = "ready" if ready else "draining" if self.desk.draining else "warming up"
         return JSONResponse({"status": words}, 200 if ready else 503)
+
+    def page(self, request: Request) -> Response:
+        """A page to try a bundle, and what belongs to it."""
+        name, kind = PAGE[request.url.path]
+        content = Path(__file__).with_name("page") / name
+        return Response(content.read_bytes(), media_type=kind, headers=PAGE_HEADERS)
 
     def metrics(self) -> Response:
         """For Prometheus."""
@@ -128,10 +152,10 @@ class AskedOnce:
         streams = False
         try:
             if not body.stream:
-                begun, said, generation = await exchange.whole()
-                self.note(200, None, generation, begun)
+                begun, said, finished = await exchange.whole()
+                self.note(200, None, finished.generation, begun)
                 chances = [each.chance for each in said if each.chance is not None]
-                return JSONResponse(reply.whole(generation, begun, chances))
+                return JSONResponse(reply.whole(finished, begun, chances))
             events = exchange.events()
             # Whether it is answered at all is the response's status.
             first = await anext(events)
@@ -163,7 +187,7 @@ class AskedOnce:
                         yield event(reply.piece(shown, chances))
                 elif isinstance(each, Finished):
                     generation, status = each.generation, 200
-                    yield event(reply.last(generation, begun))
+                    yield event(reply.last(each, begun))
                     options = self.body.stream_options
                     if options is not None and options.include_usage:
                         yield event(reply.counted(generation))

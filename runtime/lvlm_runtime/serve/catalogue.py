@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lvlm_runtime.errors import UsageError
+from lvlm_runtime.serve.patches import patch_grid
 from lvlm_runtime.serve.refusal import RefusedError
 from lvlm_runtime.serve.served import ServedBundle
 
@@ -52,7 +53,10 @@ class Catalogue:
         return found
 
     def entry(self, model: str) -> dict[str, Any]:
-        """One id as ``/v1/models`` says it; ``ratio`` is what a request without one gets."""
+        """One id as ``/v1/models`` says it; ``ratio`` is what a request without one gets.
+
+        ``patches`` are rows and columns of a picture's tokens, where an answer can tell which stay.
+        """
         bundle, ratio = self.find(model)
         manifest = bundle.session.bundle.manifest
         return {
@@ -65,6 +69,7 @@ class Catalogue:
             "family": manifest.family,
             "method": manifest.method,
             "context_length": manifest.text.context_length,
+            "patches": patch_grid(bundle.session.bundle),
         }
 
     def entries(self) -> dict[str, Any]:

@@ -7,7 +7,6 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 
-from lvlm_runtime.answering import Generation
 from lvlm_runtime.serve.catalogue import Catalogue
 from lvlm_runtime.serve.job import Begun, Event, Finished, Said, ServedRequest
 from lvlm_runtime.serve.limits import ServingLimits
@@ -117,7 +116,9 @@ class Exchange:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
-        job = ServedRequest(client, read.asking, read.wish, read.size, tell, read.top_logprobs)
+        job = ServedRequest(
+            client, read.asking, read.wish, read.size, tell, read.top_logprobs, read.shown
+        )
         read.bundle.put(job)
 
         async def leave() -> None:
@@ -167,7 +168,7 @@ class Exchange:
             self.read.bundle.retry_after_s(),
         )
 
-    async def whole(self) -> tuple[Begun, list[Said], Generation]:
+    async def whole(self) -> tuple[Begun, list[Said], Finished]:
         """All of it; errors as of ``events``."""
         begun, said = None, []
         async for event in self.events():
@@ -177,7 +178,7 @@ class Exchange:
                 said.append(event)
             else:
                 assert begun is not None, "an answer has a first token"
-                return begun, said, event.generation
+                return begun, said, event
         raise AssertionError("events end with a Finished or an error")
 
     def end(self) -> None:

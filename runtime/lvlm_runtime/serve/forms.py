@@ -83,6 +83,8 @@ class ChatBody:
         ratio: Share of visual tokens to keep, one of the bundle's.
         ttft_ms: Time to the first token in milliseconds, waiting included; the largest ratio that meets
             it is taken.
+        patches: Tell which patches of the request's one picture stay, and what the model saw of it; nothing
+            that is remembered of the picture is used.
         user: Who asks, among those that share a key: clients take turns.
     """
 
@@ -105,4 +107,5 @@ class ChatBody:
     response_format: AnswerFormat | None = None
     user: str | None = None
     ratio: Annotated[float, Field(strict=True, gt=0, le=1)] | None = None
+    patches: Switch = False
     ttft_ms: Annotated[float, Field(strict=True, gt=0, le=LONGEST_MS)] | None = None

@@ -18,7 +18,7 @@ from lvlm_runtime.serve.web import (
 )
 
 # What monitors ask without a key, and the page, which asks its reader for one.
-OPEN_TO_ALL = ("/health", "/ready", "/")
+OPEN_TO_ALL = ("/health", "/ready", "/", "/page.css", "/page.js")
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
 # Bodies of this many requests may be in memory at once, each as long as one may be.
 BODIES = 8

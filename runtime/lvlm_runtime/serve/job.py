@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from lvlm_runtime.answering import AnswerPiece, Generation
 from lvlm_runtime.asking import AskKeywords
@@ -67,9 +68,10 @@ class Said:
 
 @dataclass(frozen=True)
 class Finished:
-    """The answer is whole."""
+    """The answer is whole; ``patches`` as of ``KeptPatches.told``."""
 
     generation: Generation
+    patches: dict[str, Any] | None = None
 
 
 # What a request is told, in order: Begun, Said …, Finished; or RefusedError at any place.
@@ -88,10 +90,12 @@ class ServedRequest:
         tell: Takes the events, from another thread.
         came: On ``time.perf_counter``.
         top_logprobs: Most probable tokens that are told with every token; None without logprobs.
+        shown: The picture whose patches are told; None to tell of none.
         cancelled: Nobody waits for it any more.
         answer: Its answer, from the beginning of its turn.
         began_ms: How long it had waited then.
         ratio: Of its budget, likewise.
+        patches: Which stayed, likewise at its end.
     """
 
     client: str
@@ -100,11 +104,13 @@ class ServedRequest:
     size: AskedSize
     tell: Callable[[Event], None]
     top_logprobs: int | None = None
+    shown: bytes | None = None
     came: float = field(default_factory=time.perf_counter)
     cancelled: bool = False
     answer: StreamedAnswer | None = None
     began_ms: float = 0.0
     ratio: float | None = None
+    patches: dict[str, Any] | None = None
 
     @property
     def waited_ms(self) -> float:

@@ -15,6 +15,7 @@ from lvlm_runtime.serve.catalogue import Catalogue
 from lvlm_runtime.serve.forms import ChatBody, ChatMessage, PicturePart
 from lvlm_runtime.serve.job import BudgetWish
 from lvlm_runtime.serve.limits import ServingLimits
+from lvlm_runtime.serve.patches import patch_grid
 from lvlm_runtime.serve.refusal import RefusedError
 from lvlm_runtime.serve.served import ServedBundle
 from lvlm_runtime.serve.size import AskedSize
@@ -33,6 +34,7 @@ class ReadRequest:
         wish: Its budget.
         size: Its size.
         top_logprobs: Most probable tokens to tell with each; None for no logprobs.
+        shown: The picture whose patches are told; None to tell of none.
     """
 
     bundle: ServedBundle
@@ -40,6 +42,7 @@ class ReadRequest:
     wish: BudgetWish
     size: AskedSize
     top_logprobs: int | None
+    shown: bytes | None = None
 
 
 def read_request(body: ChatBody, catalogue: Catalogue, limits: ServingLimits) -> ReadRequest:
@@ -70,7 +73,8 @@ def read_request(body: ChatBody, catalogue: Catalogue, limits: ServingLimits) ->
     pictures = len(chat.pictures)
     size = AskedSize(pictures, len(ids) - pictures, asking["max_new_tokens"])
     check_size(size, bundle, wish, limits)
-    return ReadRequest(bundle, asking, wish, size, logprobs(body))
+    shown = shown_patches(chat.pictures, bundle) if body.patches else None
+    return ReadRequest(bundle, asking, wish, size, logprobs(body), shown)
 
 
 def budget_wish(body: ChatBody, bundle: ServedBundle, named: float | None) -> BudgetWish:
@@ -165,6 +169,22 @@ def logprobs(body: ChatBody) -> int | None:
             "top_logprobs",
         )
     return (body.top_logprobs or 0) if body.logprobs else None
+
+
+def shown_patches(pictures: Sequence[bytes], bundle: ServedBundle) -> bytes:
+    """The picture whose patches are told.
+
+    Raises:
+        RefusedError: There is not one, or this bundle's patches are no grid.
+    """
+    if len(pictures) != 1 or patch_grid(bundle.session.bundle) is None:
+        raise RefusedError(
+            "patches are told of one picture, by bundles that take it in one piece; leave patches out",
+            400,
+            "invalid_value",
+            "patches",
+        )
+    return pictures[0]
 
 
 def check_pictures(pictures: Sequence[bytes], limits: ServingLimits) -> None:

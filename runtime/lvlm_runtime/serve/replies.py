@@ -10,7 +10,7 @@ from typing import Any
 
 from lvlm_runtime.answering import Generation
 from lvlm_runtime.prompt.encoder import PromptEncoder
-from lvlm_runtime.serve.job import Begun, TokenChance
+from lvlm_runtime.serve.job import Begun, Finished, TokenChance
 
 # A stream's last line. Source: OpenAI's API reference.
 DONE = "[DONE]"
@@ -56,9 +56,10 @@ class ReplyForm:
     created: int = field(default_factory=lambda: int(time.time()))
 
     def whole(
-        self, generation: Generation, begun: Begun, chances: Sequence[TokenChance]
+        self, finished: Finished, begun: Begun, chances: Sequence[TokenChance]
     ) -> dict[str, Any]:
         """The body of an answer."""
+        generation = finished.generation
         choice = {
             "index": 0,
             "message": {"role": "assistant", "content": generation.text, "refusal": None},
@@ -69,7 +70,7 @@ class ReplyForm:
             **self._head("chat.completion"),
             "choices": [choice],
             "usage": usage(generation),
-            **about(generation, begun),
+            **about(finished, begun),
         }
 
     def first(self) -> dict[str, Any]:
@@ -80,9 +81,9 @@ class ReplyForm:
         """A chunk with a piece of the answer."""
         return self._chunk({"content": text}, None, self.logprobs(chances))
 
-    def last(self, generation: Generation, begun: Begun) -> dict[str, Any]:
+    def last(self, finished: Finished, begun: Begun) -> dict[str, Any]:
         """The chunk that ends the answer."""
-        return {**self._chunk({}, finish_reason(generation)), **about(generation, begun)}
+        return {**self._chunk({}, finish_reason(finished.generation)), **about(finished, begun)}
 
     def counted(self, generation: Generation) -> dict[str, Any]:
         """The chunk with the usage, which has no choices."""
@@ -137,9 +138,12 @@ def usage(generation: Generation) -> dict[str, Any]:
     }
 
 
-def about(generation: Generation, begun: Begun) -> dict[str, Any]:
-    """What of the answer is ours: its ratio and its times."""
+def about(finished: Finished, begun: Begun) -> dict[str, Any]:
+    """What of the answer is ours: its ratio and its times, and patches where they were asked for."""
+    generation = finished.generation
+    patches = {} if finished.patches is None else {"patches": finished.patches}
     return {
+        **patches,
         "ratio": begun.ratio,
         "instead_of_ratio": begun.instead_of,
         "timings": {

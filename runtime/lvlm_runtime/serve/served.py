@@ -18,6 +18,7 @@ from lvlm_runtime.image import synthetic
 from lvlm_runtime.serve.chances import TokenChances
 from lvlm_runtime.serve.job import Begun, BudgetWish, Finished, Said, ServedRequest
 from lvlm_runtime.serve.line import FairLine, LineFullError
+from lvlm_runtime.serve.patches import KeptPatches, patch_grid
 from lvlm_runtime.serve.refusal import RefusedError
 from lvlm_runtime.serve.size import AskedSize
 from lvlm_runtime.serve.times import MeasuredTimes
@@ -213,7 +214,7 @@ class ServedBundle:
             try:
                 generation = self._answer(session, job)
                 self.watcher.answered(self.name, generation, job.began_ms)
-                job.tell(Finished(generation))
+                job.tell(Finished(generation, job.patches))
             except RefusedError as error:
                 job.tell(error)
             except Exception as error:  # the next request must find this thread
@@ -254,13 +255,15 @@ class ServedBundle:
         job.began_ms = job.waited_ms
         ratio, instead_of = self.budget(job)
         job.ratio = ratio
-        recorder = Recorder()
+        kept = self._watched(session, job)
+        recorder = Recorder(on_reduction=None if kept is None else kept.watch)
         chances = TokenChances(job.top_logprobs)
         asking: AskKeywords = {
             **job.asking,
             "recorder": recorder,
             "logits_processor": chances.processors,
         }
+        memory, session.memory = session.memory, None if kept else session.memory
         try:
             answer = session.stream(ratio=ratio, **asking)
             job.begin(answer)
@@ -276,11 +279,23 @@ class ServedBundle:
             if any(span.phase != "preprocess" for span in recorder.spans):
                 raise
             raise RefusedError(self._without_places(str(error)), 400, "invalid_value") from error
+        finally:
+            session.memory = memory
+        if kept is not None and job.shown is not None:
+            job.patches = kept.told(session.bundle, job.shown)
         generation = answer.generation
-        if generation.reused_tokens == 0:
+        looked = any(span.phase == "vision" for span in recorder.spans)
+        # What is remembered of a picture makes times that say nothing of the next one.
+        if generation.reused_tokens == 0 and looked == bool(job.size.images):
             flops = job.size.flops(session.bundle, ratio)
             self.times.add(ratio, job.size.images, flops, generation.time_to_first_token_ms)
         return generation
+
+    def _watched(self, session: Session, job: ServedRequest) -> KeptPatches | None:
+        grid = patch_grid(session.bundle)
+        if job.shown is None or grid is None:
+            return None
+        return KeptPatches(grid, session.chain.backend)
 
     def _without_places(self, message: str) -> str:
         """A message that names the bundle and not where it lies."""

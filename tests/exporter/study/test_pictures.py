@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lvlm_export.cli.commands.visualize import seen_picture
 from lvlm_export.study.merging import Merge
 from lvlm_export.study.panels import (
     CLEAR,
@@ -36,6 +35,7 @@ from lvlm_export.study.pictures import (
 )
 from lvlm_runtime.bundle.manifest import Reduction
 from lvlm_runtime.image.preprocess import PreprocessSpec
+from lvlm_runtime.image.seen import seen_picture
 
 
 def reduction(site: str, before: int, after: int, merges: bool = False) -> Reduction:

@@ -248,7 +248,8 @@ def test_many_at_once_get_the_answers_of_one_alone(server: Running) -> None:
     assert all(isinstance(each, openai.RateLimitError) for each in refused)
     texts = {each.choices[0].message.content for each in answers if each not in refused}
     assert texts == {"yellow"}
-    assert len(answers) - len(refused) >= 3
+    # Two have places whatever the thread that answers is doing.
+    assert len(answers) - len(refused) >= 2
 
 
 def test_bodies_of_all_requests_are_bounded_together(

@@ -12,14 +12,11 @@ from lvlm_export.cli.options import bundle_argument, device_options, ratio_optio
 from lvlm_runtime.errors import LvlmError, UsageError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from PIL import Image
 
     from lvlm_export.study.merging import Merge
     from lvlm_export.study.panels import Panel
     from lvlm_runtime.chain.recorder import Reduced
-    from lvlm_runtime.image.preprocess import PreprocessSpec
     from lvlm_runtime.session import Session
 
 SUFFIXES = (".png", ".html", ".gif")
@@ -103,6 +100,7 @@ def run_picture(
     from lvlm_runtime.chain.recorder import Recorder
     from lvlm_runtime.image.picture import load_image
     from lvlm_runtime.image.preprocess import preprocess
+    from lvlm_runtime.image.seen import seen_picture
 
     manifest, budget = session.bundle.manifest, session.bundle.budget(ratio)
     opened = load_image(image)
@@ -129,18 +127,3 @@ def run_picture(
     return seen_picture(pixels, manifest.preprocess), make_panels(
         manifest.vision_tokens, reductions, merges, manifest.grid[1] if manifest.grid else 0
     )
-
-
-def seen_picture(pixels: NDArray[np.float32], spec: PreprocessSpec) -> Image.Image:
-    """The picture that ``pixels [3, H, W]`` were computed from, at the model's size."""
-    import numpy as np
-    from PIL import Image
-
-    values = pixels.transpose(1, 2, 0)
-    if spec.std is not None:
-        values = values * np.array(spec.std, np.float32)
-    if spec.mean is not None:
-        values = values + np.array(spec.mean, np.float32)
-    if spec.rescale_factor is not None:
-        values = values / spec.rescale_factor
-    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
