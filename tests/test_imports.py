@@ -19,7 +19,9 @@ from loading import EXPORT, HEAVY, loaded
 from lvlm_export.cli import COMMANDS
 
 HELP_LIMIT_S = 0.3
-BACKEND_LIBRARIES = ("onnxruntime", "tensorrt", "tensorrt_rtx", "cuda", "ml_dtypes", "pynvml")
+BACKEND_LIBRARIES = (
+    *("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "cuda", "ml_dtypes", "pynvml"),
+)
 # What is absent where every module of a package must still import. ``sys.modules[name] = None`` is
 # Python's way to say absent.
 SERVER_LIBRARIES = ("fastapi", "starlette", "pydantic", "uvicorn", "prometheus_client")

@@ -9,7 +9,7 @@ from pathlib import Path
 from house import PACKAGES, modules, place, python_files
 
 # First words of a message that are written with a capital wherever they stand.
-NAMES = {"CUDA", "JetPack", "LLaVA", "NVML", "ONNX", "TensorRT"}
+NAMES = {"CUDA", "JetPack", "LLaVA", "NVML", "ONNX", "OpenVINO", "TensorRT"}
 
 
 def error_classes() -> set[str]:

@@ -291,10 +291,10 @@ def device_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option(
             "--device",
-            type=click.Choice(["auto", "cpu", "cuda"]),
+            type=click.Choice(["auto", "cpu", "cuda", "gpu"]),
             default="auto",
             show_default=True,
-            help="auto takes a GPU where there is one.",
+            help="auto takes an NVIDIA GPU where there is one; gpu is Intel's, for openvino.",
         ),
         click.option(
             "--backend",

@@ -17,12 +17,14 @@ from lvlm_runtime.bundle.bundle import Bundle
 
 BACKENDS: dict[str, str] = {
     "onnxruntime": "lvlm_runtime.backends.onnxruntime:open_backend",
+    "openvino": "lvlm_runtime.backends.openvino:open_backend",
     "tensorrt": "lvlm_runtime.backends.tensorrt:open_backend",
 }
 
 # Packages that a backend can run with; one of them is enough.
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino",),
     "tensorrt": ("tensorrt_rtx", "tensorrt"),
 }
 
@@ -71,7 +73,7 @@ class Backend(Protocol):
 
     Attributes:
         name: Key in ``BACKENDS``.
-        device: Where it runs, for reports (``cpu``, ``cuda``).
+        device: Where it runs, for reports (``cpu``, ``cuda``, OpenVINO's ``gpu``).
     """
 
     name: str
@@ -128,7 +130,7 @@ def open_backend(name: str, device: str, threads: int | None, exact: bool = Fals
 
     Args:
         name: Key in ``BACKENDS``.
-        device: ``auto``, ``cpu`` or ``cuda``.
+        device: ``auto``, ``cpu``, ``cuda``, or for OpenVINO ``gpu``.
         threads: CPU threads; None for one per physical core.
         exact: Multiply with quantised weights in the type of the activations, for a comparison;
             else a backend may round what it multiplies with them, and is several times as fast.

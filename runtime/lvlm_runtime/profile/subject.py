@@ -29,6 +29,7 @@ LIBRARIES = (
     "tokenizers",
     "onnxruntime",
     "onnxruntime-gpu",
+    "openvino",
     "tensorrt",
     "tensorrt-rtx",
 )

@@ -18,7 +18,14 @@ NAME = "lvlm-export"
 # Extras for those who change this code; no command needs them.
 FOR_DEVELOPERS = ("dev", "test")
 # What runs graphs: in a checkout that is not installed, too.
-ENGINES = ("onnxruntime", "onnxruntime-gpu", "tensorrt-rtx", "tensorrt", "cuda-bindings")
+ENGINES = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt-rtx",
+    "tensorrt",
+    "cuda-bindings",
+)
 
 
 @click.command(short_help="Print what an issue report needs.")

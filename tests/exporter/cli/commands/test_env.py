@@ -21,7 +21,7 @@ def test_it_says_versions_machine_and_what_runs_graphs() -> None:
     assert found["version"] == __version__
     assert found["python"] == platform.python_version()
     assert found["cores"] >= 1
-    assert set(found["backends"]) == {"onnxruntime", "tensorrt"}
+    assert set(found["backends"]) == {"onnxruntime", "openvino", "tensorrt"}
     assert "CPUExecutionProvider" in found["providers"]
     assert found["packages"]["numpy"] == metadata.version("numpy")
     assert found["packages"]["onnxruntime"] == metadata.version("onnxruntime")
