@@ -21,6 +21,7 @@
 # make merging-picture  docs/merging.png: which patches of a scene go into which
 # make bench-peers   the same chain against PyTorch and onnxruntime-genai, interleaved
 # make bench-engines time, memory and size of TensorRT-RTX engines of that checkpoint
+# make bench-serve  a server under load: fixed ratios and a goal per request, and what HTTP adds
 # make bench-precision fp32, int8 and int4 on it: first token, decode, file and memory
 # make readme     fill the generated parts of README and docs from the commands and the results
 # make docs       the pages of docs as a site in build/site; a broken link fails
@@ -31,7 +32,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := all
 .PHONY: all help setup test test-slow test-gpu test-py310 test-lowest test-serve test-ray lint fuzz attacks demo demo-table \
-  demo-tune demo-quecc merging-picture picture-strip bench bench-peers bench-engines bench-precision readme docs clean
+  demo-tune demo-quecc merging-picture picture-strip bench bench-peers bench-engines bench-precision bench-serve readme docs clean
 
 BASE_PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -176,6 +177,9 @@ bench-engines: $(STAMP)
 
 bench-precision: $(STAMP)
 	@$(BIN)/python benchmarks/precision.py
+
+bench-serve: $(STAMP)
+	@$(BIN)/python benchmarks/serve_load.py
 
 readme: $(STAMP)
 	@PYTHONPATH=tests/support $(BIN)/python tools/update_readme.py

@@ -222,6 +222,43 @@ def engines() -> str:
     )
 
 
+def serve_load() -> str:
+    """A server under load: three ways to ask, and what it adds to a session."""
+    result = json.loads((BENCHMARKS / "serve_load.json").read_text(encoding="utf-8"))
+    where, lines = result["before"], []
+    for load, ways in result["loads"].items():
+        for name, row in ways.items():
+            ratio = "" if row["mean_ratio"] is None else f"{row['mean_ratio']:.2f}"
+            late = "" if row["p90_ms"] is None else f"{row['p90_ms']:.0f} ms"
+            lines.append(
+                f"| {load} | {name} | {row['requests']} | {row['in_time']:.0%} | {row['refused']:.0%} |"
+                f" {late} | {ratio} |"
+            )
+    beside = {name: statistics.median(times) for name, times in result["beside_ms"].items()}
+    added = beside["server"] / beside["session"] - 1
+    return "\n".join(
+        [
+            "| load | every request asks for | requests | in time | refused | p90 of the answered |"
+            " mean ratio of those in time |",
+            "|---:|---|---:|---:|---:|---:|---:|",
+            *lines,
+            "",
+            f"A small random checkpoint with 576 tokens a picture, fp32, on {where['cores']} cores of"
+            f" {where['processor']} (`make bench-serve`, {where['date'][:10]}, onnxruntime"
+            f" {where['versions']['onnxruntime']}; load average {where['load_average'][0]:g} before, so other"
+            " programs took their part of the cores from all three alike). The goal is {result['goal_ms']:.0f} ms; alone, the first"
+            f" token takes {result['alone_ms']['1']:.0f} ms at ratio 1.0 and"
+            f" {result['alone_ms']['0.2']:.0f} ms at 0.2. A load of 1 is as many requests as ratio 1.0 could"
+            " answer. They arrive as a Poisson process, the same for the three, whether earlier ones were"
+            " answered or not.",
+            "",
+            f"Alone and by turns, a session's own first token took {beside['session']:.0f} ms, one over HTTP"
+            f" {beside['server']:.0f} ms ({added:+.1%}), and asking again about the same picture"
+            f" {beside['again']:.0f} ms.",
+        ]
+    )
+
+
 def losses(result: dict[str, Any]) -> list[str]:
     """Methods with fewer right answers than random at half of the ratios or more."""
     curves = {name: accuracy_by_ratio(points) for name, points in result["curves"].items()}

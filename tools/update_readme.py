@@ -32,6 +32,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {
         "benchmark": measured_parts.benchmark,
         "peers": measured_parts.peers,
     },
+    "docs/SERVING.md": {"load": measured_parts.serve_load},
     "docs/planning.md": {"tuned": tuned.as_markdown},
     "docs/support.md": {"fits": listed_parts.fits, "targets": listed_parts.targets},
     "exporter/lvlm_export/demo/README.md": {"kinds": measured_parts.kinds},
