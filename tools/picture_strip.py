@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from lvlm_export.cli.commands.visualize import run_picture
 from lvlm_export.demo.scenes import make_scene
-from lvlm_export.study.pictures import PANEL, draw_panel
+from lvlm_export.study.pictures import PANEL, draw_view
 from lvlm_profiles.devices.machine import processor
 from lvlm_profiles.processes import python_command
 from lvlm_runtime import Session
@@ -83,8 +83,8 @@ def ask(session: Session, scene: Path, ratio: float, first_token_ms: float) -> C
         with Image.open(scene) as opened:
             image = opened.convert("RGB").resize((PANEL, PANEL), Image.Resampling.LANCZOS)
     else:
-        picture, panels = run_picture(session, scene, QUESTION, ratio)
-        image = draw_panel(picture, panels[-1])
+        seen, panels = run_picture(session, scene, QUESTION, ratio)
+        image = draw_view(panels[-1], seen)
     return Column(ratio, answer.visual_tokens[-1][1], image, answer.text, first_token_ms)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lvlm_runtime.backends import Backend
+from lvlm_runtime.backends import Backend, Runner
 from lvlm_runtime.chain.recorder import Reduced
 
 Rows = NDArray[np.float64]
@@ -57,25 +57,87 @@ class _Rows:
     after: Places
 
 
-def find_merge(reduced: Reduced, backend: Backend, prefix: int) -> Merge:
-    """What a reducer did with the first picture's tokens.
+def find_merges(reduced: Reduced, backend: Backend, prefix: int, tiles: int) -> Merge:
+    """As ``find_merge`` for all tiles of a picture, their tokens one after another.
+
+    Args:
+        reduced: The call, before anything else ran; one of the tower has a row for every tile.
+        backend: What holds its values.
+        prefix: As of ``find_merge``.
+        tiles: Rows to look at, from the first on.
+    """
+    parts = [find_merge(reduced, backend, prefix, tile) for tile in range(tiles)]
+    joins = [each.joins for each in parts]
+    known = [each for each in joins if each is not None]
+    before = len(known[0]) if known else _count(reduced, backend, prefix)
+    places = [
+        np.where(each.places >= 0, each.places + tile * before, -1)
+        for tile, each in enumerate(parts)
+    ]
+    if len(known) < tiles:
+        return Merge(np.concatenate(places), None)
+    kept = len(parts[0].places)
+    joined = [np.where(each >= 0, each + tile * kept, -1) for tile, each in enumerate(known)]
+    return Merge(np.concatenate(places), np.concatenate(joined))
+
+
+def find_packing(
+    packer: Runner, backend: Backend, features: tuple[int, int, int], dtype: str, sized: bool
+) -> Merge:
+    """Which of the tiles' tokens became which of an image's, asked of the packer's own graph.
+
+    It is linear but for the newlines, which it adds: unit vectors go in, and weights come out.
+
+    Args:
+        packer: Graph from ``features [tiles, K, D]`` to ``[1, V, D]``.
+        backend: What runs it.
+        features: Shape of the features.
+        dtype: Their element type.
+        sized: It takes the sizes of the tokens too.
+    """
+    tiles, kept, width = features
+    count = tiles * kept
+    named = {"features": backend.put(np.zeros(features, dtype))}
+    if sized:
+        named["sizes"] = backend.put(np.ones((tiles, kept), dtype))
+
+    def packed(values: NDArray[np.floating]) -> Rows:
+        out = packer({**named, "features": backend.put(values)})
+        rows: Rows = backend.fetch(out["visual"])[0].astype(np.float64)
+        return rows
+
+    nothing = packed(np.zeros(features, dtype))
+    parts = []
+    for start in range(0, count, width):
+        some = np.arange(start, min(start + width, count))
+        units = np.zeros((count, width), dtype)
+        units[some, np.arange(len(some))] = 1
+        parts.append((packed(units.reshape(features)) - nothing)[:, : len(some)])
+    weights = np.concatenate(parts, axis=1)
+    places = np.where(weights.max(axis=1) > NOISE, weights.argmax(axis=1), -1)
+    return Merge(places, joins_of(weights, places, NOISE))
+
+
+def find_merge(reduced: Reduced, backend: Backend, prefix: int, tile: int = 0) -> Merge:
+    """What a reducer did with the tokens of one row, the first picture's or one tile of it.
 
     Args:
         reduced: The call, before anything else ran.
         backend: What holds its values.
         prefix: Leading tokens (CLS) of a site in the vision tower.
+        tile: The row.
     """
-    places = _places(reduced, backend)
+    places = _places(reduced, backend, tile)
     if "pixel_values" in reduced.inputs:
         return Merge(places, _areas(reduced, backend, len(places)))
     rows = _rows(reduced, backend, len(places), prefix)
-    tokens = backend.fetch(reduced.inputs[rows.name])[0]
+    tokens = backend.fetch(reduced.inputs[rows.name])[tile]
     near = TOLERANCE[tokens.dtype]
     before = tokens[rows.before].astype(np.float64)
-    after = backend.fetch(reduced.outputs[rows.name + "_out"])[0, rows.after].astype(np.float64)
+    after = backend.fetch(reduced.outputs[rows.name + "_out"])[tile, rows.after].astype(np.float64)
     if not len(places):
         return Merge(places, np.full(len(before), -1))
-    weights = _asked(reduced, backend, rows, places)
+    weights = _asked(reduced, backend, rows, places, tile)
     if weights is not None and _gives(weights, before, after, near):
         return Merge(places, joins_of(weights, places, NONE))
     weights = solve(before, after, places, near)
@@ -116,10 +178,15 @@ def _gives(weights: Rows, before: Rows, after: Rows, near: float) -> bool:
     return bool(np.abs(weights @ before - after).max() <= near * np.abs(after).max())
 
 
-def _places(reduced: Reduced, backend: Backend) -> Places:
+def _count(reduced: Reduced, backend: Backend, prefix: int) -> int:
+    """Tokens of a row before a site in the tower."""
+    return int(backend.shape(reduced.inputs["hidden"])[1]) - prefix
+
+
+def _places(reduced: Reduced, backend: Backend, tile: int) -> Places:
     if "places" not in reduced.outputs:
         return np.zeros(0, np.int64)
-    places: Places = backend.fetch(reduced.outputs["places"])[0]
+    places: Places = backend.fetch(reduced.outputs["places"])[tile]
     return places
 
 
@@ -138,18 +205,20 @@ def _rows(reduced: Reduced, backend: Backend, kept: int, prefix: int) -> _Rows:
     return _Rows("hidden", visual, after)
 
 
-def _asked(reduced: Reduced, backend: Backend, rows: _Rows, places: Places) -> Rows | None:
+def _asked(
+    reduced: Reduced, backend: Backend, rows: _Rows, places: Places, tile: int
+) -> Rows | None:
     """Weights ``[K, N]`` that the graph gives for unit vectors; None where they move its choice."""
     units = backend.fetch(reduced.inputs[rows.name])
     width, parts = units.shape[-1], []
     for start in range(0, len(rows.before), width):
         some = rows.before[start : start + width]
-        units[0, rows.before] = 0
-        units[0, some, np.arange(len(some))] = 1
+        units[tile, rows.before] = 0
+        units[tile, some, np.arange(len(some))] = 1
         out = reduced.runner({**reduced.inputs, rows.name: backend.put(units)})
-        if not np.array_equal(backend.fetch(out["places"])[0], places):
+        if not np.array_equal(backend.fetch(out["places"])[tile], places):
             return None
-        parts.append(backend.fetch(out[rows.name + "_out"])[0, rows.after, : len(some)])
+        parts.append(backend.fetch(out[rows.name + "_out"])[tile, rows.after, : len(some)])
     return np.concatenate(parts, axis=1).astype(np.float64)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import IO
 
@@ -13,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
 from lvlm_export.study.panels import CLEAR, DROPPING, GONE, GROUPED, MERGING, Panel
+from lvlm_export.study.views import Seen, panel_of
 
 Color = tuple[int, int, int]
 
@@ -20,10 +22,12 @@ Color = tuple[int, int, int]
 MERGED, DROPPED, BEFORE = (255, 140, 0), (215, 25, 30), (30, 30, 34)
 PANEL, MARGIN, CAPTION = 448, 16, 54
 ACROSS = 4  # panels side by side
+GAP = 8  # pixels between the views of a panel
 HATCH = 9  # pixels from one stroke to the next
 DOT = 4  # pixels of radius
 KEY = 18  # edge of a legend's square
 FONT_SIZE = 17
+LETTER, LINE = 10, 22  # pixels of a wide letter, and from line to line
 FRAME_MS, LAST_MS = 1200, 2400
 TOOL = "lvlm-export visualize"
 # What a file of each kind says of who wrote it, so that no other is replaced.
@@ -55,12 +59,14 @@ def draw_panel(picture: Image.Image, panel: Panel) -> Image.Image:
     Patches that leave are tinted and hatched, and dark where they left before.
     """
     side = panel.columns or math.isqrt(len(panel.looks))
-    canvas = np.asarray(picture.convert("RGB").resize((PANEL, PANEL), Image.Resampling.LANCZOS))
+    lines = len(panel.looks) // side
+    width = round(PANEL * side / lines)
+    canvas = np.asarray(picture.convert("RGB").resize((width, PANEL), Image.Resampling.LANCZOS))
     canvas = canvas.astype(np.float32)
-    edges = np.linspace(0, PANEL, side + 1).round().astype(int)
-    heights = np.linspace(0, PANEL, len(panel.looks) // side + 1).round().astype(int)
+    edges = np.linspace(0, width, side + 1).round().astype(int)
+    heights = np.linspace(0, PANEL, lines + 1).round().astype(int)
     # An orange picture has orange patches of its own; hatching shows which are tinted.
-    hatched = np.add.outer(np.arange(PANEL), np.arange(PANEL)) % HATCH < 2
+    hatched = np.add.outer(np.arange(PANEL), np.arange(width)) % HATCH < 2
     for index, (look, group) in enumerate(
         zip(panel.looks.tolist(), panel.groups.tolist(), strict=True)
     ):
@@ -98,19 +104,54 @@ def _draw_dots(
             pen.ellipse((x - DOT, y - DOT, x + DOT, y + DOT), fill="white", outline="black")
 
 
-def draw_sheet(picture: Image.Image, sites: Sequence[Panel], heading: str) -> Image.Image:
-    """All sites side by side, with captions and a legend."""
-    columns = min(ACROSS, len(sites) + 1)
-    rows = math.ceil((len(sites) + 1) / columns)
-    width = columns * (PANEL + MARGIN) + MARGIN
-    height = rows * (PANEL + CAPTION + MARGIN) + 2 * CAPTION
+def draw_view(panel: Panel, seen: Seen) -> Image.Image:
+    """A panel over all views of a picture, side by side."""
+    return beside([draw_panel(view.picture, panel_of(panel, view)) for view in seen.views])
+
+
+def beside(images: Sequence[Image.Image]) -> Image.Image:
+    """Images of one height in a row."""
+    width = sum(image.width for image in images) + GAP * (len(images) - 1)
+    row, left = Image.new("RGB", (width, images[0].height), "white"), 0
+    for image in images:
+        row.paste(image, (left, 0))
+        left += image.width + GAP
+    return row
+
+
+def draw_original(seen: Seen) -> Image.Image:
+    """The picture as it was given, as high as a panel and at most twice as wide."""
+    image = seen.original.convert("RGB")
+    width = min(max(1, round(PANEL * image.width / image.height)), 2 * PANEL)
+    height = max(1, round(width * image.height / image.width))
+    canvas = Image.new("RGB", (width, PANEL), "white")
+    canvas.paste(image.resize((width, min(height, PANEL)), Image.Resampling.LANCZOS))
+    return canvas
+
+
+def draw_sheet(seen: Seen, sites: Sequence[Panel], heading: str) -> Image.Image:
+    """The picture as it was given and all sites side by side, with captions and a legend.
+
+    Args:
+        seen: The picture.
+        sites: Its panels.
+        heading: One line or two.
+    """
+    given = ("the picture", f"{seen.original.width} x {seen.original.height} pixels")
+    steps = [(*given, draw_original(seen)), *draw_steps(seen, sites)]
+    cell = max(image.width for _, _, image in steps)
+    columns = max(1, min(len(steps), ACROSS * (PANEL + MARGIN) // (cell + MARGIN)))
+    rows = math.ceil(len(steps) / columns)
+    width = columns * (cell + MARGIN) + MARGIN
+    lines, head = _wrapped(heading, width)
+    height = rows * (PANEL + CAPTION + MARGIN) + head + CAPTION
     sheet = Image.new("RGB", (width, height), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE)
-    pen.text((MARGIN, MARGIN), heading, fill="black", font=font)
-    for index, (title, caption, image) in enumerate(draw_steps(picture, sites)):
+    pen.text((MARGIN, MARGIN // 2), lines, fill="black", font=font)
+    for index, (title, caption, image) in enumerate(steps):
         row, col = divmod(index, columns)
-        left = MARGIN + col * (PANEL + MARGIN)
-        top = CAPTION + row * (PANEL + CAPTION + MARGIN)
+        left = MARGIN + col * (cell + MARGIN)
+        top = head + row * (PANEL + CAPTION + MARGIN)
         sheet.paste(image, (left, top))
         pen.text((left, top + PANEL + 4), title, fill="black", font=font)
         pen.text((left, top + PANEL + 26), caption, fill=(90, 90, 90), font=font)
@@ -118,26 +159,39 @@ def draw_sheet(picture: Image.Image, sites: Sequence[Panel], heading: str) -> Im
     return sheet
 
 
-def draw_steps(picture: Image.Image, sites: Sequence[Panel]) -> list[tuple[str, str, Image.Image]]:
-    """Title, caption and image of the picture as it is and of every site."""
-    whole = picture.convert("RGB").resize((PANEL, PANEL), Image.Resampling.LANCZOS)
-    first = ("what the model sees", f"{len(sites[0].looks)} patches", whole)
-    return [first, *((panel.title, panel.caption, draw_panel(picture, panel)) for panel in sites)]
+def draw_steps(seen: Seen, sites: Sequence[Panel]) -> list[tuple[str, str, Image.Image]]:
+    """Title, caption and image of what the model sees and of every site."""
+    whole = [
+        view.picture.convert("RGB").resize(
+            (round(PANEL * view.places.shape[1] / view.places.shape[0]), PANEL),
+            Image.Resampling.LANCZOS,
+        )
+        for view in seen.views
+    ]
+    first = ("what the model sees", f"{len(sites[0].looks)} patches", beside(whole))
+    return [first, *((panel.title, panel.caption, draw_view(panel, seen)) for panel in sites)]
 
 
-def draw_frames(picture: Image.Image, sites: Sequence[Panel], heading: str) -> list[Image.Image]:
-    """A frame for the picture and for every site, as a sheet of one panel each."""
+def draw_frames(seen: Seen, sites: Sequence[Panel], heading: str) -> list[Image.Image]:
+    """A frame for what the model sees and for every site, as a sheet of one panel each."""
     font = ImageFont.load_default(FONT_SIZE)
     frames = []
-    for title, caption, image in draw_steps(picture, sites):
-        frame = Image.new("RGB", (PANEL + 2 * MARGIN, PANEL + 2 * CAPTION), "white")
+    for title, caption, image in draw_steps(seen, sites):
+        lines, head = _wrapped(heading, image.width + 2 * MARGIN)
+        frame = Image.new("RGB", (image.width + 2 * MARGIN, head + PANEL + CAPTION), "white")
         pen = ImageDraw.Draw(frame)
-        pen.text((MARGIN, MARGIN), heading, fill="black", font=font)
-        frame.paste(image, (MARGIN, CAPTION))
-        pen.text((MARGIN, CAPTION + PANEL + 4), title, fill="black", font=font)
-        pen.text((MARGIN, CAPTION + PANEL + 26), caption, fill=(90, 90, 90), font=font)
+        pen.text((MARGIN, MARGIN // 2), lines, fill="black", font=font)
+        frame.paste(image, (MARGIN, head))
+        pen.text((MARGIN, head + PANEL + 4), title, fill="black", font=font)
+        pen.text((MARGIN, head + PANEL + 26), caption, fill=(90, 90, 90), font=font)
         frames.append(frame)
     return frames
+
+
+def _wrapped(heading: str, width: int) -> tuple[str, int]:
+    """A heading in lines that fit a width in pixels, and the height that they take."""
+    lines = [part for line in heading.splitlines() for part in textwrap.wrap(line, width // LETTER)]
+    return "\n".join(lines), max(CAPTION, MARGIN + LINE * len(lines))
 
 
 def legend(sites: Sequence[Panel]) -> list[tuple[str, Color | None, bool]]:

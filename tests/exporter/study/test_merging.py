@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from lvlm_export.families.shared.anyres import SinglePacker
 from lvlm_export.reduction import load_method
 from lvlm_export.reduction.method import ReducerShape, Site
 from lvlm_export.reduction.reducers import DecoderReducer, PixelReducer, VisionReducer
-from lvlm_export.study.merging import find_merge, solve
+from lvlm_export.study.merging import find_merge, find_merges, find_packing, solve
 from lvlm_runtime.chain.recorder import Reduced
+from lvlm_runtime.image.anyres import TileLayout
 from lvlm_runtime.prompt.sequence import place_tokens
 
 INSIDE = Site("vision", 3)
@@ -155,3 +157,55 @@ def test_a_smaller_picture_has_each_patch_where_its_middle_is() -> None:
     assert merge.joins is not None
     assert merge.joins.reshape(6, 6)[::2, ::2].ravel().tolist() == list(range(9))
     assert np.bincount(merge.joins).tolist() == [4] * 9
+
+
+@pytest.mark.parametrize("prefix", [0, 1])
+def test_tiles_follow_one_another(prefix: int) -> None:
+    reduced = inside("local", 18, prefix)
+    both = find_merges(reduced, Host(), prefix, 2)  # type: ignore[arg-type]
+    first, second = (find_merge(reduced, Host(), prefix, tile) for tile in (0, 1))  # type: ignore[arg-type]
+    assert both.places.tolist() == [*first.places, *(second.places + SIDE**2)]
+    assert both.joins is not None
+    assert first.joins is not None
+    assert second.joins is not None
+    assert first.joins.tolist() != second.joins.tolist()
+    assert both.joins.tolist() == [*first.joins, *(second.joins + 18)]
+
+
+def packing(layout: TileLayout, side: int, most: int | None, sized: bool) -> Any:
+    """What a packer of OneVision does with tokens of so few numbers that it is asked twice."""
+    width = 8
+    newline = torch.nn.Parameter(torch.arange(1.0, width + 1))
+    packer = SinglePacker(newline, layout, side**2, most)
+    packer.inputs = ("features", "sizes") if sized else ("features",)  # type: ignore[assignment]
+    packer.outputs = ("visual", "sizes_out")[: 1 + sized]  # type: ignore[assignment]
+
+    def run(feeds: Mapping[str, Any], bound: Any = None) -> dict[str, Any]:
+        out = packer(*(torch.from_numpy(feeds[name]) for name in packer.inputs))
+        values = out if isinstance(out, tuple) else (out,)
+        return {
+            name: value.detach().numpy() for name, value in zip(packer.outputs, values, strict=True)
+        }
+
+    shape = (layout.tiles, side**2, width)
+    return find_packing(run, Host(), shape, "float32", sized)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sized", [False, True])
+def test_the_packer_is_asked_where_tokens_went(sized: bool) -> None:
+    """Two tiles over two, a wide picture: a row at the top and one at the bottom are padding."""
+    side = 3
+    found = packing(TileLayout("single", 5, 2, 2, 20, 30), side, None, sized)
+    whole = list(range(9))
+    joint = np.arange(9, 45).reshape(2, 2, 3, 3).transpose(0, 2, 1, 3).reshape(6, 6)
+    rows = [[*row, -1] for row in joint[1:5].tolist()]
+    assert found.places.tolist() == [*whole, *(each for row in rows for each in row)]
+    assert (found.joins[joint[[0, 5]]] == -1).all()
+    assert found.joins[joint[1, 2]] == 9 + 2
+
+
+def test_a_shrunk_map_has_the_token_that_counts_most() -> None:
+    found = packing(TileLayout("single", 5, 2, 2, 24, 24), 4, 1, False)
+    assert len(found.places) == 16 + 4 * 5
+    assert found.places[16 + 4 :: 5].tolist() == [-1] * 4
+    assert sorted(set(found.places[found.places >= 0])) == sorted(found.places[found.places >= 0])

@@ -5,11 +5,16 @@ from __future__ import annotations
 import io
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import tiny
+from command_line import typed
+from helpers import build_tiny
+from lvlm_export.cli.commands.visualize import run_picture
 from lvlm_export.study.merging import Merge
 from lvlm_export.study.panels import (
     CLEAR,
@@ -23,19 +28,25 @@ from lvlm_export.study.panels import (
 from lvlm_export.study.picture_page import draw_page
 from lvlm_export.study.pictures import (
     CAPTION,
+    GAP,
     MARGIN,
     MARKS,
     PANEL,
     draw_frames,
+    draw_original,
     draw_panel,
     draw_sheet,
+    draw_view,
     group_color,
     legend,
     save_frames,
 )
+from lvlm_export.study.views import Seen, make_views, panel_of
 from lvlm_runtime.bundle.manifest import Reduction
+from lvlm_runtime.image.anyres import IMAGE_LAYOUT, TileLayout
 from lvlm_runtime.image.preprocess import PreprocessSpec
 from lvlm_runtime.image.seen import seen_picture
+from lvlm_runtime.session import Session
 
 
 def reduction(site: str, before: int, after: int, merges: bool = False) -> Reduction:
@@ -134,16 +145,18 @@ def test_the_sheet_has_a_cell_per_site_the_page_a_step_and_the_animation_a_frame
         [reduction("vision@1", 4, 3), reduction("decoder@2", 3, 1)],
         {"vision@1": merge([0, 1, 3], [0, 1, 1, 2]), "decoder@2": merge([2], [-1, -1, 0])},
     )
-    sheet = draw_sheet(picture, sites, "heading")
-    assert sheet.size == (3 * (PANEL + MARGIN) + MARGIN, PANEL + 3 * CAPTION + MARGIN)
-    page = draw_page(picture, sites, "<b>heading")
+    seen = Seen(picture, make_views([picture], IMAGE_LAYOUT, 2, 2))
+    sheet = draw_sheet(seen, sites, "heading\nWhat? — that (first token 9 ms)")
+    assert sheet.size == (4 * (PANEL + MARGIN) + MARGIN, PANEL + 2 * CAPTION + 60 + MARGIN)
+    page = draw_page(seen, sites, "<b>heading\nWhat? — that")
     assert "<b>" not in page
+    assert "<h1>&lt;b&gt;heading</h1>\n<p>What? — that</p>" in page
     assert 'max="2"' in page
     steps = json.loads(re.search(r"const steps = (\[.*\]);", page)[1])  # type: ignore[index]
     assert [step["title"] for step in steps] == ["what the model sees", "vision@1", "decoder@2"]
     assert all(step["image"].startswith("data:image/png;base64,") for step in steps)
     stream = io.BytesIO()
-    save_frames(draw_frames(picture, sites, "heading"), stream)
+    save_frames(draw_frames(seen, sites, "heading"), stream)
     assert MARKS[".gif"] in stream.getvalue()
     animation = Image.open(stream)
     assert (animation.n_frames, animation.info["loop"]) == (3, 0)  # type: ignore[attr-defined]
@@ -155,3 +168,69 @@ def test_pixels_go_back_to_the_picture() -> None:
     pixels = (values / 255 - np.array(spec.mean)) / np.array(spec.std)
     seen = seen_picture(pixels.transpose(2, 0, 1).astype(np.float32), spec)
     assert np.abs(np.asarray(seen).astype(int) - values).max() == 0
+
+
+def test_tiles_are_put_together_beside_the_whole_picture() -> None:
+    colours = [(0, 0, 0), (250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0)]
+    tiles = [Image.new("RGB", (8, 8), colour) for colour in colours]
+    layout = TileLayout("single", 5, 2, 2, 16, 16)
+    whole, joint = make_views(tiles, layout, 2, 2)
+    assert whole.places.tolist() == [[0, 1], [2, 3]]
+    assert joint.places.tolist() == [
+        *([4, 5, 8, 9], [6, 7, 10, 11]),
+        *([12, 13, 16, 17], [14, 15, 18, 19]),
+    ]
+    assert joint.picture.getpixel((12, 4)) == (0, 250, 0)
+    last = make_views(tiles[:3], TileLayout("tiles", 3, 1, 2, 8, 16), 2, 2)
+    assert [view.places.ravel().tolist()[0] for view in last] == [8, 0]
+    groups = np.array([0, 7, *range(2, 20)])
+    panel = Panel("s", np.array([CLEAR, GROUPED] + [CLEAR] * 18), groups, "")
+    base, tiled = panel_of(panel, whole), panel_of(panel, joint)
+    # A token that stands in another view has a colour, and no dot here.
+    assert base.groups.tolist() == [0, 4 + 7, 2, 3]
+    assert (base.columns, tiled.columns) == (2, 4)
+    assert tiled.groups.tolist() == list(range(16))
+    sheet = draw_sheet(Seen(tiles[0], (whole, joint)), [panel], "heading")
+    assert sheet.width == 2 * (2 * PANEL + GAP + MARGIN) + MARGIN
+    assert draw_view(panel, Seen(tiles[0], (whole, joint))).size == (2 * PANEL + GAP, PANEL)
+
+
+def test_a_wide_original_keeps_its_shape() -> None:
+    view = make_views([Image.new("RGB", (8, 8))], IMAGE_LAYOUT, 2, 2)
+    for size, drawn in (((40, 20), (2 * PANEL, PANEL)), ((20, 40), (PANEL // 2, PANEL))):
+        original = Image.new("RGB", size, (9, 9, 9))
+        assert draw_original(Seen(original, view)).size == drawn
+    strip = draw_original(Seen(Image.new("RGB", (400, 10), (9, 9, 9)), view))
+    assert strip.size == (2 * PANEL, PANEL)
+    assert strip.getpixel((5, PANEL - 1)) == (255, 255, 255)
+
+
+@pytest.mark.slow
+def test_packed_tiles_are_drawn_from_a_bundle(tmp_path: Path) -> None:
+    """A wide picture in two by two tiles, reduced in tower and decoder by a method that merges."""
+    path = tiny.onevision(tmp_path / "model")
+    options = {"image_size": (100, 140), "method": "illava"}
+    bundle = build_tiny(path, tmp_path / "bundle", 0.5, **options).directory
+    Image.new("RGB", (140, 100), (90, 20, 20)).save(tmp_path / "wide.png")
+    page = tmp_path / "a.html"
+    words = ("--image", tmp_path / "wide.png", "--ratio", "0.5", "-o", page)
+    result = typed("visualize", bundle, *words)
+    assert result.exit_code == 0, result.stderr
+    text = page.read_text(encoding="utf-8")
+    assert "<h1>illava at ratio 0.5: wide.png</h1>" in text
+    assert "<p>What is in the picture? — " in text
+    session = Session.open(bundle, device="cpu")
+    seen, panels = run_picture(session, tmp_path / "wide.png", "What?", 0.5)
+    tiles = session.bundle.manifest.layouts[0].tiles
+    count = session.bundle.manifest.vision_tokens
+    assert [view.places.size for view in seen.views] == [count, (tiles - 1) * count]
+    titles = [panel.title for panel in panels]
+    assert titles[titles.index("packed") + 1].startswith("decoder@")
+    packed, last = panels[titles.index("packed")], panels[-1]
+    part = session.bundle.budget(0.5).layouts[0]
+    stay = int((packed.groups == np.arange(len(packed.groups))).sum())
+    newlines = int(packed.caption.split(" and ")[1].split()[0])
+    assert stay + newlines == part.tokens_in
+    assert last.caption.startswith(
+        f"{part.tokens_out - int(last.caption.split(' and ')[1].split()[0])} "
+    )
