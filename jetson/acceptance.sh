@@ -3,7 +3,7 @@
 # gate passes, whether engines were built, whether their answers are those of the build, and the cost
 # of every ratio; each step with its exit status and output.
 #
-#   ./acceptance.sh BUNDLE --device NAME --compute-capability SM [--output FILE] [--iterations N]
+#   ./acceptance.sh BUNDLE --device NAME [--compute-capability SM] [--output FILE] [--iterations N]
 set -euo pipefail
 # shellcheck source=common.sh
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -22,14 +22,16 @@ while (($#)); do
 done
 [[ -n $bundle ]] || usage_error "name the bundle"
 [[ -n $device ]] || usage_error "name the device, --device orin_nano_8gb"
-[[ -n $capability ]] || usage_error "name the GPU, --compute-capability sm87"
 [[ $iterations =~ ^[1-9][0-9]*$ ]] || usage_error "--iterations $iterations is no count"
 [[ -e $bundle/manifest.json ]] || fail "$bundle is not a bundle: it has no manifest.json"
 
 read -r major revision < <(l4t_version) || exit 1
+# The PATH first, then where install.sh puts it unless it is told otherwise.
 tool=${LVLM_EXPORT:-lvlm-export}
+[[ -n ${LVLM_EXPORT:-} ]] || command -v "$tool" >/dev/null || tool=$HOME/lvlm-export/bin/lvlm-export
 python=${LVLM_PYTHON:-/usr/bin/python3}
-command -v "$tool" >/dev/null || fail "$tool is not installed; run install.sh"
+command -v "$tool" >/dev/null ||
+  fail "$tool is not there; run install.sh, or name the command, LVLM_EXPORT=DIR/bin/lvlm-export"
 tensorrt=$("$python" -I -c 'import tensorrt; print(tensorrt.__version__)' 2>/dev/null) ||
   fail "TensorRT's Python module is missing; run install.sh"
 
@@ -56,7 +58,7 @@ step() {
 step power nvpmodel -q
 step inspect "$tool" inspect "$bundle" --json
 step check "$tool" check "$bundle" --target "trt-$(cut -d. -f1,2 <<<"$tensorrt")" --json
-step engines "$tool" engines "$bundle" --device "$device" --compute-capability "$capability" --json
+step engines "$tool" engines "$bundle" --device "$device" ${capability:+--compute-capability "$capability"} --json
 step golden "$tool" verify "$bundle" --golden --backend tensorrt --json
 step profile "$tool" profile "$bundle" --backend tensorrt --iterations "$iterations" \
   -o "$work/report"

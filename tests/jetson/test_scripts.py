@@ -79,7 +79,7 @@ def test_install_detects_jetpack_and_installs_no_torch(jetson: dict[str, str]) -
     assert "onnxruntime" not in result.stdout
     assert lines[3] == (
         "would run: /opt/x/bin/pip install --disable-pip-version-check"
-        f" {JETSON.parent} cuda-bindings>=12.8,<13"
+        f" {JETSON.parent} cuda-bindings>=12.8,<13 ml_dtypes>=0.5"
     )
     wide = call(jetson, "install.sh", "--dry-run", "--with-onnxruntime").stdout
     assert f"{JETSON.parent}[cpu] cuda-bindings>=12.8,<13" in wide
@@ -87,6 +87,65 @@ def test_install_detects_jetpack_and_installs_no_torch(jetson: dict[str, str]) -
     newer = call(jetson, "install.sh", "--dry-run").stdout
     assert "R38.2.0, JetPack 7" in newer
     assert "cuda-bindings>=13,<14" in newer
+
+
+def installing(jetson: dict[str, str]) -> Path:
+    """A Python that makes an environment of one command; returns the home directory."""
+    python = Path(jetson["LVLM_PYTHON"])
+    body = """
+        if [[ "$*" == *venv* ]]; then
+          mkdir -p "${!#}/bin"; echo 'echo "$*" >>"$FAKES/pip"' >"${!#}/bin/pip"
+          echo 'echo "$*"' >"${!#}/bin/lvlm-export"; chmod +x "${!#}"/bin/*; exit
+        fi
+        [[ "$*" != *tensorrt.__version__* ]] || echo 10.3.0
+    """
+    tool(python.parent, python.name, body)
+    return Path(jetson["HOME"])
+
+
+def test_install_puts_the_command_on_the_path_or_says_how(jetson: dict[str, str]) -> None:
+    home = installing(jetson)
+    result = call(jetson, "install.sh")
+    assert result.returncode == 0, result.stderr
+    link = home / ".local" / "bin" / "lvlm-export"
+    assert link.resolve() == home / "lvlm-export" / "bin" / "lvlm-export"
+    assert f'type: export PATH="{link.parent}:$PATH"' in result.stdout
+    assert "next: ~/.local/bin/lvlm-export engines BUNDLE" in result.stdout
+    again = {**jetson, "PATH": f"{link.parent}:{jetson['PATH']}"}
+    assert "is not on the PATH" not in call(again, "install.sh", "--venv", str(home / "b")).stdout
+    assert link.resolve() == home / "b" / "bin" / "lvlm-export"
+    link.unlink()
+    link.write_text("mine", encoding="utf-8")
+    assert f"{link} is something else and stays" in call(jetson, "install.sh").stdout
+    assert link.read_text(encoding="utf-8") == "mine"
+
+
+def test_install_writes_the_unit_with_the_paths_that_it_made(
+    jetson: dict[str, str], tmp_path: Path
+) -> None:
+    home = installing(jetson)
+    tools = Path(jetson["LVLM_PYTHON"]).parent
+    tool(tools, "sudo", '"$@"')
+    tool(tools, "systemctl", 'echo "$*" >>"$FAKES/systemctl"')
+    units, settings = tmp_path / "units", tmp_path / "lvlm.conf"
+    units.mkdir()
+    places = {**jetson, "LVLM_UNITS": str(units), "LVLM_SETTINGS": str(settings)}
+    words = ("--service", "orin_nano_8gb", "--bundles", str(tmp_path / "kept"))
+    result = call(places, "install.sh", *words)
+    assert result.returncode == 0, result.stderr
+    unit = (units / "lvlm-export-engines@.service").read_text(encoding="utf-8")
+    assert f"ExecStart={home}/lvlm-export/bin/lvlm-export engines {tmp_path}/kept/%I" in unit
+    assert f"ConditionPathExists={tmp_path}/kept/%I/manifest.json" in unit
+    assert f"EnvironmentFile={settings}" in unit
+    assert "/opt/" not in unit
+    assert settings.read_text(encoding="utf-8") == "DEVICE=orin_nano_8gb\n"
+    assert (tmp_path / "systemctl").read_text(encoding="utf-8") == "daemon-reload\n"
+    assert f"for the bundle {tmp_path}/kept/NAME: sudo systemctl enable" in result.stdout
+    refused = call(places, "install.sh", "--service", "a b")
+    assert refused.returncode == 2
+    assert "a b cannot stand in a unit" in refused.stderr
+    dry = call(places, "install.sh", "--dry-run", *words).stdout
+    assert f"would write: {units}/lvlm-export-engines@.service" in dry
 
 
 @pytest.mark.parametrize(
@@ -297,3 +356,20 @@ def test_acceptance_wants_bundle_and_device(jetson: dict[str, str], tmp_path: Pa
     assert "--iterations few is no count" in call(jetson, "acceptance.sh", *many).stderr
     words = (str(tmp_path), "--device", "x", "--compute-capability", "sm87")
     assert "is not a bundle" in call(jetson, "acceptance.sh", *words).stderr
+
+
+def test_acceptance_finds_what_install_made(jetson: dict[str, str], tmp_path: Path) -> None:
+    bundle = to_accept(jetson, tmp_path)
+    found = Path(jetson["LVLM_PYTHON"]).parent / "lvlm-export"
+    words = (str(bundle), "--device", "orin_nano_8gb", "--output", str(tmp_path / "a.json"))
+    made = tmp_path / "lvlm-export" / "bin"
+    made.mkdir(parents=True)
+    found.rename(made / "lvlm-export")
+    result = call(jetson, "acceptance.sh", *words)
+    assert f"inspect: {made}/lvlm-export inspect {bundle} --json" in result.stdout
+    calls = (tmp_path / "calls").read_text(encoding="utf-8").splitlines()
+    assert calls[2] == f"engines {bundle} --device orin_nano_8gb --json"
+    (made / "lvlm-export").unlink()
+    missing = call(jetson, "acceptance.sh", *words)
+    assert missing.returncode == 1
+    assert "is not there; run install.sh, or name the command, LVLM_EXPORT=" in missing.stderr
