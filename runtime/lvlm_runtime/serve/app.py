@@ -88,9 +88,7 @@ class Routes:
 
     def ready(self) -> Response:
         """All budgets are warm and requests are taken."""
-        ready = self.desk.ready
-        words = "ready" if ready else "draining" if self.desk.draining else "warming up"
-        return JSONResponse({"status": words}, 200 if ready else 503)
+        return JSONResponse({"status": self.desk.state}, 200 if self.desk.ready else 503)
 
     def page(self, request: Request) -> Response:
         """A page to try a bundle, and what belongs to it."""
@@ -122,7 +120,7 @@ class Routes:
             asked.note(error.status, error.code)
             raise
         except Exception as error:  # a bug of ours: who asked is told of no more than that
-            self.desk.metrics.failed(body.model[:80], error)
+            self.desk.metrics.failed(asked.model, error)
             asked.note(500)
             raise failure() from error
 
@@ -134,6 +132,11 @@ class AskedOnce:
     desk: Desk
     body: ChatBody
     came: float = field(default_factory=time.perf_counter)
+
+    @property
+    def model(self) -> str:
+        """The id that it names, where there is such a one: metrics and log have no words of others."""
+        return self.body.model if self.body.model in self.desk.catalogue else "unknown"
 
     async def answer(self, request: Request) -> Response:
         """Read, wait, answer; errors as of ``Exchange.events``."""
@@ -209,8 +212,7 @@ class AskedOnce:
         begun: Begun | None = None,
     ) -> None:
         """Count the request and log a line about it."""
-        known = self.body.model in self.desk.catalogue
-        model = self.body.model if known else "unknown"
+        model = self.model
         self.desk.metrics.requests.labels(model, str(status)).inc()
         numbers: dict[str, Any] = {}
         if generation is not None:

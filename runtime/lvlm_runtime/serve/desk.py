@@ -49,6 +49,16 @@ class Desk:
             bundle.warm.is_set() for bundle in self.catalogue.bundles.values()
         )
 
+    @property
+    def state(self) -> str:
+        """``ready``, ``warming up``, ``draining``, or that warming up failed."""
+        if self.ready:
+            return "ready"
+        if self.draining:
+            return "draining"
+        failed = any(bundle.failed for bundle in self.catalogue.bundles.values())
+        return "warming up failed; the log says why" if failed else "warming up"
+
     def start(self) -> None:
         """Warm up; meanwhile requests wait."""
         for bundle in self.catalogue.bundles.values():
@@ -127,6 +137,8 @@ class Exchange:
         watch = loop.create_task(leave())
         exchange = cls(desk, read, job, events, watch, loop.time() + desk.limits.deadline_s)
         desk.open_requests.add(exchange)
+        # A response that was never begun does not end its exchange.
+        watch.add_done_callback(lambda _: exchange.end())
         return exchange
 
     async def events(self) -> AsyncIterator[Begun | Said | Finished]:

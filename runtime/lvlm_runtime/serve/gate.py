@@ -47,7 +47,7 @@ class Gate:
         self._app = app
         self._key = None if api_key is None else api_key.encode()
         self.body_bytes = body_bytes
-        self._names = None if names is None else frozenset(names)
+        self._names = None if names is None else frozenset(each.lower() for each in names)
         self.held_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,7 +73,7 @@ class Gate:
         if self._names is not None and _name(host) not in self._names:
             raise RefusedError(
                 "this server answers under the names of its own machine alone; ask localhost, or start it"
-                " with --host",
+                " with --allow-host and this name",
                 421,
                 "wrong_host",
             )

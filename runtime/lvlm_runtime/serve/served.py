@@ -14,7 +14,6 @@ from lvlm_runtime.answering import Generation
 from lvlm_runtime.asking import AskKeywords
 from lvlm_runtime.chain.recorder import Recorder
 from lvlm_runtime.errors import LvlmError
-from lvlm_runtime.image import synthetic
 from lvlm_runtime.serve.chances import TokenChances
 from lvlm_runtime.serve.job import Begun, BudgetWish, Finished, Said, ServedRequest
 from lvlm_runtime.serve.line import FairLine, LineFullError
@@ -22,10 +21,8 @@ from lvlm_runtime.serve.patches import KeptPatches, patch_grid
 from lvlm_runtime.serve.refusal import RefusedError
 from lvlm_runtime.serve.size import AskedSize
 from lvlm_runtime.serve.times import MeasuredTimes
+from lvlm_runtime.serve.warming import first_requests
 from lvlm_runtime.session import Session
-
-QUESTION = "What is in the picture?"
-WARMUP_TOKENS = 2
 
 
 class Watcher(Protocol):
@@ -51,6 +48,7 @@ class ServedBundle:
             places are taken; None to leave them their own.
         times: Of the last requests.
         warm: Every ratio was asked for once.
+        failed: It could not be warmed up; the log says why.
         created: Seconds since 1970.
     """
 
@@ -61,6 +59,7 @@ class ServedBundle:
     degrade_to: float | None = None
     times: MeasuredTimes = field(default_factory=MeasuredTimes)
     warm: threading.Event = field(default_factory=threading.Event)
+    failed: bool = False
     created: int = field(default_factory=lambda: int(time.time()))
     running: set[ServedRequest] = field(default_factory=set)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -203,7 +202,8 @@ class ServedBundle:
         """What the thread of one session does."""
         try:
             self._warm_up(session)
-        except Exception as error:  # said in the log; /ready stays as it is, and requests say why
+        except Exception as error:  # /ready says so, and requests are tried
+            self.failed = True
             self.watcher.failed(self.name, error)
         while (job := self.line.take()) is not None:
             if job.cancelled:
@@ -228,24 +228,10 @@ class ServedBundle:
     def _warm_up(self, session: Session) -> None:
         """Ask for every ratio twice, so that no request is a first one and all times are known."""
         session.warmup()
-        for ratio in session.ratios:
-            for images in (1, 0):
-                content = [{"type": "image_url", "image_url": synthetic.picture()}] * images
-                text = {"type": "text", "text": QUESTION}
-                asked = ServedRequest(
-                    "",
-                    {
-                        "messages": [{"role": "user", "content": [*content, text]}],
-                        "max_new_tokens": WARMUP_TOKENS,
-                        "ignore_stop": True,
-                    },
-                    BudgetWish(ratio),
-                    size_of(session, QUESTION, images),
-                    lambda _: None,
-                )
-                self._answer(session, asked)
-                if session.memory is not None:
-                    session.memory.clear()
+        for asked in first_requests(session):
+            self._answer(session, asked)
+            if session.memory is not None:
+                session.memory.clear()
         with self._lock:
             self._cold -= 1
             if not self._cold:
@@ -300,12 +286,6 @@ class ServedBundle:
     def _without_places(self, message: str) -> str:
         """A message that names the bundle and not where it lies."""
         return message.replace(str(self.session.bundle.directory), self.name)
-
-
-def size_of(session: Session, question: str, images: int) -> AskedSize:
-    """The size of one question behind its pictures."""
-    ids = session.encoder.encode(question, images)
-    return AskedSize(images, len(ids) - images, WARMUP_TOKENS)
 
 
 def failure() -> RefusedError:

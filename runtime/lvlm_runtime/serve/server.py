@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 
 from lvlm_runtime.errors import LvlmError
@@ -56,19 +56,21 @@ def serve(
     listening: socket.socket,
     drain_s: float,
     on_listen: Callable[[], None] = lambda: None,
+    names: Sequence[str] = (),
 ) -> None:
     """Answer until SIGTERM or SIGINT comes, then finish what was asked.
 
-    A second signal ends at once.
+    A second signal gives up what is under way, behind the token at hand.
 
     Args:
         desk: What answers.
         listening: From ``bind``; closed at the end.
         drain_s: Longest time that the answers under way get.
         on_listen: Called when requests are taken.
+        names: Further host names that requests may be for, where it listens on this machine alone.
     """
     host = listening.getsockname()[0]
-    app = create_app(desk, LOCAL_NAMES if host in LOOPBACK else None)
+    app = create_app(desk, (*LOCAL_NAMES, *names) if host in LOOPBACK else None)
     config = uvicorn.Config(
         app,
         http="h11",

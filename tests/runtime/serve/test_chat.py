@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +12,14 @@ import pytest
 
 from lvlm_export.demo import PICTURES
 from lvlm_runtime import Session
-from serving import LISTING, PICTURE, QUESTION, Running, data_url, png, running, shown, wait_for
+from serving import LISTING, PICTURE, QUESTION, Running, data_url, png, shown, wait_for
 
 OTHER = PICTURES / "scene_1.png"
 
 
 @pytest.fixture(scope="module")
-def server(demo_bundle: Path) -> Iterator[Running]:
-    with running(demo_bundle) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
 def client(server: Running) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0)
-
-
-@pytest.fixture(scope="module")
-def session(demo_bundle: Path) -> Session:
-    return Session.open(demo_bundle, backend="onnxruntime", device="cpu", threads=1)
 
 
 def messages(question: str = QUESTION, *pictures: Path) -> Any:
@@ -76,6 +65,17 @@ def test_a_stream_is_the_answer_piece_by_piece(
     assert chunks[-2].to_dict()["ratio"] == 0.33
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.completion_tokens == len(own.token_ids)
+
+
+def test_the_asynchronous_client_streams(server: Running, session: Session) -> None:
+    async def read() -> str:
+        async with openai.AsyncOpenAI(base_url=f"{server.address}/v1", api_key="none") as client:
+            stream = await client.chat.completions.create(
+                stream=True, **server.asked(LISTING, PICTURE)
+            )
+            return "".join([each.choices[0].delta.content or "" async for each in stream])
+
+    assert asyncio.run(read()) == session.generate(LISTING, PICTURE, 0.33).text
 
 
 def test_a_chat_of_several_turns_is_the_sessions(

@@ -28,7 +28,9 @@ KEY = "wax-seal-7"
 def guarded(demo_bundle: Path) -> Iterator[Running]:
     """A server with a key that is never warm: what is tested here stands in front of the sessions."""
     limits = ServingLimits(body_bytes=20_000, pictures=1)
-    with running(demo_bundle, limits=limits, api_key=KEY, names=LOCAL_NAMES, warm=False) as server:
+    with running(
+        demo_bundle, limits=limits, api_key=KEY, names=(*LOCAL_NAMES, "Proxy.example"), warm=False
+    ) as server:
         yield server
 
 
@@ -56,6 +58,8 @@ def test_another_host_name_is_refused(guarded: Running) -> None:
     """As after DNS rebinding: a page of another site whose name leads to this machine."""
     response = guarded.get("/health", Host="evil.example:8000")
     assert response.status_code == 421
+    assert "--allow-host" in response.json()["error"]["message"]
+    assert guarded.get("/health", Host="proxy.example").status_code == 200
     assert guarded.get("/health", Host="localhost:1").status_code == 200
     assert guarded.get("/health", Host="[::1]:1").status_code == 200
 

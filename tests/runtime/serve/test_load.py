@@ -14,10 +14,13 @@ import httpx2 as httpx
 import openai
 import pytest
 
-from lvlm_runtime.serve import gate
+from lvlm_runtime.serve.desk import Exchange
+from lvlm_runtime.serve.forms import ChatBody, ChatMessage
 from lvlm_runtime.serve.job import Begun, BudgetWish, Event, Finished, Said, ServedRequest
 from lvlm_runtime.serve.limits import ServingLimits
-from lvlm_runtime.serve.served import ServedBundle, size_of
+from lvlm_runtime.serve.reading import read_request
+from lvlm_runtime.serve.served import ServedBundle
+from lvlm_runtime.serve.warming import size_of
 from serving import LISTING, ONE_THREAD, PICTURE, QUESTION, Running, running, wait_for
 
 LIMITS = ServingLimits(waiting=2, body_bytes=400_000)
@@ -28,11 +31,6 @@ def server(demo_bundle: Path) -> Iterator[Running]:
     places = replace(ONE_THREAD, degrade_to=0.33)
     with running(demo_bundle, places=places, limits=LIMITS) as server:
         yield server
-
-
-@pytest.fixture
-def bundle(server: Running) -> ServedBundle:
-    return server.desk.catalogue.bundles[server.model]
 
 
 @contextmanager
@@ -161,6 +159,24 @@ def test_who_leaves_the_queue_gives_up_the_place(server: Running, bundle: Served
     assert asking.join()["a"].status_code == 200
 
 
+def test_who_leaves_before_the_response_begins_leaves_nothing_behind(server: Running) -> None:
+    body = ChatBody(server.model, [ChatMessage("user", "Hello?")])
+    read = read_request(body, server.desk.catalogue, LIMITS)
+
+    async def leave() -> Exchange:
+        async def gone() -> None:
+            await asyncio.sleep(0)
+
+        exchange = Exchange.begin(server.desk, read, "a", gone)
+        assert exchange in server.desk.open_requests
+        await asyncio.sleep(0.05)
+        return exchange
+
+    exchange = asyncio.run(leave())
+    assert exchange.job.cancelled
+    assert exchange not in server.desk.open_requests
+
+
 def test_no_token_is_computed_behind_the_one_at_hand(bundle: ServedBundle) -> None:
     """Who left at the third token of two hundred."""
     told: list[Event] = []
@@ -190,44 +206,6 @@ def test_no_token_is_computed_behind_the_one_at_hand(bundle: ServedBundle) -> No
     assert told[-1].generation.finish_reason == "cancelled"
 
 
-def test_what_fails_inside_is_no_fault_of_the_client_and_not_told(
-    server: Running, bundle: ServedBundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_args: Any, **_keywords: Any) -> None:
-        raise RuntimeError("/secret/place and the words of a prompt")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(bundle.session.chain, "prefill", broken)
-        patch.setattr(bundle.session.chain, "fill", broken)
-        response = server.post(server.asked(QUESTION, PICTURE))
-    assert response.status_code == 500
-    assert "secret" not in response.text
-    assert "secret" not in server.log.getvalue()
-    assert '"error": "RuntimeError"' in server.log.getvalue()
-    assert server.post(server.asked(QUESTION, PICTURE)).status_code == 200
-
-
-def test_a_stream_that_fails_says_so_in_an_event(
-    server: Running, bundle: ServedBundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    extend, calls = bundle.session.chain.extend, []
-
-    def second_fails(*args: Any, **keywords: Any) -> Any:
-        calls.append(1)
-        if len(calls) > 1:
-            raise RuntimeError("gone")
-        return extend(*args, **keywords)
-
-    monkeypatch.setattr(bundle.session.chain, "extend", second_fails)
-    client = openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0)
-    stream = client.chat.completions.create(
-        stream=True, **server.asked(LISTING, PICTURE, max_tokens=9)
-    )
-    with pytest.raises(openai.APIError, match="this server failed to answer"):
-        list(stream)
-    assert server.requests()[-1]["status"] == 500
-
-
 def test_many_at_once_get_the_answers_of_one_alone(server: Running) -> None:
     """The asynchronous client, more requests than places: each is answered or refused with 429."""
 
@@ -250,31 +228,3 @@ def test_many_at_once_get_the_answers_of_one_alone(server: Running) -> None:
     assert texts == {"yellow"}
     # Two have places whatever the thread that answers is doing.
     assert len(answers) - len(refused) >= 2
-
-
-def test_bodies_of_all_requests_are_bounded_together(
-    server: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gate, "BODIES", 0)
-    response = server.post(server.asked())
-    assert response.status_code == 503
-    assert response.headers["Retry-After"] == "1"
-    assert "as much memory as this server gives to bodies" in response.json()["error"]["message"]
-
-
-def test_a_body_that_does_not_come_is_not_waited_for(
-    server: Running, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(gate, "BODY_S", 0.05)
-
-    def slowly() -> Iterator[bytes]:
-        yield b"{"
-        threading.Event().wait(0.3)
-        yield b"}"
-
-    response = httpx.post(
-        f"{server.address}/v1/chat/completions",
-        content=slowly(),
-        headers={"Content-Type": "application/json"},
-    )
-    assert response.status_code == 408

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +10,9 @@ import pytest
 
 from lvlm_runtime import Session
 from lvlm_runtime.chain.recorder import Recorder, Reduced
-from serving import LISTING, PICTURE, QUESTION, Running, running
+from serving import LISTING, PICTURE, QUESTION, Running
 
 SIZES = [(1200, 900), (420, 900)]
-
-
-@pytest.fixture(scope="module")
-def server(demo_bundle: Path) -> Iterator[Running]:
-    with running(demo_bundle) as server:
-        yield server
 
 
 def test_the_page_loads_nothing_from_elsewhere(server: Running) -> None:
@@ -36,18 +29,17 @@ def test_the_page_loads_nothing_from_elsewhere(server: Running) -> None:
 
 @pytest.mark.parametrize("ratio", [0.33, 1.0])
 def test_an_answer_tells_which_patches_stay(
-    ratio: float, server: Running, demo_bundle: Path
+    ratio: float, server: Running, session: Session
 ) -> None:
     """As the runtime's own bookkeeping, site by site."""
-    alone = Session.open(demo_bundle, backend="onnxruntime", device="cpu", threads=1)
     left, want = np.arange(196), []
 
     def keep(site: str, reduced: Reduced) -> None:
         nonlocal left
-        left = left[alone.chain.backend.fetch(reduced.outputs["places"])[0]]
+        left = left[session.chain.backend.fetch(reduced.outputs["places"])[0]]
         want.append({"site": site, "kept": left.tolist()})
 
-    alone.generate(QUESTION, PICTURE, ratio, recorder=Recorder(on_reduction=keep))
+    session.generate(QUESTION, PICTURE, ratio, recorder=Recorder(on_reduction=keep))
     # Asked twice: what is remembered of the picture has no reductions, and is not used.
     for _ in range(2):
         answer = server.post(server.asked(QUESTION, PICTURE, ratio=ratio, patches=True)).json()

@@ -27,6 +27,13 @@ MEBIBYTE = 1 << 20
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 for any."
 )
 @click.option(
+    "--allow-host",
+    "names",
+    metavar="NAME",
+    multiple=True,
+    help="Host name that requests may be for beside localhost, as of a proxy on this machine; repeatable.",
+)
+@click.option(
     "--api-key-file",
     type=click.Path(path_type=Path),
     help=f"File with the key that requests must send [the variable {KEY_VARIABLE}, or none].",
@@ -85,6 +92,12 @@ MEBIBYTE = 1 << 20
     help="Largest picture.",
 )
 @click.option(
+    "--max-kv",
+    type=click.IntRange(1),
+    metavar="MIB",
+    help="Largest key-value caches of one request, prompt and longest answer [what the model takes].",
+)
+@click.option(
     "--picture-cache",
     type=click.IntRange(0),
     metavar="MIB",
@@ -121,6 +134,7 @@ def serve(
     bundles: tuple[Path, ...],
     host: str,
     port: int,
+    names: tuple[str, ...],
     api_key_file: Path | None,
     sessions: int,
     queue: int,
@@ -129,6 +143,7 @@ def serve(
     max_body: int,
     max_images: int,
     max_pixels: int,
+    max_kv: int | None,
     picture_cache: int,
     deadline: float,
     drain: float,
@@ -151,6 +166,7 @@ def serve(
         pictures=max_images,
         pixels=max_pixels,
         answer_tokens=max_tokens,
+        kv_bytes=None if max_kv is None else max_kv * MEBIBYTE,
         waiting=queue,
         deadline_s=deadline,
     )
@@ -163,7 +179,8 @@ def serve(
     if key is None and name not in server.LOOPBACK:
         say("warning: whoever reaches this address may ask; give --api-key-file", err=True)
     models = ", ".join(desk.catalogue.bundles)
-    server.serve(desk, listening, drain, lambda: say(f"{address} serves {models}", err=True))
+    line = f"{address} serves {models}"
+    server.serve(desk, listening, drain, lambda: say(line, err=True), names)
 
 
 def api_key(file: Path | None) -> str | None:
