@@ -14,6 +14,7 @@ from transformers import DynamicCache
 
 from lvlm_export.check.clues import Projections, watch_projections
 from lvlm_export.families import Parts, VisionShape
+from lvlm_export.graphs.subgraphs import feed_forward
 from lvlm_export.reduction.tensors import join_groups, repeat_groups, split_groups
 from lvlm_runtime.bundle.manifest import CAUSAL, PREFIX
 from lvlm_runtime.prompt.sequence import Origins, Placed
@@ -81,6 +82,16 @@ def grouped_attention(
     return join_groups(out, group, prefix), weights, Projections(seen), inside
 
 
+def grouped_feed_forward(parts: Parts, shape: VisionShape, index: int, hidden: Tensor) -> Tensor:
+    """Second half of a vision block of any build: ``[B, P+N, G*C]`` in and out."""
+    layer = parts.vision_layers[index]
+    if parts.blocks is None:
+        return feed_forward(layer, hidden)
+    patches = split_groups(hidden, shape.group, shape.prefix)
+    out: Tensor = parts.blocks.feed_forward(layer, patches)
+    return join_groups(out, shape.group, shape.prefix)
+
+
 def decoder_layers(
     parts: Parts,
     hidden: Tensor,
@@ -97,7 +108,8 @@ def decoder_layers(
     Args:
         parts: The model.
         hidden: ``[B, S, C]``.
-        positions: ``[B, S]``, or ``[R, S]`` of one request in a model of R positions a token.
+        positions: ``[B, S]``, or ``[R, S]`` of one request or ``[R, B, S]`` in a model of R positions
+            a token.
         cache: Of these layers, all with the same number of rows R where S is above 1.
         layers: Which.
         weights: Collects the last one's attention ``[B, H, S, R + S]``.

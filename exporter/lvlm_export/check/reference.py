@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from lvlm_export.check.layers import (
     decoder_layers,
     grid_of,
     grouped_attention,
+    grouped_feed_forward,
     spread,
     vision_attention,
 )
@@ -32,7 +32,6 @@ from lvlm_export.families import Family, Parts
 from lvlm_export.graphs.element_types import torch_dtype
 from lvlm_export.graphs.quantise import quantised_weights, round_weights
 from lvlm_export.graphs.reducers import make_reducer
-from lvlm_export.graphs.subgraphs import feed_forward
 from lvlm_export.plan.plan import Plan
 from lvlm_export.reduction.budget import BudgetPlan, LayoutPlan, SiteCount
 from lvlm_export.reduction.method import Site
@@ -198,7 +197,7 @@ class Reference:
                     self.parts, vision, index, hidden, counted, grid
                 )
             reduce_at(Site("vision", index))
-            hidden = self._feed_forward(layer, hidden)
+            hidden = grouped_feed_forward(self.parts, vision, index, hidden)
             if index + 1 in self.parts.levels:
                 levels[index + 1] = hidden
             if index + 1 in vision.planes:
@@ -229,14 +228,6 @@ class Reference:
                 else Origins.whole(*features.shape[:2])
             )
         return EncodedRequest(features, origins, sizes, planes)
-
-    def _feed_forward(self, layer: Any, hidden: Tensor) -> Tensor:
-        if self.parts.blocks is None:
-            return feed_forward(layer, hidden)
-        shape = self.plan.shape.vision
-        patches = split_groups(hidden, shape.group, shape.prefix)
-        out: Tensor = self.parts.blocks.feed_forward(layer, patches)
-        return join_groups(out, shape.group, shape.prefix)
 
     def _embed(
         self, pixel_values: Tensor, smaller: SiteCount | None, trace: Trace

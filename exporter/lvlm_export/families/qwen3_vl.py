@@ -148,7 +148,9 @@ def grid_shares(
 
 
 class InterleavedPositions(nn.Module):
-    """``(hidden, position_ids [3, S]) -> (cos, sin)``; time, height and width take turns in a head.
+    """``(hidden, position_ids) -> (cos, sin)``; time, height and width take turns in a head.
+
+    Positions are ``[3, S]``, or ``[3, B, S]`` where several requests have their own.
 
     The model writes height and width over time's angles; here each angle takes its own position.
     """
@@ -164,9 +166,11 @@ class InterleavedPositions(nn.Module):
         self.register_buffer("axes", axes, persistent=False)
 
     def forward(self, hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        places = position_ids.index_select(0, self.axes).transpose(0, 1)
+        places = position_ids.index_select(0, self.axes).movedim(0, -1)
         half = places.float() * self.rotary.inv_freq.float()
-        angles = torch.cat((half, half), dim=-1)[None]
+        angles = torch.cat((half, half), dim=-1)
+        if position_ids.dim() == 2:
+            angles = angles[None]
         factor = self.rotary.attention_scaling
         cos, sin = angles.cos() * factor, angles.sin() * factor
         return cos.to(hidden.dtype), sin.to(hidden.dtype)

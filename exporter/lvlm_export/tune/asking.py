@@ -83,19 +83,15 @@ class Asker:
     """
 
     def __init__(self, checkpoint: Checkpoint, options: AskOptions) -> None:
-        self.options, self.encoder = options, checkpoint.encoder
+        self.options = options
         self.family, self.stop_ids = checkpoint.family, checkpoint.stop_ids
         self.shape = checkpoint.shape(options.image_size)
         self.layout = self.shape.layouts[0]
-        why = {
-            "whose tokens have three positions": self.shape.vision.grid is not None,
-            "whose tower joins patches in groups": self.shape.vision.group > 1,
-            "whose decoder sees what stands behind": self.shape.text.attention != CAUSAL,
-        }
-        if any(why.values()):
+        self.encoder = replace(checkpoint.encoder, marks=self.layout.marks)
+        if self.shape.text.attention != CAUSAL:
             raise UsageError(
                 f"tune asks many questions at once and cannot do so with {checkpoint.config.model_type}"
-                f" yet, {next(filter(why.get, why))}; build with --method and compare"
+                " yet, whose decoder sees what stands behind; build with --method and compare"
             )
         self.rules = read_rules(checkpoint.directory, self.shape.text.vocab_size).rules
         self.model = load_eager(checkpoint.directory, checkpoint.family)
@@ -214,6 +210,7 @@ class Asker:
                     visual,
                     origins,
                     sizes,
+                    encoded.planes,
                     [owner[n] for n in some],
                     [wanted[n] for n in some],
                     encoded.group,

@@ -23,14 +23,20 @@ from lvlm_export.families import ModelShape, Parts
 from lvlm_export.reduction.method import Site
 from lvlm_export.reduction.reducers import TEXT_CLUES, DecoderReducer, ProjectedReducer
 from lvlm_export.reduction.selectors import Selector
+from lvlm_export.reduction.tensors import gather_rows
 from lvlm_export.tune.branches import Act, Branching, Effort, Group
 from lvlm_export.tune.prompts import Ask, NextLogits, PromptState, Scored, pick_scored
-from lvlm_runtime.prompt.sequence import Origins, place_tokens, position_ids
+from lvlm_runtime.prompt.sequence import Origins, place_tokens, position_rows, text_positions
 
 
 def reads_question(selector: Selector) -> bool:
     """What it keeps depends on the question."""
     return selector.attention is not None or bool(selector.needs & TEXT_CLUES)
+
+
+def by_row(positions: Tensor) -> Tensor:
+    """Positions ``[B, R, S]`` as ``decoder_layers`` takes them: ``[B, S]`` where R is 1."""
+    return positions[:, 0] if positions.shape[1] == 1 else positions.transpose(0, 1)
 
 
 class Language:
@@ -61,6 +67,7 @@ class Language:
         visual: Tensor,
         origins: Origins,
         sizes: Tensor | None,
+        planes: tuple[Tensor, ...],
         owner: Sequence[int],
         asks: Sequence[Ask],
         group: Group,
@@ -71,13 +78,14 @@ class Language:
             visual: ``[G, V, C]``.
             origins: Where its tokens stood, G rows.
             sizes: ``[G, V]``, patches that each stands for; None where the decoder counts none.
+            planes: ``[G, V, C]`` each, what the first layers add to them.
             owner: ``[N]``, which of the G each question is about.
             asks: The questions; their fronts have one length.
             group: The trials that have these visual tokens in common.
         """
         embedded = [self._embed((*ask.front, *ask.rest)) for ask in asks]
         for act, same in self.branching.split(group, Site("projected", 0)).items():
-            kept, places, whose, counted = visual, origins, list(owner), sizes
+            kept, places, whose, counted, added = visual, origins, list(owner), sizes, planes
             if act is not None:
                 reducer = self.branching.reducer(act, same)
                 assert isinstance(reducer, ProjectedReducer)
@@ -88,10 +96,13 @@ class Language:
                 made = [reducer(visual[each : each + 1], text[None]) for each, text in pairs]
                 kept = torch.cat([tokens for tokens, _ in made])
                 stood = Origins(origins.offsets[[each for each, _ in pairs]], origins.span)
-                places = stood.keep(torch.cat([where for _, where in made]).numpy())
+                chosen = torch.cat([where for _, where in made])
+                places = stood.keep(chosen.numpy())
+                index = torch.tensor([each for each, _ in pairs])
+                added = tuple(gather_rows(plane[index], chosen) for plane in planes)
                 whose = list(range(len(asks))) if by_question else whose
                 counted = None
-            state = self._enter(kept, places, counted, whose, asks)
+            state = replace(self._enter(kept, places, counted, whose, asks), planes=added)
             yield from self._layers(state, 0, same, None)
 
     def _embed(self, ids: Sequence[int]) -> Tensor:
@@ -111,19 +122,20 @@ class Language:
         # A picture that nobody asks about here takes any front; it is left out in ``pick``.
         text = [self._embed(fronts.get(number, asks[0].front)) for number in range(len(visual))]
         front = torch.cat((torch.stack(text), visual), dim=1)
+        rows, grid = self.shape.text.position_rows, self.shape.vision.grid
         places = [
-            position_ids([before, 0], Origins(origins.offsets[[number]], origins.span))[0]
+            position_rows([before, 0], Origins(origins.offsets[[number]], origins.span), rows, grid)
             for number in range(len(visual))
         ]
         longest = max(len(ask.rest) + len(ask.feed) for ask in asks)
         ids = [(*ask.rest, *ask.feed) for ask in asks]
         filled = [(*each, *[0] * (longest - len(each))) for each in ids]
-        positions = torch.arange(longest) + before + origins.span
+        behind = torch.from_numpy(text_positions(places[0][1], longest, rows))
         return PromptState(
             front=front,
-            front_positions=torch.from_numpy(np.stack(places)),
+            front_positions=torch.from_numpy(np.stack([each for each, _ in places])),
             rest=self.embeddings(torch.tensor(filled)),
-            rest_positions=positions.expand(len(asks), -1),
+            rest_positions=behind.expand(len(asks), -1, -1),
             owner=torch.tensor(owner),
             asks=tuple(asks),
             entered=visual,
@@ -166,8 +178,20 @@ class Language:
         weights: list[Tensor] = []
         watch = weights if wanted else None
         cache, layers = DynamicCache(), range(index, index + 1)
+        added = {}
+        if index < len(state.planes):
+            # Nothing is added to text.
+            plane, before = state.planes[index], len(state.asks[0].front)
+            added[index] = nn.functional.pad(plane, (0, 0, before, 0))
         front = decoder_layers(
-            self.parts, state.front, state.front_positions, cache, layers, watch, state.bias
+            self.parts,
+            state.front,
+            by_row(state.front_positions),
+            cache,
+            layers,
+            watch,
+            state.bias,
+            added,
         )
         held, behind = cache.layers[index], DynamicCache()
         rows = held.keys.shape[2]
@@ -177,7 +201,7 @@ class Language:
             # A token of text stands for itself, and log 1 is 0.
             below = nn.functional.pad(state.bias[state.owner], (0, state.rest.shape[1]))
         rest = decoder_layers(
-            self.parts, state.rest, state.rest_positions, behind, layers, watch, below
+            self.parts, state.rest, by_row(state.rest_positions), behind, layers, watch, below
         )
         self._count(state, group)
         scored = None
@@ -202,19 +226,22 @@ class Language:
         else:
             cases, owner = [(g, None) for g in range(len(state.front))], state.owner
         fronts, positions, biases = [], [], []
+        planes: list[tuple[Tensor, ...]] = []
         end = before + act.count.tokens_out
         for g, n in cases:
             hidden, places, kept = self._reduce_one(state, act, reducer, scored, g, n)
             fronts.append(hidden[:, :end])
             positions.append(places[:, :end])
+            planes.append(tuple(plane[g][kept] for plane in state.planes))
             if state.bias is not None:
                 own = state.bias[g, before:].gather(0, kept)
                 biases.append(nn.functional.pad(own, (before, 0)))
         return replace(
             state,
             front=torch.cat(fronts),
-            front_positions=torch.cat(positions),
+            front_positions=torch.stack(positions),
             owner=owner,
+            planes=tuple(torch.stack(each) for each in zip(*planes, strict=True)),
             bias=torch.stack(biases) if biases else None,
         )
 
@@ -239,7 +266,7 @@ class Language:
             g: Number of the front.
             n: Number of the question; None where the front alone decides.
         """
-        hidden, positions = state.front[g : g + 1], state.front_positions[g : g + 1]
+        hidden, positions = state.front[g : g + 1], state.front_positions[g]
         weights, keys = scored.front_weights[g : g + 1], scored.front_keys[g : g + 1]
         text = state.asks[0].front
         rows = hidden.shape[1]
@@ -248,7 +275,7 @@ class Language:
             ask = state.asks[n]
             text, question = (*ask.front, *ask.rest), len(ask.rest)
             hidden = torch.cat((hidden, state.rest[n : n + 1, :question]), dim=1)
-            positions = torch.cat((positions, state.rest_positions[n : n + 1, :question]), dim=1)
+            positions = torch.cat((positions, state.rest_positions[n, :, :question]), dim=1)
             keys = torch.cat((keys, scored.rest_keys[n : n + 1, :, :question]), dim=2)
             above = nn.functional.pad(weights, (0, question))
             own = scored.rest_weights[n : n + 1, :question, : rows + question]

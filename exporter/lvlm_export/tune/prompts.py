@@ -40,14 +40,15 @@ class PromptState:
 
     Attributes:
         front: ``[G, F + V, C]``, text and picture before the questions.
-        front_positions: ``[G, F + V]``.
+        front_positions: ``[G, R, F + V]``.
         rest: ``[N, T, C]``, questions and what is fed, filled up behind with rows that nobody sees.
-        rest_positions: ``[N, T]``.
+        rest_positions: ``[N, R, T]``.
         owner: ``[N]``, which front each question has.
         asks: The N questions.
         entered: ``[G0, V0, C]``, the pictures' tokens as they entered.
         entered_owner: ``[N]``, which of them each question has.
         bias: ``[G, F + V]``, what attention adds to the scores of the fronts' rows; None for nothing.
+        planes: ``[G, V, C]`` each, what the first layers add to the pictures' tokens behind them.
     """
 
     front: Tensor
@@ -59,6 +60,7 @@ class PromptState:
     entered: Tensor
     entered_owner: Tensor
     bias: Tensor | None = None
+    planes: tuple[Tensor, ...] = ()
 
     def pick(self, kept: Sequence[int]) -> PromptState:
         """Some of the questions, and the fronts that they have."""
@@ -76,6 +78,7 @@ class PromptState:
             asks=tuple(self.asks[number] for number in kept),
             entered_owner=self.entered_owner[index],
             bias=None if self.bias is None else self.bias[fronts],
+            planes=tuple(plane[fronts] for plane in self.planes),
         )
 
 

@@ -9,13 +9,18 @@ import torch
 from torch import Tensor
 
 from lvlm_export.check.clues import Projections, packed_sizes, vision_clues
-from lvlm_export.check.layers import vision_attention
+from lvlm_export.check.layers import (
+    grid_of,
+    grouped_attention,
+    grouped_feed_forward,
+    vision_attention,
+)
 from lvlm_export.families import Family, ModelShape, Parts
-from lvlm_export.graphs.subgraphs import feed_forward
 from lvlm_export.reduction.method import Site
 from lvlm_export.reduction.reducers import PixelReducer, VisionReducer
+from lvlm_export.reduction.tensors import gather_rows, join_groups, split_groups
 from lvlm_export.tune.branches import Act, Branching, Effort, Group
-from lvlm_runtime.image.anyres import TileLayout
+from lvlm_runtime.image.anyres import TILES, TileLayout
 from lvlm_runtime.prompt.sequence import Origins
 
 
@@ -24,12 +29,14 @@ class TowerState:
     """Tiles between two layers.
 
     Attributes:
-        hidden: ``[tiles, P+N, C]``.
+        hidden: ``[tiles, P+N, G*C]``.
         origins: Where their tokens stood.
         sizes: ``[tiles, P+N]``, patches that each stands for; None while that is one each, or where
             the method does not count them.
         weights: Attention of the layer before.
         projections: Of that layer.
+        inside: What its windows added to scores; None for no windows.
+        planes: ``[tiles, N, D]`` each, what decoder layers add to the tokens.
         levels: Features of the layers that are joined at the end.
     """
 
@@ -38,6 +45,8 @@ class TowerState:
     sizes: Tensor | None = None
     weights: Tensor | None = None
     projections: Projections | None = None
+    inside: Tensor | None = None
+    planes: tuple[Tensor, ...] = ()
     levels: dict[int, Tensor] = field(default_factory=dict)
 
 
@@ -51,12 +60,14 @@ class Encoded:
             tokens ``[pictures, V, D]``.
         origins: Where the tokens stood, one row per picture.
         sizes: ``[pictures, V]``, patches that each token stands for, where the decoder counts them.
+        planes: ``[pictures, V, D]`` each, what the decoder's first layers add to them.
     """
 
     group: Group
     features: Tensor
     origins: Origins
     sizes: Tensor | None = None
+    planes: tuple[Tensor, ...] = ()
 
 
 class Tower:
@@ -105,7 +116,8 @@ class Tower:
         whole = Origins.whole(len(pixel_values), self.shape.vision.tokens)
         for act, same in self.branching.split(group, Site("pixels", 0)).items():
             if act is None:
-                yield TowerState(self.parts.vision_embed(pixel_values), whole), same
+                vision, patches = self.shape.vision, self.parts.vision_embed(pixel_values)
+                yield TowerState(join_groups(patches, vision.group, vision.prefix), whole), same
                 continue
             reducer = self.branching.reducer(act, same)
             assert isinstance(reducer, PixelReducer)
@@ -118,10 +130,9 @@ class Tower:
     ) -> Iterator[tuple[TowerState, Group]]:
         """The layers from ``first`` on, and what happens behind the last one."""
         for index in range(first, self.depth):
-            layer = self.parts.vision_layers[index]
-            hidden, weights, projections = vision_attention(layer, state.hidden, state.sizes)
+            attended = self._attend(state, index)
             self._count(state.hidden, group)
-            state = replace(state, hidden=hidden, weights=weights, projections=projections)
+            state = attended
             groups = self.branching.split(group, Site("vision", index))
             if list(groups) == [None]:
                 state = self._finish(state, index)
@@ -133,12 +144,32 @@ class Tower:
         for act, same in self.branching.split(group, Site("features", self.depth)).items():
             yield state if act is None else self._reduce(state, act, same), same
 
+    def _attend(self, state: TowerState, index: int) -> TowerState:
+        """The first half of a layer."""
+        vision = self.shape.vision
+        if self.parts.blocks is None:
+            layer = self.parts.vision_layers[index]
+            hidden, weights, projections = vision_attention(layer, state.hidden, state.sizes)
+            return replace(state, hidden=hidden, weights=weights, projections=projections)
+        grid = None if vision.grid is None else grid_of(state.origins, vision)
+        hidden, weights, projections, inside = grouped_attention(
+            self.parts, vision, index, state.hidden, state.sizes, grid
+        )
+        return replace(
+            state, hidden=hidden, weights=weights, projections=projections, inside=inside
+        )
+
     def _finish(self, state: TowerState, index: int) -> TowerState:
         """The second half of a layer."""
-        hidden = feed_forward(self.parts.vision_layers[index], state.hidden)
-        if index + 1 not in self.parts.levels:
-            return replace(state, hidden=hidden)
-        return replace(state, hidden=hidden, levels={**state.levels, index + 1: hidden})
+        vision, planes = self.shape.vision, state.planes
+        hidden = grouped_feed_forward(self.parts, vision, index, state.hidden)
+        if index + 1 in vision.planes:
+            plane = self.parts.planes[len(planes)](split_groups(hidden, vision.group))
+            planes = (*planes, plane.reshape(len(hidden), -1, plane.shape[-1]))
+        levels = state.levels
+        if index + 1 in self.parts.levels:
+            levels = {**levels, index + 1: hidden}
+        return replace(state, hidden=hidden, levels=levels, planes=planes)
 
     def _reduce(self, state: TowerState, act: Act, group: Group) -> TowerState:
         reducer = self.branching.reducer(act, group)
@@ -149,12 +180,23 @@ class Tower:
         heads = self.shape.vision.heads
         stood = torch.from_numpy(state.origins.offsets)
         clues = vision_clues(
-            reducer, state.hidden, state.weights, state.projections, heads, sizes, stood
+            reducer,
+            state.hidden,
+            state.weights,
+            state.projections,
+            heads,
+            sizes,
+            stood,
+            state.inside,
         )
         hidden, places, *new_sizes = reducer.reduce(state.hidden, clues)
         counted = new_sizes[0] if new_sizes and act.tracks_size else None
         return replace(
-            state, hidden=hidden, origins=state.origins.keep(places.numpy()), sizes=counted
+            state,
+            hidden=hidden,
+            origins=state.origins.keep(places.numpy()),
+            sizes=counted,
+            planes=tuple(gather_rows(plane, places) for plane in state.planes),
         )
 
     def _project(
@@ -163,7 +205,8 @@ class Tower:
         hidden = state.hidden
         if self.parts.levels:
             hidden = torch.cat([state.levels[level] for level in self.parts.levels], dim=-1)
-        features: Tensor = self.parts.project(hidden)
+        vision = self.shape.vision
+        features: Tensor = self.parts.project(split_groups(hidden, vision.group, vision.prefix))
         if self.parts.projector is not None:
             return Encoded(group, features, state.origins)
         # Trials that act alike in the tower agree on this: it is a part of their acts.
@@ -173,17 +216,20 @@ class Tower:
             sizes = state.sizes[:, self.shape.vision.prefix :]
         packer = self.family.packer(self.model, layout, features.shape[1])
         if packer is None:
-            return Encoded(group, features, state.origins, sizes)
+            return Encoded(group, features, state.origins, sizes, state.planes)
         if sizes is not None:
             pairs = zip(features.chunk(pictures), sizes.chunk(pictures), strict=True)
             sizes = torch.cat([packed_sizes(packer, each, own) for each, own in pairs])
         features = torch.cat([packer(each) for each in features.chunk(pictures)])
-        return Encoded(group, features, Origins.whole(*features.shape[:2]), sizes)
+        in_order = layout.name == TILES
+        origins = state.origins.joined(layout.tiles) if in_order else None
+        return Encoded(group, features, origins or Origins.whole(*features.shape[:2]), sizes)
 
     def _count(self, hidden: Tensor, group: Group) -> None:
         """One layer: linear maps, and attention of every tile to itself."""
-        tiles, rows, width = hidden.shape
-        vision = self.shape.dims.vision
+        shape, vision = self.shape.vision, self.shape.dims.vision
+        tiles, rows = hidden.shape[0], shape.prefix + (hidden.shape[1] - shape.prefix) * shape.group
+        width = vision.width
         maps = 4 * width * width + 2 * width * vision.mlp
         flops = 2.0 * tiles * rows * (maps + 2 * rows * width)
         self.effort.done += flops

@@ -17,7 +17,6 @@ from lvlm_export.check.parity import ParitySample
 from lvlm_export.check.processor import EQUAL, check_processor
 from lvlm_export.checkpoint.checkpoint import Checkpoint
 from lvlm_export.plan.plan import BuildOptions, make_plan
-from lvlm_export.tune.asking import Asker, AskOptions
 from lvlm_runtime.errors import LvlmError, UsageError
 from lvlm_runtime.image.anyres import nearest_grid
 from lvlm_runtime.image.preprocess import layout_fit, preprocess
@@ -123,8 +122,3 @@ def test_methods_that_do_not_fit_say_why(checkpoint: Path) -> None:
     opened = Checkpoint.open(checkpoint)
     with pytest.raises(UsageError, match="smaller, and this model's tower joins patches in groups"):
         make_plan(opened, BuildOptions((0.5,), method="downsample", image_size=SIZE))
-
-
-def test_tune_says_that_it_cannot(checkpoint: Path) -> None:
-    with pytest.raises(UsageError, match="cannot do so with internvl yet, whose tower joins"):
-        Asker(Checkpoint.open(checkpoint), AskOptions(8, SIZE, 0))

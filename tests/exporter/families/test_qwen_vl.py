@@ -25,7 +25,6 @@ from lvlm_export.families.shared.qwen_vl import QwenBlocks, patches_of
 from lvlm_export.graphs.reducers import make_reducer
 from lvlm_export.plan.plan import BuildOptions, make_plan
 from lvlm_export.reduction.tensors import window_bias
-from lvlm_export.tune.asking import Asker, AskOptions
 from lvlm_profiles.shapes.presets import load_preset
 from lvlm_runtime.chain.vision import grid_rows
 from lvlm_runtime.errors import LvlmError, UsageError
@@ -180,13 +179,6 @@ def test_methods_that_measure_distances_know_the_pictures_columns(
     )
     count = plan.budgets[0].vision[0]
     assert make_reducer(plan, count).shape.grid == plan.shape.vision.grid == (5, 7)
-
-
-def test_tune_says_that_it_cannot(checkpoint: Path) -> None:
-    with pytest.raises(
-        UsageError, match="cannot do so with qwen2_5_vl yet, whose tokens have three"
-    ):
-        Asker(Checkpoint.open(checkpoint), AskOptions(8, SIZE, 0))
 
 
 def test_presets_count_a_pictures_tokens_by_its_size() -> None:

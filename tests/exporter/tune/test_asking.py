@@ -18,7 +18,6 @@ from lvlm_export.plan.plan import BuildOptions, make_plan
 from lvlm_export.study.evaluation import Question
 from lvlm_export.tune.asking import Asker, AskOptions, PictureQuestions
 from lvlm_export.tune.space import ModelFit, Trial, TrialPlan
-from lvlm_runtime.prompt.encoder import PromptEncoder
 
 TOKENS = 4
 FULL = (
@@ -37,11 +36,18 @@ FULL = (
 # What a CLS token, tiles and a trained projector change: prefix, packer, what a question is asked of.
 FEW = tuple(Trial(name, 0.5) for name in ("local", "visionzip", "tome+fastv", "illava"))
 TILED = tuple(Trial(name, 0.5) for name in ("local", "tome+fastv", "uniform", "sparsevlm"))
+# Windows, groups, three positions; and features that the first two decoder layers add, a site among them.
+PLACED = tuple(Trial(name, 0.5) for name in ("local", "tome+fastv", "divprune"))
+ADDED = (*(Trial(name, 0.5) for name in ("illava", "cdpruner+fastv")),)
+ADDED += (Trial("fastv", 0.5, sites=("decoder@1",)),)
 AFTER = tuple(Trial(name, 0.5) for name in ("fastv", "pyramiddrop"))
 MODELS: dict[str, tuple[Callable[[Path], Path], tuple[Trial, ...]]] = {
     "siglip": (partial(tiny.llava, tower="siglip"), FULL),
     "clip": (tiny.llava, (Trial("none", 1.0), *FEW)),
     "tiles": (tiny.onevision, (Trial("none", 1.0), *TILED)),
+    "qwen2_5_vl": (tiny.qwen_vl, (Trial("none", 1.0), *PLACED)),
+    "qwen3_vl": (partial(tiny.qwen_vl, kind="qwen3_vl"), (Trial("none", 1.0), *ADDED)),
+    "internvl": (tiny.internvl, (Trial("none", 1.0), *FEW[1:3])),
     "quecc": (partial(tiny.projected, kind="quecc", cell=3), (Trial("none", 1.0), *AFTER)),
 }
 
@@ -50,7 +56,7 @@ def reference_answers(
     checkpoint: Checkpoint, plans: list[TrialPlan], samples: list[ParitySample]
 ) -> list[list[str]]:
     """Greedy answers of the reference, one trial and sample at a time."""
-    encoder, reference, texts = PromptEncoder.open(checkpoint.directory), None, []
+    encoder, reference, texts = checkpoint.encoder, None, []
     for trial in (plan.trial for plan in plans):
         options = BuildOptions((trial.ratio,), False, trial.method, placement=trial.placement)
         made = make_plan(checkpoint, options)

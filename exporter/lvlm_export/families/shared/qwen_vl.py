@@ -211,14 +211,19 @@ class GroupMerger(nn.Module):
 
 
 class ThreePositions(nn.Module):
-    """``(hidden, position_ids [3, S]) -> (cos, sin)``, parts of a head by time, height and width."""
+    """``(hidden, position_ids) -> (cos, sin)``, parts of a head by time, height and width.
+
+    Positions are ``[3, S]``, or ``[3, B, S]`` where several requests have their own.
+    """
 
     def __init__(self, rotary: nn.Module) -> None:
         super().__init__()
         self.rotary = rotary
 
     def forward(self, hidden: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        turned: tuple[Tensor, Tensor] = self.rotary(hidden, position_ids.unsqueeze(1))
+        if position_ids.dim() == 2:
+            position_ids = position_ids.unsqueeze(1)
+        turned: tuple[Tensor, Tensor] = self.rotary(hidden, position_ids)
         return turned
 
 
