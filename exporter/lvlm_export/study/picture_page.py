@@ -20,6 +20,7 @@ PAGE = """<!doctype html>
 body {{ font: 16px system-ui, sans-serif; margin: 2rem; color: #1b1b1f; background: #fff; }}
 .pictures {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
 figure {{ margin: 0; }} figure img {{ max-width: 100%; height: min(60vmin, 540px); object-fit: contain; }}
+figure #original {{ height: min(35vmin, 320px); }} p {{ overflow-wrap: anywhere; }}
 @media (prefers-color-scheme: dark) {{ body {{ color: #e8e8ec; background: #16161a; }} }}
 input {{ width: min(80vmin, 720px); display: block; margin: 1rem 0; }}
 .key {{ display: inline-block; width: 1em; height: 1em; margin: 0 .4em 0 1em;
