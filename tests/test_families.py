@@ -34,6 +34,7 @@ def cases() -> list[object]:
     """All of them; those that take the code of another but for a few lines are slow."""
     slow = ("qwen2_vl", "onevision-shrunk", "llava-clip-mistral-tied", "llava-clip-three-layers")
     slow += ("qwen3_vl-sites-by-hand", "qwen3_vl-sized", "llava_next-2x3-tiles", "paligemma-gemma")
+    slow += ("gemma3-windows",)
     return [
         pytest.param(each, id=each.name, marks=pytest.mark.slow if each.name in slow else ())
         for each in CASES
@@ -57,7 +58,7 @@ def test_chain_equals_pytorch(case: Case, shared: Path) -> None:
 DEPLOYED = [
     each
     for each in CASES
-    if each.name.startswith(("internvl", "llava_next", "paligemma"))
+    if each.name.startswith(("gemma3", "internvl", "llava_next", "paligemma"))
     or each.name in ("qwen2_5_vl", "qwen3_vl")
 ]
 

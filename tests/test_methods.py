@@ -36,6 +36,7 @@ MORE_WAYS = [
 ]
 # Checkpoints of tests/support/tiny.py, and the size of the picture that a bundle is for.
 FAMILIES = {
+    "gemma3": None,
     "internvl": (60, 140),
     "llava": None,
     "llava_next": (77, 140),
@@ -44,7 +45,8 @@ FAMILIES = {
 }
 # Those that lay a tile's tokens out as a square.
 GRIDS = ("llava_next", "onevision")
-WITHOUT_CLS = ("onevision", "paligemma")
+WITHOUT_CLS = ("gemma3", "onevision", "paligemma")
+GROUPS = ("gemma3", "internvl")
 # Of four decoder layers, one is the least that visual tokens can stay for.
 ALL = [
     pytest.param(name, family, (0.5, 0.33, 0.25 if name == "vtw" else 0.1), marks=pytest.mark.slow)
@@ -53,7 +55,7 @@ ALL = [
     if name not in ("none", "illava", "random")
     and not (load_method(name).appends and family in GRIDS)
     and not (load_method(name).needs_cls and family in WITHOUT_CLS)
-    and not (load_method(name).keeps_square and family == "internvl")
+    and not (load_method(name).keeps_square and family in GROUPS)
 ]
 
 

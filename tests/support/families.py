@@ -66,6 +66,8 @@ CASES = [
     Case("qwen3_vl-sized", {"kind": "qwen3_vl"}, {"image_size": (40, 56), "method": "local"}),
     # Two tiles and the whole picture; a merge in the tower behind a CLS token.
     Case("internvl-1x2-tiles", {}, {"image_size": (60, 140)}),
+    # A mean of 4 x 4 patches, windows shorter than the prompt, and a site behind a layer with one.
+    Case("gemma3-windows", {}),
     # A prompt that sees the whole of itself, kept in the decoder by what has read the question.
     Case("paligemma-gemma", {}),
     Case("onevision-shrunk", {"aspect": "anyres_max_1"}, {"image_size": (100, 140)}),

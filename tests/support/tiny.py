@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForImageTextToText,
     CLIPVisionConfig,
+    Gemma3Config,
     GemmaConfig,
     InternVLConfig,
     LlamaConfig,
@@ -190,6 +191,47 @@ def llava_next(directory: Path, seed: int = 0, **options: Any) -> Path:
     settings = {"processor_class": "LlavaNextProcessor", "patch_size": 8}
     settings |= {"num_additional_image_tokens": 1, "vision_feature_select_strategy": "default"}
     return save(directory, config, processor, seed, settings=settings, **options)
+
+
+def gemma3(directory: Path, seed: int = 0, **options: Any) -> Path:
+    """Write a Gemma-3-layout checkpoint: SigLIP of 12 x 12 patches, 3 x 3 tokens, every other layer local.
+
+    ``options`` as ``save`` takes them; ``window``, positions of a local layer.
+    """
+    rope = {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}
+    text = {
+        **{key: value for key, value in TEXT.items() if key != "vocab_size"},
+        "vocab_size": TEXT["vocab_size"] + 3,
+        "head_dim": 16,
+        "query_pre_attn_scalar": 12,
+        "sliding_window": options.pop("window", 16),
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "rope_parameters": {
+            "full_attention": rope,
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+        },
+    }
+    config = Gemma3Config(
+        vision_config=vision_config("siglip", image_size=96, heads=2).to_dict(),
+        text_config=text,
+        mm_tokens_per_image=9,
+        boi_token_index=262,
+        eoi_token_index=263,
+        image_token_index=261,
+        tie_word_embeddings=options.pop("tied", True),
+    )
+    processor = {
+        "image_processor_type": "Gemma3ImageProcessor",
+        "image_seq_length": 9,
+        "size": {"height": 96, "width": 96},
+        "do_pan_and_scan": None,
+    }
+    tokens = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>"}
+    tokens |= {"eoi_token": "<end_of_image>"}
+    settings = {"processor_class": "Gemma3Processor", "image_seq_length": 9}
+    template = LLAVA_TEMPLATE.replace("<image>\n", "<start_of_image>")
+    options |= {"tokens": tokens, "settings": settings, "template": "{{ bos_token }}" + template}
+    return save(directory, config, processor, seed, **options)
 
 
 def paligemma(directory: Path, seed: int = 0, **options: Any) -> Path:

@@ -93,6 +93,7 @@ def write_manifest(
             embed_scales=exported.embed_scales,
             attention=text.attention,
             embed_scale=text.embed_scale,
+            window=text.window,
         ),
         dims=shape.dims,
         budgets=tuple(_budget(plan, budget, exported) for budget in plan.budgets),

@@ -6,6 +6,7 @@ The reference runs a request through them, and ``lvlm-export tune`` many at once
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -92,6 +93,33 @@ def grouped_feed_forward(parts: Parts, shape: VisionShape, index: int, hidden: T
     return join_groups(out, shape.group, shape.prefix)
 
 
+@dataclass(frozen=True)
+class LocalLayers:
+    """Decoder layers whose attention has a window.
+
+    Attributes:
+        layers: Which.
+        window: Positions that a row sees, its own included.
+        positions: ``[R + S]`` of the rows of the cache, the new ones included.
+    """
+
+    layers: tuple[int, ...]
+    window: int
+    positions: Tensor
+
+
+class Filled:
+    """A cache whose new rows have been written before."""
+
+    def __init__(self, cache: DynamicCache) -> None:
+        self.cache = cache
+
+    def update(self, _key: Tensor, _value: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
+        """What it holds ``[1, Hkv, S, D]``; called by the layer."""
+        held = self.cache.layers[layer]
+        return held.keys, held.values
+
+
 def decoder_layers(
     parts: Parts,
     hidden: Tensor,
@@ -102,6 +130,7 @@ def decoder_layers(
     bias: Tensor | None = None,
     planes: Mapping[int, Tensor] | None = None,
     blocks: Tensor | None = None,
+    local: LocalLayers | None = None,
 ) -> Tensor:
     """Run decoder layers on rows that stand behind what a cache holds.
 
@@ -118,6 +147,7 @@ def decoder_layers(
         planes: Layer -> ``[B, S, C]``, added to the rows behind it.
         blocks: ``[S]``, of rows that are a whole prompt: those of the same block, 0 or above, see one
             another, beside what is before them.
+        local: Layers with a window; None in a model of none.
     """
     length = hidden.shape[1]
     mask = None if bias is None else bias[:, None, None]
@@ -131,22 +161,41 @@ def decoder_layers(
             causal = causal.masked_fill(together, 0)
         mask = causal if mask is None else causal + mask
     rotary = parts.rotary(hidden, positions)
+    local_mask, local_rotary = None, None
+    if local is not None:
+        rows = local.positions
+        near = rows > rows[-length:, None] - local.window
+        local_mask = torch.zeros(near.shape) if mask is None else mask
+        local_mask = local_mask.masked_fill(~near, torch.finfo(torch.float32).min)
+        assert parts.local_rotary is not None
+        local_rotary = parts.local_rotary(hidden, positions)
     for index in layers:
+        near_by = local is not None and index in local.layers
         layer = parts.text_layers[index]
         handle = None
-        if weights is not None and index == layers[-1]:
+        collected = weights if index == layers[-1] else None
+        given: dict[str, Any] = {}
+        if collected is not None and near_by:
+            handle = layer.self_attn.register_forward_pre_hook(
+                lambda _module, _inputs, words, given=given: given.update(words), with_kwargs=True
+            )
+        elif collected is not None:
             handle = layer.self_attn.register_forward_hook(
-                lambda _module, _inputs, output: weights.append(output[1])
+                lambda _module, _inputs, output, into=collected: into.append(output[1])
             )
         hidden = layer(
             hidden,
-            attention_mask=mask,
+            attention_mask=local_mask if near_by else mask,
             position_ids=positions,
             past_key_values=cache,
-            position_embeddings=rotary,
+            position_embeddings=local_rotary if near_by else rotary,
         )
         if handle is not None:
             handle.remove()
+        if given and collected is not None:
+            # A window hides tokens from a row that the ranking asks: they are scored without it.
+            whole = given | {"attention_mask": mask, "past_key_values": Filled(cache)}
+            collected.append(layer.self_attn(**whole)[1])
         if planes is not None and index in planes:
             hidden = hidden + planes[index]
     return hidden

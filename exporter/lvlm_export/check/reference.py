@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import DynamicCache
 
 from lvlm_export.check.clues import decoder_clues, packed_sizes, vision_clues
 from lvlm_export.check.decisions import Decisions
 from lvlm_export.check.layers import (
+    LocalLayers,
     blocks_of,
     decoder_layers,
     grid_of,
@@ -27,7 +28,13 @@ from lvlm_export.check.layers import (
     spread,
     vision_attention,
 )
-from lvlm_export.check.reference_io import DecoderEntry, ReferenceRequest, Trace, load_eager
+from lvlm_export.check.reference_io import (
+    DecoderEntry,
+    HeldRows,
+    ReferenceRequest,
+    Trace,
+    load_eager,
+)
 from lvlm_export.families import Family, Parts
 from lvlm_export.graphs.element_types import torch_dtype
 from lvlm_export.graphs.quantise import quantised_weights, round_weights
@@ -120,7 +127,7 @@ class Reference:
         """Greedy answer at a budget, and the hidden states at every cut."""
         trace = Trace()
         entry = self.enter(request, budget, trace)
-        hidden, cache, biases = self._prefill(entry, trace)
+        hidden, cache, held = self._prefill(entry, trace)
         position = entry.next_position
         answer: list[int] = []
         while True:
@@ -134,12 +141,10 @@ class Reference:
             embedded = self.model.get_input_embeddings()(torch.tensor([[answer[-1]]]))
             rows = self.plan.shape.text.position_rows
             hidden, positions = embedded, torch.tensor([[position]] * rows)
-            for cut, bias in zip(self.plan.decoder, biases, strict=True):
-                # A token of the answer stands for itself, and log 1 is 0.
-                filled = cache.get_seq_length(cut.first) + 1
-                longer = nn.functional.pad(bias, (0, filled - len(bias)))
+            held = [rows.followed_by(position) for rows in held]
+            for cut, rows_held in zip(self.plan.decoder, held, strict=True):
                 layers = range(cut.first, cut.last)
-                hidden = self.layers(hidden, positions, cache, layers, None, longer)
+                hidden = self.layers(hidden, positions, cache, layers, None, rows_held)
             position += 1
 
     def enter(self, request: ReferenceRequest, budget: BudgetPlan, trace: Trace) -> DecoderEntry:
@@ -306,21 +311,21 @@ class Reference:
 
     def _prefill(
         self, entry: DecoderEntry, trace: Trace
-    ) -> tuple[Tensor, DynamicCache, list[Tensor]]:
-        """Hidden states, caches, and what attention adds for the rows ``[S]`` of every cut's caches."""
+    ) -> tuple[Tensor, DynamicCache, list[HeldRows]]:
+        """Hidden states, caches, and what is known of the rows of every cut's caches."""
         hidden, positions, placed = entry.hidden, entry.positions, entry.placed
-        cache, sizes, biases = DynamicCache(), entry.sizes, []
+        cache, sizes, held = DynamicCache(), entry.sizes, []
         planes = entry.planes
         counts = {count.site.layer: count for count in entry.counts}
         for cut in self.plan.decoder:
             weights: list[Tensor] = []
             bias = torch.zeros(len(placed.order))
             bias[torch.from_numpy(placed.visual)] = sizes.log()
-            biases.append(bias)
+            held.append(HeldRows(bias, positions[0]))
             layers = range(cut.first, cut.last)
             added = {layer: spread(planes[layer], placed) for layer in cut.planes}
             blocks = blocks_of(self.plan.shape.text.attention, placed)
-            hidden = self.layers(hidden, positions, cache, layers, weights, bias, added, blocks)
+            hidden = self.layers(hidden, positions, cache, layers, weights, held[-1], added, blocks)
             trace.note(cut.name, hidden)
             if cut.last in counts:
                 count = counts[cut.last]
@@ -330,7 +335,7 @@ class Reference:
                 )
                 sizes = sizes.gather(1, kept)
                 planes = [gather_rows(plane, kept) for plane in planes]
-        return hidden, cache, biases
+        return hidden, cache, held
 
     def _reduce(
         self,
@@ -369,16 +374,19 @@ class Reference:
         cache: DynamicCache,
         layers: range,
         weights: list[Tensor] | None,
-        bias: Tensor | None = None,
+        held: HeldRows | None = None,
         planes: Mapping[int, Tensor] | None = None,
         blocks: Tensor | None = None,
     ) -> Tensor:
         """Run decoder layers; ``weights`` collects the last one's attention ``[1, H, S, S]``.
 
-        ``bias [L]`` is added to the scores of every row of the caches, the new ones included, and
-        ``planes [1, S, C]`` to the rows behind their layers; ``blocks [S]`` as of ``decoder_layers``.
+        ``held``: of all rows of their caches, the new ones included; None for text alone that has no
+        windows. ``planes [1, S, C]`` are added behind their layers; ``blocks [S]`` as of ``decoder_layers``.
         """
-        added = bias[None] if self.plan.sized and bias is not None else None
+        text, local = self.plan.shape.text, None
+        if text.window and held is not None:
+            local = LocalLayers(text.windowed, text.window, held.positions)
+        added = held.bias[None] if self.plan.sized and held is not None else None
         return decoder_layers(
-            self.parts, hidden, positions, cache, layers, weights, added, planes, blocks
+            self.parts, hidden, positions, cache, layers, weights, added, planes, blocks, local
         )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, GenerationConfig
 from transformers.utils import logging as transformers_logging
 
@@ -91,6 +91,24 @@ class DecoderEntry:
     counts: tuple[SiteCount, ...]
     sizes: Tensor
     planes: list[Tensor]
+
+
+@dataclass(frozen=True)
+class HeldRows:
+    """What is known of the rows of a cut's caches.
+
+    Attributes:
+        bias: ``[S]``, the logarithm of the patches that each stands for.
+        positions: ``[S]``, RoPE positions.
+    """
+
+    bias: Tensor
+    positions: Tensor
+
+    def followed_by(self, position: int) -> HeldRows:
+        """With a token of the answer behind them, which stands for itself: log 1 is 0."""
+        last = torch.tensor([position])
+        return HeldRows(nn.functional.pad(self.bias, (0, 1)), torch.cat((self.positions, last)))
 
 
 def load_eager(directory: Path, family: Family) -> Any:

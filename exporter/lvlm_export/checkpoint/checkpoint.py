@@ -191,7 +191,7 @@ class Checkpoint:
         Raises:
             LvlmError: As ``processing.prompt_files``.
         """
-        return prompt_files(self.directory, self.family.template)
+        return prompt_files(self.directory, self.family.template, self.family.placeholder)
 
     @cached_property
     def encoder(self) -> PromptEncoder:

@@ -65,7 +65,9 @@ def image_settings(directory: Path, config: PretrainedConfig) -> dict[str, Any]:
     return settings
 
 
-def prompt_files(directory: Path, template: str | None = None) -> dict[str, bytes]:
+def prompt_files(
+    directory: Path, template: str | None = None, placeholder: str | None = None
+) -> dict[str, bytes]:
     """Tokenizer and chat template in the form that the runtime reads, by file name.
 
     ``tokenizer.json`` is what ``AutoTokenizer`` made of all the checkpoint's files,
@@ -76,6 +78,8 @@ def prompt_files(directory: Path, template: str | None = None) -> dict[str, byte
         directory: The checkpoint.
         template: As ``Family.template``: it counts where the checkpoint has none, and what it does
             not write, such as a start token in front, the tokenizer adds no more.
+        placeholder: As ``Family.placeholder``: in the template the token of that name becomes the one
+            that stands for a picture.
 
     Raises:
         LvlmError: No fast tokenizer, no chat template, or a file is damaged.
@@ -95,12 +99,27 @@ def prompt_files(directory: Path, template: str | None = None) -> dict[str, byte
     chat_template = default_template(source, directory)
     named = (getattr(tokenizer, name, None) for name in ("image_token", "context_image_token"))
     token = next(filter(None, named), None) or image_token_of(settings, directory)
+    if placeholder is not None:
+        chat_template = chat_template.replace(
+            _named_token(tokenizer, placeholder, directory), token
+        )
     return {
         "tokenizer.json": tokenizer.backend_tokenizer.to_str().encode(),
         "tokenizer_config.json": _json(tokenizer.special_tokens_map),
         "processor_config.json": _json({"image_token": str(token)}),
         "chat_template.jinja": chat_template.encode(),
     }
+
+
+def _named_token(tokenizer: Any, name: str, directory: Path) -> str:
+    """The text of a named special token; LvlmError where the tokenizer has none of that name."""
+    token = getattr(tokenizer, name, None)
+    if not isinstance(token, str) or not token:
+        raise LvlmError(
+            f"the tokenizer in {directory} names no {name}, which its chat template writes for a"
+            " picture; add it to tokenizer_config.json"
+        )
+    return token
 
 
 def processor_settings(directory: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lvlm_runtime.image.preprocess import PreprocessSpec
 
 FAMILIES: dict[str, str] = {
+    "gemma3": "lvlm_export.families.gemma3:FAMILY",
     "internvl": "lvlm_export.families.internvl:FAMILY",
     "llava": "lvlm_export.families.llava:FAMILY",
     "llava_next": "lvlm_export.families.llava_next:FAMILY",
@@ -100,6 +101,8 @@ class TextShape:
             the layers' own masks say; ``prefix``, the whole prompt; ``pictures``, those before it
             and, for a visual token, its whole picture.
         embed_scale: What rows of the token table are multiplied by at the decoder's input.
+        window: Positions that a row sees in ``windowed`` layers, its own included; 0 for none.
+        windowed: Layers whose attention has a window, and ``Parts.local_rotary`` where there is one.
     """
 
     layers: int
@@ -113,6 +116,8 @@ class TextShape:
     position_rows: int = 1
     attention: str = CAUSAL
     embed_scale: float = 1.0
+    window: int = 0
+    windowed: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,7 @@ class Parts:
             where there is a trained projector.
         text_layers: Decoder layers.
         rotary: ``(hidden, position_ids) -> (cos, sin)``.
+        local_rotary: The same for layers with a window; None where it is the same one.
         norm: Final norm.
         lm_head: Output projection.
         levels: Vision layers that ran before each of the features that are joined side by side;
@@ -199,6 +205,7 @@ class Parts:
     projector: nn.Module | None = None
     blocks: Any = None  # a module that is a ``VisionBlocks``
     planes: tuple[nn.Module, ...] = ()
+    local_rotary: nn.Module | None = None
 
 
 class VisionBlocks(Protocol):
@@ -238,12 +245,15 @@ class Family(Protocol):
         embed_tokens: Parameter name of the token table.
         template: Chat template, in Jinja, of a family whose checkpoints have none; it writes the
             start token itself. None where they have one.
+        placeholder: Name of the special token that chat templates write where a picture stands, such
+            as ``boi_token``, where this is not the one that the picture's tokens replace; else None.
     """
 
     summary: str
     renames: tuple[tuple[str, str], ...]
     embed_tokens: str
     template: str | None
+    placeholder: str | None
 
     def shape(
         self,

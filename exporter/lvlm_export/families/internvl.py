@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lvlm_export.families import ModelShape, Parts, VisionShape
 from lvlm_export.families.shared.image_config import preprocess_spec
-from lvlm_export.families.shared.shuffle import JoinTiles, cell_order
+from lvlm_export.families.shared.shuffle import CellEmbed, JoinTiles
 from lvlm_export.families.shared.texts import text_dims, text_shape
 from lvlm_export.families.shared.towers import EMBED_TOKENS, RENAMES
 from lvlm_profiles.shapes.dims import ModelDims, VisionDims
@@ -43,6 +43,7 @@ class InternVl:
     renames = RENAMES
     embed_tokens = EMBED_TOKENS
     template = None
+    placeholder = None
 
     def shape(
         self,
@@ -88,11 +89,13 @@ class InternVl:
     def parts(self, model: nn.Module) -> Parts:
         whole: Any = model
         inner = whole.model
-        embed = CellEmbed(inner.vision_tower, _cell(whole.config))
+        tower, config = inner.vision_tower, inner.vision_tower.config
+        rows = config.image_size[0] // config.patch_size[0]
+        embed = CellEmbed(tower.embeddings, rows, _cell(whole.config), prefix=1)
         return Parts(
             vision_embed=embed,
             embed_any_size=embed,
-            vision_layers=inner.vision_tower.encoder.layer,
+            vision_layers=tower.encoder.layer,
             project=ShuffleProject(inner),
             text_layers=inner.language_model.layers,
             rotary=inner.language_model.rotary_emb,
@@ -117,20 +120,6 @@ class InternVl:
         input_ids: Tensor | None = None,
     ) -> dict[str, Tensor]:
         return {"pixel_values": pixel_values}
-
-
-class CellEmbed(nn.Module):
-    """``pixel_values [B, 3, H, W] -> [B, 1+N*G, C]``: CLS, then patches cell by cell."""
-
-    def __init__(self, tower: Any, cell: int) -> None:
-        super().__init__()
-        self.embeddings, self.cell = tower.embeddings, cell
-        self.rows = tower.config.image_size[0] // tower.config.patch_size[0]
-
-    def forward(self, pixel_values: Tensor, any_size: bool = False) -> Tensor:
-        assert not any_size, "no method that reduces pictures fits"
-        embedded: Tensor = self.embeddings(pixel_values)
-        return cell_order(embedded, self.rows, self.cell, prefix=1)
 
 
 class ShuffleProject(nn.Module):

@@ -40,6 +40,7 @@ class Llava:
     renames = RENAMES
     embed_tokens = EMBED_TOKENS
     template = None
+    placeholder = None
 
     def shape(
         self,

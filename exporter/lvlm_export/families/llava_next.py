@@ -41,6 +41,7 @@ class LlavaNext:
     renames = RENAMES
     embed_tokens = EMBED_TOKENS
     template = None
+    placeholder = None
 
     def shape(
         self,

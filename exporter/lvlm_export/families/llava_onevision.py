@@ -44,6 +44,7 @@ class LlavaOnevision:
     renames = RENAMES
     embed_tokens = EMBED_TOKENS
     template = None
+    placeholder = None
 
     def shape(
         self,

@@ -56,6 +56,7 @@ class PaliGemma:
     renames = RENAMES
     embed_tokens = EMBED_TOKENS
     template = TEMPLATE
+    placeholder = None
 
     def shape(
         self,

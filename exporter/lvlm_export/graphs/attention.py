@@ -86,18 +86,23 @@ def causal_bias(size_bias: Tensor, write_index: Tensor, count: int) -> Tensor:
     return torch.where(columns <= rows.unsqueeze(1), size_bias, hidden)[None, None]
 
 
-def seen_bias(seen_to: Tensor, cache: Tensor, size_bias: Tensor | None) -> Tensor:
+def seen_bias(
+    seen_to: Tensor, cache: Tensor, size_bias: Tensor | None, seen_from: Tensor | None = None
+) -> Tensor:
     """What is added to scores over a cache of which every row sees a part: ``[1, 1, S, C]``.
 
     Args:
         seen_to: ``[S]``, how many rows of the cache each of the new tokens sees.
         cache: ``[1, Hkv, C, D]``, one of the caches.
         size_bias: ``[1, C]``, added for every row of the cache; None for nothing.
+        seen_from: ``[S]``, the first of the rows that it sees; None for the first of all.
     """
     columns = torch.arange(cache.shape[2], device=cache.device)
+    seen = columns < seen_to.unsqueeze(1)
+    if seen_from is not None:
+        seen = seen & (columns >= seen_from.unsqueeze(1))
     shown = cache.new_zeros(()) if size_bias is None else size_bias
-    hidden = torch.finfo(cache.dtype).min
-    return torch.where(columns < seen_to.unsqueeze(1), shown, hidden)[None, None]
+    return torch.where(seen, shown, torch.finfo(cache.dtype).min)[None, None]
 
 
 def _scatter(cache: Tensor, rows: Tensor, write_index: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from lvlm_export.plan.cuts import DecoderCut, VisionCut
 from lvlm_export.plan.files import PROJECTOR_FILE, lm_head_files, packer_file, reducer_file
 from lvlm_export.plan.plan import Plan
 from lvlm_export.reduction.budget import SiteCount
-from lvlm_runtime.bundle.manifest import SEEN_TO, SIZE_BIAS
+from lvlm_runtime.bundle.manifest import SEEN_FROM, SEEN_TO, SIZE_BIAS
 from lvlm_runtime.image.anyres import TILES
 
 
@@ -141,6 +141,7 @@ def decoder_job(parts: Parts, shape: ModelShape, cut: DecoderCut, dtype: torch.d
     known = {
         SIZE_BIAS: (example((1, 32), dtype), {1: cache}),
         SEEN_TO: (example((8,), torch.int64), {0: sequence}),
+        SEEN_FROM: (example((8,), torch.int64), {0: sequence}),
     }
     rows = [known[name] for name in cut.rows]
     arguments = (

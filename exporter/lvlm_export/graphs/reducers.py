@@ -17,6 +17,7 @@ from lvlm_export.reduction.reducers import (
     ProjectedReducer,
     VisionReducer,
 )
+from lvlm_runtime.bundle.manifest import PREFIX
 
 Reducer = PixelReducer | VisionReducer | ProjectedReducer | DecoderReducer
 
@@ -46,6 +47,7 @@ def reducer_of(
         _window(model, count.site) if before else 0,
         vision.side_rows if before else (),
         vision.grid[1] if before and vision.grid else 0,
+        text.attention != PREFIX,
     )
     selector = method.selector(count.site, shape)
     if count.site.stage == "pixels":

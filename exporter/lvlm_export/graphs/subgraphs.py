@@ -22,7 +22,7 @@ from lvlm_export.reduction.tensors import (
     split_groups,
     window_bias,
 )
-from lvlm_runtime.bundle.manifest import SEEN_TO, SIZE_BIAS
+from lvlm_runtime.bundle.manifest import SEEN_FROM, SEEN_TO, SIZE_BIAS
 
 
 def attend(layer: Any, hidden: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -162,8 +162,9 @@ class DecoderSubgraph(nn.Module):
     ``hidden [1, S, C]``, ``position_ids [R, S]``, ``write_index [1]``, ``kv_length [1]``, the
     layers' caches, for every layer that adds one its plane ``[1, S, C]``, zero where text stands,
     and what its masks are made of: where attention counts the patches that a token stands for, their
-    logarithm for every row of the caches, ``size_bias [1, cache]``, and where a row sees others than
-    those before it, ``seen_to [S]`` -> hidden, (query,) and the caches.
+    logarithm for every row of the caches, ``size_bias [1, cache]``, where a row sees others than
+    those before it, ``seen_to [S]``, and where layers have a window, ``seen_from [S]`` -> hidden,
+    (query,) and the caches.
     """
 
     def __init__(self, parts: Parts, cut: DecoderCut) -> None:
@@ -171,6 +172,7 @@ class DecoderSubgraph(nn.Module):
         self.cut = cut
         self.layers = parts.text_layers[cut.first : cut.last]
         self.rotary = parts.rotary
+        self.local_rotary = parts.local_rotary or parts.rotary
 
     def forward(
         self,
@@ -186,20 +188,25 @@ class DecoderSubgraph(nn.Module):
         bias, added = None, dict(zip(self.cut.planes, planes, strict=True))
         given = dict(zip(self.cut.rows, rows, strict=True))
         sizes = given.get(SIZE_BIAS)
+        local_bias, local_rotary = None, None
         if SEEN_TO in given:
             bias = seen_bias(given[SEEN_TO], keys[0], sizes)
+            if SEEN_FROM in given:
+                local_bias = seen_bias(given[SEEN_TO], keys[0], sizes, given[SEEN_FROM])
+                local_rotary = self.local_rotary(hidden, position_ids)
         elif sizes is not None:
             bias = causal_bias(sizes, write_index, hidden.shape[1])
         cache = CacheView(keys, values, self.cut.first, write_index, kv_length)
         rotary = self.rotary(hidden, position_ids)
         with watch_attention() as seen:
             for index, layer in enumerate(self.layers, start=self.cut.first):
+                local = index in self.cut.windowed
                 hidden = layer(
                     hidden,
-                    attention_mask=bias,
+                    attention_mask=local_bias if local else bias,
                     position_ids=position_ids,
                     past_key_values=cache,
-                    position_embeddings=rotary,
+                    position_embeddings=local_rotary if local else rotary,
                     kv_length=kv_length,
                 )
                 if index in added:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from lvlm_export.reduction.method import Site
-from lvlm_runtime.bundle.manifest import PLANE, SEEN_TO, SIZE_BIAS
+from lvlm_runtime.bundle.manifest import PLANE, SEEN_FROM, SEEN_TO, SIZE_BIAS
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,7 @@ class DecoderCut:
         scored: A site follows.
         sized: Its attention counts the patches that a token stands for.
         bounded: A row says how many rows it sees, as it is not all before it.
+        windowed: Its layers whose attention has a window.
         planes: Its layers that add features of an earlier vision layer.
     """
 
@@ -80,6 +81,7 @@ class DecoderCut:
     sized: bool = False
     planes: tuple[int, ...] = ()
     bounded: bool = False
+    windowed: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -88,7 +90,8 @@ class DecoderCut:
     @property
     def rows(self) -> tuple[str, ...]:
         """Names of what its masks are made of."""
-        return (SIZE_BIAS,) * self.sized + (SEEN_TO,) * self.bounded
+        sizes, to = (SIZE_BIAS,) * self.sized, (SEEN_TO,) * self.bounded
+        return sizes + to + (SEEN_FROM,) * bool(self.windowed)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -145,12 +148,13 @@ def cut_decoder(
     sizes_in_decoder: bool = False,
     planes: int = 0,
     bounded: bool = False,
+    windowed: tuple[int, ...] = (),
 ) -> tuple[DecoderCut, ...]:
     """Cuts of a decoder of ``layers`` layers at the inputs of the sites' layers.
 
     ``sizes_in_decoder``: its attention counts the patches that a token stands for, which are more
     than one behind a site in the tower; ``planes``: first layers that add a plane each;
-    ``bounded``: as ``DecoderCut`` has it.
+    ``bounded`` and ``windowed``: as ``DecoderCut`` has them, of all layers.
     """
     sized = sizes_in_decoder and any(site.stage == "vision" for site in sites)
     at = [site.layer for site in sites if site.stage == "decoder"]
@@ -164,6 +168,7 @@ def cut_decoder(
             sized,
             tuple(range(first, min(last, planes))),
             bounded,
+            tuple(layer for layer in windowed if first <= layer < last),
         )
         for index, (first, last) in enumerate(itertools.pairwise(bounds))
     )

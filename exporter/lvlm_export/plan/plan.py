@@ -159,6 +159,7 @@ def make_plan(checkpoint: Checkpoint, options: BuildOptions) -> Plan:
             method.sizes_in_decoder,
             len(shape.vision.planes),
             shape.text.attention != CAUSAL,
+            shape.text.windowed,
         ),
         budgets=budgets,
         key=_key(checkpoint_key, options, shape),

@@ -61,6 +61,7 @@ class ReducerShape:
             stays; 0 for none.
         rows: Rows that travel with the tokens, by name; vision sites.
         columns: Tokens in a row of the picture's grid, 0 where the grid is a square.
+        causal: Text sees what stands before it; else the whole prompt. Decoder sites.
     """
 
     tokens_in: int
@@ -73,6 +74,7 @@ class ReducerShape:
     window: int = 0
     rows: tuple[str, ...] = ()
     columns: int = 0
+    causal: bool = True
 
     @property
     def tokens_full(self) -> int:

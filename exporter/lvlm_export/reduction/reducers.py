@@ -291,7 +291,7 @@ class DecoderReducer(nn.Module):
             text_keys = filled.index_select(0, text_index)
         if "text_attention" in selector.needs:
             assert text_index is not None
-            rows = text_rows_attention(query, key, scale, text_index, bias)
+            rows = text_rows_attention(query, key, scale, text_index, bias, self.shape.causal)
             text_attention = self.visual(rows.transpose(0, 1), visual_index).transpose(1, 2)
         return Clues(
             scores=scores,

@@ -130,9 +130,14 @@ def fuse_heads(states: Tensor) -> Tensor:
 
 
 def text_rows_attention(
-    query: Tensor, key: Tensor, scale: float, text_index: Tensor, bias: Tensor | None = None
+    query: Tensor,
+    key: Tensor,
+    scale: float,
+    text_index: Tensor,
+    bias: Tensor | None = None,
+    causal: bool = True,
 ) -> Tensor:
-    """Mean over heads of the causal attention rows of the text tokens.
+    """Mean over heads of the attention rows of the text tokens.
 
     Args:
         query: ``[1, H, S, D]`` after RoPE.
@@ -140,6 +145,7 @@ def text_rows_attention(
         scale: Factor on the products.
         text_index: ``[T]``, where the text stands in S.
         bias: ``[S]``, added to the scores of every row of the cache.
+        causal: A row sees what stands before it; else all rows.
 
     Returns:
         ``[T, S]`` float32.
@@ -151,8 +157,9 @@ def text_rows_attention(
     logits = torch.matmul(rows, key[0].narrow(1, 0, length).float().transpose(-1, -2))
     logits = logits.reshape(heads, text_index.shape[0], length)
     logits = logits if bias is None else logits + bias.float()
-    later = torch.arange(length, device=key.device) > text_index.unsqueeze(1)
-    logits = logits.masked_fill(later, torch.finfo(torch.float32).min)
+    if causal:
+        later = torch.arange(length, device=key.device) > text_index.unsqueeze(1)
+        logits = logits.masked_fill(later, torch.finfo(torch.float32).min)
     return torch.softmax(logits, dim=-1).mean(dim=0)
 
 

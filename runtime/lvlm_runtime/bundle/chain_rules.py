@@ -9,6 +9,7 @@ from lvlm_runtime.bundle.manifest import (
     CAUSAL,
     GRID,
     PLANE,
+    SEEN_FROM,
     SEEN_TO,
     SIZE_BIAS,
     LayoutBudget,
@@ -40,7 +41,7 @@ def chains_are_whole(manifest: Manifest) -> Iterator[Finding]:
         for site in sites:
             if not _is_site(site, kinds) or sites.count(site) > 1:
                 yield chain, "sites of its own, each once", short(site)
-        known = INPUTS if chain == "vision" else (SIZE_BIAS, SEEN_TO)
+        known = INPUTS if chain == "vision" else (SIZE_BIAS, SEEN_TO, SEEN_FROM)
         for number, stage in enumerate(stages):
             wrong = set(stage.inputs) - set(known) - {n for n in stage.planes if _adds(stage, n)}
             if wrong or len(set(stage.inputs)) < len(stage.inputs):
@@ -54,6 +55,9 @@ def chains_are_whole(manifest: Manifest) -> Iterator[Finding]:
             yield f"decoder[{number}].inputs", wanted, short(stage.inputs)
         if (SEEN_TO in stage.inputs) != (manifest.text.attention != CAUSAL):
             wanted = f"{SEEN_TO} where text.attention is not {CAUSAL}, and there alone"
+            yield f"decoder[{number}].inputs", wanted, short(stage.inputs)
+        if SEEN_FROM in stage.inputs and (not manifest.text.window or SEEN_TO not in stage.inputs):
+            wanted = f"{SEEN_FROM} with {SEEN_TO} and a text.window alone"
             yield f"decoder[{number}].inputs", wanted, short(stage.inputs)
     if not manifest.lm_head:
         yield "lm_head", "at least one graph", "none"

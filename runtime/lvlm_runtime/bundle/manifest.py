@@ -16,6 +16,8 @@ SCHEMA = 4
 SIZE_BIAS = "size_bias"
 # How many rows of the caches each new row sees, ``[S]``, where it is not all before it.
 SEEN_TO = "seen_to"
+# Which is the first of them for layers that have a window, ``[S]``.
+SEEN_FROM = "seen_from"
 # Which rows of a prompt a row sees: those before it, the whole prompt, or those before it and the
 # whole of its picture.
 CAUSAL, PREFIX, PICTURES = "causal", "prefix", "pictures"
@@ -68,7 +70,8 @@ class Subgraph:
         last_layer: One past the last decoder layer in it (0 for vision).
         inputs: What a vision subgraph takes, by name; a decoder's beside tokens, positions and
             caches: ``size_bias`` where its attention counts the patches that a token stands for,
-            ``seen_to`` where a row sees others than those before it, and ``plane.<layer>`` for every layer of it that adds features of an earlier vision layer.
+            ``seen_to`` where a row sees others than those before it, ``seen_from`` too where layers
+            of it have a window, and ``plane.<layer>`` for every layer of it that adds features of an earlier vision layer.
     """
 
     name: str
@@ -200,6 +203,7 @@ class TextSpec:
         position_rows: RoPE positions of a token: 1, or 3 for time, height and width.
         attention: Which rows of a prompt a row sees, one of ``ATTENTIONS``.
         embed_scale: What rows of the token table are multiplied by, in their element type.
+        window: Positions that a row sees in layers with a window, its own included; 0 for none.
         stop_ids: Ids that end an answer.
     """
 
@@ -216,6 +220,7 @@ class TextSpec:
     embed_scales: TensorRef | None
     attention: str = CAUSAL
     embed_scale: float = 1.0
+    window: int = 0
 
 
 @dataclass(frozen=True)

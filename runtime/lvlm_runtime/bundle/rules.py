@@ -139,6 +139,7 @@ def counts_are_positive(manifest: Manifest) -> Iterator[Finding]:
         if not 1 <= value <= MOST:
             yield entry, f"1 to {MOST}", str(value)
     zeros = {"dims.vision.prefix": dims.vision.prefix, "text.image_token_id": text.image_token_id}
+    zeros["text.window"] = text.window
     zeros |= {f"text.stop_ids[{index}]": value for index, value in enumerate(text.stop_ids)}
     for index, layout in enumerate(manifest.layouts):
         for name in ("grid_rows", "grid_cols", "image_height", "image_width"):

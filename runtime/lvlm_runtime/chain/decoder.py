@@ -16,7 +16,7 @@ from lvlm_runtime.chain.loaded import LoadedGraphs
 from lvlm_runtime.chain.planes import PlaneFeeds
 from lvlm_runtime.chain.recorder import Recorder, Reduced
 from lvlm_runtime.chain.text_query import Row
-from lvlm_runtime.chain.visible import seen_before, seen_in_prompt
+from lvlm_runtime.chain.visible import seen_in_prompt, seen_rows
 from lvlm_runtime.chain.vision import Visual
 from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.prompt.sequence import (
@@ -61,6 +61,7 @@ class _Prompt:
         placed: Where text and images stand now.
         hidden: ``[1, S, C]``; None until text and images are put together.
         positions: ``[R, S]``; None as long as ``hidden`` is.
+        places: The same on the host, ``[S]``, where layers have a window.
         origins: Where the images' tokens that are left stood; None without images.
         sizes: ``[n, V]``, patches that the images' tokens stand for now, where they are counted.
         query: ``[1, H, S, D]`` of the last layer before a site.
@@ -73,6 +74,7 @@ class _Prompt:
     placed: Placed
     hidden: Value = None
     positions: Value = None
+    places: Indices | None = None
     origins: Origins | None = None
     sizes: NDArray[np.floating] | None = None
     query: Value | None = None
@@ -188,9 +190,12 @@ class Decoder:
         with recorder.step("embedding", phase, len(tokens)):
             hidden = self.backend.put(self.graphs.embeddings.rows(tokens)[None])
         rows = self.manifest.text.position_rows
-        positions = self.backend.put(text_positions(state.position, len(tokens), rows))
+        following = text_positions(state.position, len(tokens), rows)
+        positions = self.backend.put(following)
         for stage, group in zip(self.manifest.decoder, state.groups, strict=True):
-            hidden, _ = self.run_stage(stage, group, hidden, positions, recorder, phase)
+            hidden, _ = self.run_stage(
+                stage, group, hidden, positions, recorder, phase, places=following[0]
+            )
         state.position += len(tokens)
         return self.logits(hidden, recorder, phase, every_row)
 
@@ -266,6 +271,7 @@ class Decoder:
         rows, grid = self.manifest.text.position_rows, self.manifest.grid
         ids, following = position_rows(prompt.lengths, prompt.origins, rows, grid)
         prompt.positions = self.backend.put(ids)
+        prompt.places = ids[0] if self.manifest.text.window else None
         return following
 
     def _run_in_prompt(
@@ -281,7 +287,9 @@ class Decoder:
         if SEEN_TO in stage.inputs:
             rows, visual = len(prompt.placed.order), prompt.placed.visual
             seen = seen_in_prompt(self.manifest.text.attention, rows, visual)
-        ran = self.run_stage(stage, group, hidden, positions, recorder, "prefill", planes, seen)
+        ran = self.run_stage(
+            *(stage, group, hidden, positions, recorder, "prefill", planes, seen, prompt.places)
+        )
         prompt.hidden, prompt.query = ran
         prompt.group = group
 
@@ -321,6 +329,8 @@ class Decoder:
             prompt.keep(self._places(out, len(prompt.placed.visual)))
         prompt.placed = after
         prompt.hidden, prompt.positions = out["hidden_out"], out["position_ids_out"]
+        if prompt.places is not None:
+            prompt.places = self.backend.fetch(prompt.positions)[0]
 
     def _places(self, out: Mapping[str, Value], images: int) -> Indices:
         """``[n, K]`` that a reducer kept; where nothing stays its graph does not say so."""
@@ -339,20 +349,22 @@ class Decoder:
         phase: str,
         planes: Mapping[str, Value] | None = None,
         seen: Indices | None = None,
+        places: Indices | None = None,
     ) -> tuple[Value, Value | None]:
         """Run a decoder subgraph on ``hidden [1, S, C]``: its hidden states and last query.
 
         ``planes``: what its layers add, ``[1, S, C]`` each; none where all rows are text. ``seen [S]``:
-        how many rows each of them sees, for a subgraph that asks; None for those before it.
+        how many rows each of them sees, for a subgraph that asks; None for those before it. ``places
+        [S]``: ``positions`` on the host, for a subgraph whose layers have a window.
         """
         count = self.backend.shape(hidden)[1]
         caches, bound = group.bind(count, self.backend)
         feeds = {**caches, "hidden": hidden, "position_ids": positions, **(planes or {})}
         if stage.planes and not planes:
             feeds |= dict.fromkeys(stage.planes, self.planes.nothing(count))
-        if SEEN_TO in stage.inputs:
-            seen = seen_before(group.length, count) if seen is None else seen
-            feeds[SEEN_TO] = self.backend.put(seen)
+        window = self.manifest.text.window
+        for name, rows in seen_rows(stage.inputs, group, count, seen, places, window).items():
+            feeds[name] = self.backend.put(rows)
         with recorder.span(stage.name, phase, count):
             out = self.graphs.runner(stage.graph)(feeds, bound)
         recorder.show(stage.name, out["hidden_out"])

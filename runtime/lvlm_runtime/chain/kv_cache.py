@@ -35,6 +35,7 @@ class LayerGroup(ABC):
             for, where the graph counts them. Written with a prompt: a decoded token stands for
             itself, and the row is zero behind what is filled.
         dtype: Element type of the buffers.
+        positions: ``[capacity]``, RoPE positions of the filled rows, where layers have a window.
     """
 
     capacity: int
@@ -44,8 +45,10 @@ class LayerGroup(ABC):
     dtype: np.dtype[np.generic] = field(default_factory=lambda: np.dtype(np.float32))
     # What size_bias was made of, on the host.
     log_sizes: NDArray[np.floating] = field(init=False)
+    positions: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.positions = np.zeros(self.capacity, np.int64)
         self.log_sizes = np.zeros((1, self.capacity if self.size_bias is not None else 0))
 
     @abstractmethod

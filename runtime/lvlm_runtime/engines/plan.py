@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from lvlm_runtime.bundle.bundle import Bundle
 from lvlm_runtime.bundle.manifest import (
     GRID,
+    SEEN_FROM,
     SEEN_TO,
     SEQUENCE_MAJOR,
     SIZE_BIAS,
@@ -204,8 +205,7 @@ class _Walk:
         fed = {"hidden": {1: whole}, "position_ids": {1: whole}}
         assert step.subgraph is not None
         fed |= {name: {1: whole} for name in step.subgraph.planes}
-        if SEEN_TO in step.inputs:
-            fed[SEEN_TO] = {0: whole}
+        fed |= {name: {0: whole} for name in (SEEN_TO, SEEN_FROM) if name in step.inputs}
         decoding = {name: dict.fromkeys(axes, (1, 1, DECODE_MAX)) for name, axes in fed.items()}
         if self.sequence_major:
             # Nothing stands before most prompts, an earlier turn before some.

@@ -16,8 +16,8 @@ import numpy as np
 from lvlm_profiles.report import knee
 from lvlm_profiles.report.figures import Sweep, SweepPoint
 from lvlm_runtime.backends import Value
-from lvlm_runtime.bundle.manifest import GRID, SEEN_TO, Subgraph
-from lvlm_runtime.chain.visible import seen_before
+from lvlm_runtime.bundle.manifest import GRID, SEEN_FROM, SEEN_TO, Subgraph
+from lvlm_runtime.chain.visible import first_in_window, seen_before
 from lvlm_runtime.chain.vision import grid_rows
 from lvlm_runtime.session import Session
 
@@ -106,6 +106,10 @@ def _decoder_call(session: Session, stage: Subgraph) -> Callable[[int], Callable
         beside = {name: chain.decoder.planes.nothing(count) for name in stage.planes}
         if SEEN_TO in stage.inputs:
             beside[SEEN_TO] = chain.backend.put(seen_before(0, count))
+        if SEEN_FROM in stage.inputs:
+            at = np.arange(count, dtype=np.int64)
+            first = first_in_window(at[:0], at, manifest.text.window)
+            beside[SEEN_FROM] = chain.backend.put(first)
 
         def call() -> None:
             caches, bound = group.bind(count, chain.backend)

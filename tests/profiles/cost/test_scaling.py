@@ -82,6 +82,7 @@ def test_what_the_law_was_not_fitted_on() -> None:
 @pytest.mark.parametrize(
     ("name", "language", "whole"),
     [
+        ("gemma3-4b", 3.88, 4.3),
         ("internvl3-1b", 0.63, 0.938),
         ("internvl3-2b", 1.777, 2.09),
         ("internvl3-8b", 7.61, 7.94),
@@ -110,7 +111,7 @@ def test_presets_have_the_published_sizes(name: str, language: float, whole: flo
 
 
 def test_unknown_and_wrong_presets(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"unknown shape 'x'; known: internvl3-1b, .*llava-1.5-7b"):
+    with pytest.raises(UsageError, match=r"unknown shape 'x'; known: gemma3-4b, .*llava-1.5-7b"):
         load_preset("x")
     content = json.loads((DIRECTORY / f"{preset_names()[0]}.json").read_text(encoding="utf-8"))
     path = tmp_path / "odd.json"

@@ -117,7 +117,7 @@ DAMAGES: dict[str, tuple[Callable[[Content], None], str]] = {
         put(["size_bias"], "decoder", 0, "inputs"),
         r"decoder\[1\]\.inputs: expected \('size_bias',\), as of the first",
     ),
-    "a plane": (put(["plane.99"], "decoder", 0, "inputs"), "seen_to and planes of its layers"),
+    "a plane": (put(["plane.99"], "decoder", 0, "inputs"), "seen_from and planes of its layers"),
     "an attention": (put("sideways", "text", "attention"), r"expected one of causal, prefix, pict"),
     "rows that see": (
         put("prefix", "text", "attention"),
@@ -126,7 +126,7 @@ DAMAGES: dict[str, tuple[Callable[[Content], None], str]] = {
     "a scale": (put(0.0, "text", "embed_scale"), r"embed_scale: expected more than 0 and at most"),
     "a decoder input": (
         put(["sizes"], "decoder", 0, "inputs"),
-        "expected of size_bias, seen_to, got",
+        "expected of size_bias, seen_to, seen_from, got",
     ),
     "projector": (put(["query"], "projector", "inputs"), r"projector\.inputs: expected features"),
     "a gap": (put(1, "decoder", 0, "first_layer"), r"decoder\[0\]: expected layers from 0 on"),

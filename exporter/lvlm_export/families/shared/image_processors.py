@@ -49,6 +49,14 @@ DEFAULTS: dict[str, dict[str, Any]] = {
             [384 * rows, 384 * cols] for rows in range(1, 7) for cols in range(1, 7)
         ],
     },
+    "Gemma3": {
+        **_COMMON,
+        "size": {"height": 224, "width": 224},
+        "resample": 2,
+        "default_to_square": True,
+        "image_mean": _SIGLIP_HALF,
+        "image_std": _SIGLIP_HALF,
+    },
     "LlavaNext": {
         **_COMMON,
         "size": {"shortest_edge": 224},

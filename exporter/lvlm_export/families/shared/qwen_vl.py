@@ -59,6 +59,7 @@ class QwenVl:
     )
     embed_tokens = EMBED_TOKENS
     template = None
+    placeholder = None
     # Parts of half a head by time, height and width where the configuration does not say.
     sections: tuple[int, ...] | None = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lvlm_export.families import TextShape
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 # Text models, and whether layers of theirs have an attention window.
 WINDOWED: dict[str, Callable[[Any], bool]] = {
     "gemma": lambda _text: False,
+    # Its windows are in the graph.
+    "gemma3_text": lambda _text: False,
     "llama": lambda _text: False,
     "mistral": lambda text: text.sliding_window is not None,
     "qwen2": lambda text: "sliding_attention" in (text.layer_types or ()),
@@ -24,7 +26,7 @@ WINDOWED: dict[str, Callable[[Any], bool]] = {
 }
 TEXT_TYPES = tuple(WINDOWED)
 # Those that multiply rows of the token table by the root of their width.
-SCALED = ("gemma",)
+SCALED = ("gemma", "gemma3_text")
 # Of transformers' ROPE_INIT_FUNCTIONS, those whose frequencies are the same at every length.
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", "llama3")
 
@@ -90,18 +92,21 @@ def check_rope(text: Any) -> None:
     A graph holds one set of frequencies. Of "dynamic" that is enough: inside max_position_embeddings
     it is the default.
     """
-    parameters = text.rope_parameters or {}
-    kind, part = parameters.get("rope_type"), parameters.get("partial_rotary_factor", 1.0)
-    if kind not in ROPE_TYPES:
-        raise LvlmError(
-            f"rope_type {kind!r} of text_config is not supported; known: {', '.join(ROPE_TYPES)}"
-        )
-    if part != 1.0 and kind != "default":
-        # These text models turn whole heads; the default of transformers does not look at the part.
-        raise LvlmError(
-            f"partial_rotary_factor {part!r} of text_config does not go with rope_type {kind!r};"
-            " take it out of config.json"
-        )
+    given = text.rope_parameters or {}
+    # Some models have one for every kind of layer.
+    nested = {key: each for key, each in given.items() if isinstance(each, Mapping)}
+    for parameters in nested.values() if nested else (given,):
+        kind, part = parameters.get("rope_type"), parameters.get("partial_rotary_factor", 1.0)
+        if kind not in ROPE_TYPES:
+            raise LvlmError(
+                f"rope_type {kind!r} of text_config is not supported; known: {', '.join(ROPE_TYPES)}"
+            )
+        if part != 1.0 and kind != "default":
+            # These text models turn whole heads; the default of transformers does not look at the part.
+            raise LvlmError(
+                f"partial_rotary_factor {part!r} of text_config does not go with rope_type {kind!r};"
+                " take it out of config.json"
+            )
 
 
 def text_dims(config: PretrainedConfig) -> TextDims:

@@ -14,7 +14,7 @@ from onnxscript.rewriter import pattern
 
 from lvlm_export.graphs.names import scope_of
 from lvlm_export.graphs.passes.errors import PassError
-from lvlm_runtime.bundle.manifest import SEEN_TO, SIZE_BIAS
+from lvlm_runtime.bundle.manifest import SEEN_FROM, SEEN_TO, SIZE_BIAS
 
 SWAP = [0, 2, 1, 3]  # heads and rows
 # Inputs of an ``Attention`` over a cache, of which the last is the filled length.
@@ -130,10 +130,12 @@ class RowMask:
     Attributes:
         size_bias: ``[1, N]``, added for every row of the cache; None for nothing.
         seen_to: ``[S]``, how many rows each new token sees; None for those before it.
+        seen_from: ``[S]``, the first of them; None for the first of all.
     """
 
-    size_bias: ir.Value | None
-    seen_to: ir.Value | None
+    size_bias: ir.Value | None = None
+    seen_to: ir.Value | None = None
+    seen_from: ir.Value | None = None
 
 
 def row_mask(rewrite: str, attention: ir.Node) -> RowMask | None:
@@ -151,10 +153,13 @@ def row_mask(rewrite: str, attention: ir.Node) -> RowMask | None:
     inputs = {value.name: value for value in attention.graph.inputs}
     row, seen_to = inputs.get(SIZE_BIAS), inputs.get(SEEN_TO)
     if node is not None and node.op_type == "Where":
+        seen = node.inputs[0].producer()
+        windowed = seen is not None and seen.op_type == "And"
+        seen_from = inputs.get(SEEN_FROM) if windowed else None
         if row is not None and node.inputs[1] is row:
-            return RowMask(row, seen_to)
+            return RowMask(row, seen_to, seen_from)
         if row is None and seen_to is not None:
-            return RowMask(None, seen_to)
+            return RowMask(None, seen_to, seen_from)
     raise PassError(rewrite, attention, f"a mask from Where over {SIZE_BIAS}", maker(mask))
 
 

@@ -37,6 +37,8 @@ HIDDEN = float(np.finfo(np.float32).min)
 FILLED = "filled"
 # What places rows in a cache that the graph writes itself, and counts them.
 PLACES = ("write_index", "kv_length")
+# What rows see, by the queries that share a key and whether their layer has a window.
+Masks = dict[tuple[int, bool], ir.Value]
 
 
 def decompose_attention(model: ir.Model) -> bool:
@@ -46,7 +48,7 @@ def decompose_attention(model: ir.Model) -> bool:
        scores to add or none.
     2. ``Attention`` with one is causal over filled and new rows, by itself or by a mask over
        ``size_bias``, which becomes a row of filled and new rows too; where ``seen_to`` is given, it
-       says how many of them a row sees. The heads that share a key stand
+       says how many of them a row sees, and ``seen_from`` which is the first. The heads that share a key stand
        side by side, so a group's queries are rows of one product and no key is repeated:
        ``[1, Hkv, G*S, D]`` times ``[1, Hkv, D, L]``.
     3. Its caches become sequence-major inputs of the filled rows, and the new rows outputs.
@@ -65,7 +67,7 @@ def decompose_attention(model: ir.Model) -> bool:
     """
     graph = model.graph
     nodes = [node for node in graph if node.op_type == "Attention"]
-    masks: dict[int, ir.Value] = {}
+    masks: Masks = {}
     for node in nodes:
         if over_cache(node):
             _decompose_cached(node, masks)
@@ -101,7 +103,7 @@ def _decompose_plain(node: ir.Node) -> None:
     _put(out, node)
 
 
-def _decompose_cached(node: ir.Node, masks: dict[int, ir.Value]) -> None:
+def _decompose_cached(node: ir.Node, masks: Masks) -> None:
     # 2.
     graph, writes = node.graph, cache_writes(NAME, node)
     mask = row_mask(NAME, node)
@@ -112,8 +114,10 @@ def _decompose_cached(node: ir.Node, masks: dict[int, ir.Value]) -> None:
     if heads % kv_heads:
         raise PassError(NAME, node, f"heads in groups of {kv_heads}", f"{heads} heads")
     group = heads // kv_heads
-    if group not in masks:
-        masks[group] = _causal_mask(graph, writes[0].inputs[0], group, mask or RowMask(None, None))
+    given = mask or RowMask()
+    key = group, given.seen_from is not None
+    if key not in masks:
+        masks[key] = _causal_mask(graph, writes[0].inputs[0], group, given)
     op = Builder(scope_of(node))
     rows = [op.Transpose(write.inputs[1], perm=SWAP) for write in writes]
     joined = [
@@ -122,7 +126,7 @@ def _decompose_cached(node: ir.Node, masks: dict[int, ir.Value]) -> None:
     query = op.Reshape(node.inputs[0], op.constant([1, kv_heads, -1, head_dim]))
     keys, values = op.Transpose(joined[0], perm=[0, 2, 3, 1]), op.Transpose(joined[1], perm=SWAP)
     kind = element_type(NAME, node)
-    out = _attend(op, query, keys, values, masks[group], kind, scale)
+    out = _attend(op, query, keys, values, masks[key], kind, scale)
     out = op.Reshape(out, op.constant([1, heads, -1, shapes[1][1]]))
     graph.insert_before(node, op.nodes)
     _put(out, node)
@@ -170,7 +174,7 @@ def _attend(
 def _causal_mask(graph: ir.Graph, past: ir.Value, group: int, given: RowMask) -> ir.Value:
     """``[G*S, P+S]`` float32: what row s of every group sees, with ``size_bias`` added.
 
-    These are the first P+s+1 rows, or the first ``seen_to[s]``.
+    These are the first P+s+1 rows, or the first ``seen_to[s]``, from ``seen_from[s]`` on.
     """
     op = Builder("causal_mask")
     positions = graph_input(NAME, graph, "position_ids")
@@ -180,9 +184,16 @@ def _causal_mask(graph: ir.Graph, past: ir.Value, group: int, given: RowMask) ->
     start, stop = op.Squeeze(filled, axis), op.Squeeze(length, axis)
     columns = op.Range(zero, stop, one)
     rows = op.Range(start, stop, one) if given.seen_to is None else given.seen_to
-    rows = rows if group == 1 else op.Tile(rows, op.constant([group]))
+
+    def per_query(rows: ir.Value) -> ir.Value:
+        rows = rows if group == 1 else op.Tile(rows, op.constant([group]))
+        column: ir.Value = op.Unsqueeze(rows, op.constant([1]))
+        return column
+
     compare = op.LessOrEqual if given.seen_to is None else op.Less
-    seen = compare(columns, op.Unsqueeze(rows, op.constant([1])))
+    seen = compare(columns, per_query(rows))
+    if given.seen_from is not None:
+        seen = op.And(seen, op.GreaterOrEqual(columns, per_query(given.seen_from)))
     row = given.size_bias
     shown, hidden = op.constant(0.0, np.float32), op.constant(HIDDEN, np.float32)
     if row is not None:

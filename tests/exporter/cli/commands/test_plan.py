@@ -196,7 +196,7 @@ def test_times_are_read(text: str) -> None:
         (["plan", *NANO, "--ttft", "0.3"], 2, "'0.3' is not a time; write 300ms or 0.3s"),
         (["plan", *NANO, "--ttft", "0"], 2, "'0' is not a time"),
         (["plan", *NANO, "--ratio", "2"], 2, "ratio 2 is outside (0, 1]"),
-        (["plan", *NANO, "--model", "shape:x"], 2, "unknown shape 'x'; known: internvl3-1b"),
+        (["plan", *NANO, "--model", "shape:x"], 2, "unknown shape 'x'; known: gemma3-4b"),
         (["plan", *NANO, "--model", "/nowhere"], 1, "no checkpoint directory at '/nowhere'"),
         (["plan", *NANO, "--model", SEVEN, "--method", "x"], 2, "unknown method 'x'; known:"),
         (
