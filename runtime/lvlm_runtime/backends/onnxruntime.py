@@ -206,9 +206,15 @@ class OrtBackend:
         return OrtRunner(session, self.device, path.stem)
 
     def _lowered(self, bundle: Bundle, graph: str) -> bytes:
-        """A graph as this device multiplies fastest with what it holds."""
+        """A graph as this device multiplies fastest with what it holds.
+
+        The tower stays as it is: a token's activations rounded as a whole move the ranks by which tokens
+        are kept there (of 800 questions at 0.33 the demo model answered 18 fewer than in float32 with
+        the tower so, 9 fewer with the language model alone).
+        """
         data = bundle.graph(graph)
-        if self.device != "cpu" or self._level == _EXACT or not _multiplies_whole():
+        tower = graph.startswith("vision.")
+        if tower or self.device != "cpu" or self._level == _EXACT or not _multiplies_whole():
             return data
         return multiply_in_integers(data, bundle.path(graph))
 

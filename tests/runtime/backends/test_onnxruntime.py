@@ -65,6 +65,9 @@ def test_activations_are_rounded_where_products_stay_whole_and_nobody_compares(
     monkeypatch.setattr(backend, "_multiplies_whole", lambda: whole)
     monkeypatch.setattr(backend, "multiply_in_integers", lambda data, path: data + b"!")
     bundle = Bundle(tmp_path, None)  # type: ignore[arg-type]
-    bundle._graphs["vision.onnx"] = b"graph"
-    given = backend.OrtBackend("cpu", 1, exact)._lowered(bundle, "vision.onnx")
+    bundle._graphs = dict.fromkeys(("vision.0.onnx", "decoder.0.onnx"), b"graph")
+    opened = backend.OrtBackend("cpu", 1, exact)
+    given = opened._lowered(bundle, "decoder.0.onnx")
     assert given == (b"graph" if exact or not whole else b"graph!")
+    # In the tower ranks decide which tokens stay, and they move.
+    assert opened._lowered(bundle, "vision.0.onnx") == b"graph"
