@@ -65,7 +65,7 @@ def test_activations_are_rounded_where_products_stay_whole_and_nobody_compares(
     monkeypatch.setattr(backend, "_multiplies_whole", lambda: whole)
     monkeypatch.setattr(backend, "multiply_in_integers", lambda data, path: data + b"!")
     bundle = Bundle(tmp_path, None)  # type: ignore[arg-type]
-    bundle._graphs = dict.fromkeys(("vision.0.onnx", "decoder.0.onnx"), b"graph")
+    bundle._graphs.update(dict.fromkeys(("vision.0.onnx", "decoder.0.onnx"), b"graph"))
     opened = backend.OrtBackend("cpu", 1, exact)
     given = opened._lowered(bundle, "decoder.0.onnx")
     assert given == (b"graph" if exact or not whole else b"graph!")
