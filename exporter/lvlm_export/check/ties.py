@@ -96,12 +96,13 @@ def follow(
     feeds = dict(call.feeds)
     if kv_layout == SEQUENCE_MAJOR and "key" in feeds and count.site.stage == "decoder":
         feeds["key"] = feeds["key"].transpose(0, 2, 1, 3)
-    inputs = [torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in reducer.inputs]
-    own = _named(reducer, reducer(*inputs))
+    # By name: a reducer leaves out what it does not take, whatever stands behind it.
+    inputs = {name: torch.from_numpy(np.ascontiguousarray(feeds[name])) for name in reducer.inputs}
+    own = _named(reducer, reducer(**inputs))
     if not decisions:
         return Followed(own, own, 0.0, 0)
     with Decisions(decisions) as led:
-        outputs = _named(reducer, reducer(*inputs))
+        outputs = _named(reducer, reducer(**inputs))
     gaps = [tie.gap for tie in led.ties]
     return Followed(
         own, outputs, max(gaps, default=0.0), max((t.places for t in led.ties), default=0)
