@@ -39,6 +39,7 @@ from PIL import Image
 
 import shapes
 from first_token import picture
+from lvlm_profiles.processes import python_command
 from lvlm_runtime.remembered import PictureMemory
 from lvlm_runtime.session import Session
 from report import WORK, environment, print_environment, print_table, save
@@ -116,7 +117,7 @@ def served(bundle: Path, threads: int | None) -> Iterator[str]:
     """The server's address, once it is warm."""
     words = ["serve", str(bundle), "--port", "0", "--device", "cpu"]
     words += ["--queue", "256"] + ([] if threads is None else ["--threads", str(threads)])
-    command = [sys.executable, "-m", "lvlm_export", *words]
+    command = python_command("lvlm_export", *words)
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         address = process.stderr.readline().split()[0]

@@ -137,7 +137,7 @@ def test_no_prompt(demo_bundle: Path) -> None:
         (("--temperature", "1", "--top-p", "0"), "top_p is 0.0"),
         (("--max-new-tokens", "0"), "--max-new-tokens"),
         (("--threads", "0"), "--threads"),
-        (("--backend", "caffe"), "known: auto, onnxruntime, tensorrt"),
+        (("--backend", "caffe"), "known: auto, onnxruntime, openvino, tensorrt"),
         (("--device", "tpu"), "--device"),
         (("--nonsense",), "--nonsense"),
     ],

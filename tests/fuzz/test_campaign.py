@@ -1,4 +1,4 @@
-"""The first 1,000 attacks of ``make fuzz``, always the same ones, in a process of their own."""
+"""The first 500 attacks of ``make fuzz``, always the same ones, in a process of their own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from house import ROOT
 
-INVOCATIONS = 1000
+INVOCATIONS = 500
 
 
 def test_no_attack_ends_with_a_traceback_or_loses_a_file(tiny_llava: Path, tmp_path: Path) -> None:

@@ -164,7 +164,7 @@ text_type_that_nobody_knows = changed(
     text_config__model_type="hal9000",
 )
 text_type_of_another_family = changed(
-    refused(r"text model 'gpt2' is not supported; known: llama, mistral, qwen2"),
+    refused(r"text model 'gpt2' is not supported; known: gemma, gemma3_text, llama, mistral"),
     text_config__model_type="gpt2",
 )
 tower_of_another_family = changed(
