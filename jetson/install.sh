@@ -90,7 +90,11 @@ if [[ -n $service ]]; then
   text=${text//"/opt/lvlm-export"/"$venv"}
   text=${text//"/var/lib/lvlm-export/bundles"/"$bundles"}
   text=${text//"/etc/lvlm-export.conf"/"$settings"}
+  # The commands of its environment can be changed by who made it, so they get that user's rights.
+  text=${text//"Type=oneshot"/"Type=oneshot
+User=$(id -un)"}
   run "${root[@]}" mkdir -p "$bundles"
+  run "${root[@]}" chown "$(id -un)" "$bundles"
   write() { if [[ -n $dry_run ]]; then echo "would write: $1"; else "${root[@]}" tee "$1" >/dev/null; fi; }
   write "$units/$unit" <<<"$text"
   write "$settings" <<<"DEVICE=$service"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import tiny
@@ -18,8 +19,10 @@ from lvlm_export.plan.plan import BuildOptions, make_plan
 from lvlm_runtime.bundle.bundle import Bundle
 from lvlm_runtime.engines.build import EngineSettings, build_engines
 from lvlm_runtime.engines.limits import Limits
-from lvlm_runtime.errors import UsageError
+from lvlm_runtime.errors import LvlmError, UsageError
 from lvlm_runtime.graphs.gate import check_bundle
+from lvlm_runtime.remembered import PictureMemory
+from lvlm_runtime.session import Session
 from lvlm_runtime.tensorrt.library import RTX_COMPUTE_CAPABILITIES
 
 
@@ -85,3 +88,22 @@ def test_every_graph_becomes_an_engine(case: Case, dialect: str, tmp_path: Path)
     settings = EngineSettings("rtx", Limits(64, 32, 2), RTX_COMPUTE_CAPABILITIES[:1])
     record = build_engines(bundle, settings).record
     assert set(record.engines) == {path.name for path in bundle.directory.glob("*.onnx")}
+
+
+@pytest.mark.slow
+def test_a_memory_is_left_alone_where_nothing_can_be_gone_on_from(shared: Path) -> None:
+    """Rows of Gemma 3 see others behind them: every question is answered from nothing."""
+    session = Session.open(shared_case("gemma3-windows", shared).bundle, device="cpu")
+    picture = np.full((40, 60, 3), 99, np.uint8)
+    fresh = session.generate("What?", [picture], max_new_tokens=4)
+    with pytest.raises(LvlmError, match="do not know gemma3's attention yet"):
+        session.remember(picture)
+    assert session.memory is None
+    session.memory = PictureMemory()
+    for _ in range(2):
+        answer = session.generate("What?", [picture], max_new_tokens=4)
+        assert (answer.token_ids, answer.reused_tokens) == (fresh.token_ids, 0)
+    (batched,) = session.generate_batch(
+        [{"prompt": "What?", "images": [picture]}], max_new_tokens=4
+    )
+    assert batched.token_ids == fresh.token_ids

@@ -58,6 +58,21 @@ def test_every_layout_equals_pytorch_and_a_picture_finds_its_own(
     assert held.token_ids == fresh.token_ids
 
 
+def test_one_tile_and_several_go_together(tmp_path: Path) -> None:
+    """Tiles of one are not joined; those of several are. A picture takes the layout that is its own."""
+    path = tiny.internvl(tmp_path / "internvl")
+    for number, sizes in enumerate((((48, 48), (60, 140)), ((60, 140), (48, 48)))):
+        options: dict[str, Any] = {"image_size": sizes[0], "more_sizes": sizes[1:]}
+        bundle = build_tiny(path, tmp_path / str(number), 1.0, **options).directory
+        parts = read_manifest(bundle).budgets[0].layouts
+        joined = {part.layout: part.packer is not None for part in parts}
+        assert sorted(joined.values()) == [False, True]
+        session = Session.open(bundle, device="cpu")
+        for size in sizes:
+            answer = session.generate("What?", [np.zeros((*size, 3), np.uint8)], max_new_tokens=1)
+            assert answer.letterboxed == ()
+
+
 def check_several(session: Session) -> None:
     """Pictures of one request have one layout: their common one, or the first."""
     wide, tall = (np.full((*size, 3), 127, np.uint8) for size in SIZES)

@@ -246,7 +246,7 @@ def serve_load() -> str:
             f"A small random checkpoint with 576 tokens a picture, fp32, on {where['cores']} cores of"
             f" {where['processor']} (`make bench-serve`, {where['date'][:10]}, onnxruntime"
             f" {where['versions']['onnxruntime']}; load average {where['load_average'][0]:g} before, so other"
-            " programs took their part of the cores from all three alike). The goal is {result['goal_ms']:.0f} ms; alone, the first"
+            f" programs took their part of the cores from all three alike). The goal is {result['goal_ms']:.0f} ms; alone, the first"
             f" token takes {result['alone_ms']['1']:.0f} ms at ratio 1.0 and"
             f" {result['alone_ms']['0.2']:.0f} ms at 0.2. A load of 1 is as many requests as ratio 1.0 could"
             " answer. They arrive as a Poisson process, the same for the three, whether earlier ones were"

@@ -26,11 +26,12 @@ from lvlm_runtime.behind import (
     check_chunk,
     shown_picture,
 )
+from lvlm_runtime.bundle.manifest import CAUSAL
 from lvlm_runtime.errors import UsageError
 from lvlm_runtime.fresh import FreshAnswering
 from lvlm_runtime.image.picture import Picture
 from lvlm_runtime.remembered import PictureMemory
-from lvlm_runtime.request import check_request
+from lvlm_runtime.request import check_request, layout_for
 
 
 def answer_pieces(
@@ -56,6 +57,7 @@ def answer_pieces(
     came, recorder = time.perf_counter(), asked.recorder
     with loaded.chain.turns.turn() as ticket:
         start = time.perf_counter()
+        memory = usable(loaded, memory)
         if from_nothing(memory, asked):
             fresh = prepare(loaded, asked) if prepared is None else prepared()
             for piece in fresh.answer(reply, came, start):
@@ -73,6 +75,11 @@ def answer_pieces(
             yield piece
             ticket.adopt()
         answering.remember(held)
+
+
+def usable(loaded: Loaded, memory: PictureMemory | None) -> PictureMemory | None:
+    """A memory of pictures where the bundle's prompts can go on from what is remembered."""
+    return memory if loaded.bundle.manifest.text.attention == CAUSAL else None
 
 
 def from_nothing(memory: PictureMemory | None, asked: Asked) -> bool:
@@ -109,6 +116,7 @@ def answer_batch(
     Yields:
         The answers, each when it is there. A request that fails raises in its place.
     """
+    memory = usable(loaded, memory)
     with ThreadPoolExecutor(1, "lvlm-prepare") as ahead:
 
         def begin(index: int) -> Callable[[], FreshAnswering] | None:
@@ -151,7 +159,7 @@ def asked_of(
     """
     check_keywords(asking, AskKeywords)
     messages, question, pictures = asked_chat(prompt, images, asking)
-    chosen = chosen_ratio(loaded, ratio, asking.get("ttft"), len(pictures))
+    chosen = chosen_ratio(loaded, ratio, asking.get("ttft"), pictures)
     options, chunk = answer_options(asking), check_chunk(asking.get("prefill_chunk"))
     recorder = recorder_of(asking)
     return Asked(messages, None, question, pictures, chosen, options, chunk, recorder)
@@ -193,7 +201,12 @@ def asked_each(
     return requests
 
 
-def chosen_ratio(loaded: Loaded, ratio: float | None, ttft: str | None, images: int) -> float:
+def chosen_ratio(
+    loaded: Loaded,
+    ratio: float | None,
+    ttft: str | None,
+    images: Sequence[Picture | RememberedPicture],
+) -> float:
     """The ratio that is asked for, or that the last profile on this machine advises.
 
     Args:
@@ -216,7 +229,14 @@ def chosen_ratio(loaded: Loaded, ratio: float | None, ttft: str | None, images: 
     target_ms, backend = milliseconds(ttft), loaded.chain.backend
     setup = Setup(backend.name, backend.device, loaded.threads)
     key = loaded.bundle.manifest.content_key
-    return choose_ratio(last_report(key, setup, loaded.bundle.directory), target_ms, images).ratio
+    report = last_report(key, setup, loaded.bundle.directory)
+    plain = [
+        each.picture.content if isinstance(each, RememberedPicture) else each for each in images
+    ]
+    layout = layout_for(loaded.bundle.manifest, plain)
+    return choose_ratio(
+        report, target_ms, len(images), None if layout is None else layout.name
+    ).ratio
 
 
 def _encoded(loaded: Loaded, asked: Asked) -> tuple[Sequence[int], Sequence[int] | None]:

@@ -115,22 +115,28 @@ def last_report(content_key: str, setup: Setup, bundle: Path) -> Report:
     return load_report(path, f"type `{command}` again")
 
 
-def choose_ratio(report: Report, target_ms: float, images: int) -> Choice:
+def choose_ratio(report: Report, target_ms: float, images: int, layout: str | None) -> Choice:
     """The largest ratio that nine of ten profiled requests answered in time.
 
     Args:
         report: The profile.
         target_ms: Time to first token that is asked for.
         images: Pictures of the request; the profile must have had as many.
+        layout: Their tile layout; the profile must have had the same. None without pictures.
 
     Raises:
-        LvlmError: No ratio meets it, or the profile is of another number of pictures.
+        LvlmError: No ratio meets it, or the profile is of another number of pictures or another layout.
     """
     profiled = len(report.request.images)
     if images != profiled:
         raise LvlmError(
             f"the last profile measured requests of {profiled} picture(s) and this one has"
             f" {images}; profile with as many --image, or give --ratio"
+        )
+    if layout != report.request.layout:
+        raise LvlmError(
+            f"the last profile measured pictures of the layout {report.request.layout} and this one"
+            f" takes {layout}; profile with a picture of its shape (--image), or give --ratio"
         )
     fast = [each for each in report.budgets if each.ttft_ms.summary.p90 <= target_ms]
     if not fast:

@@ -22,6 +22,7 @@ from lvlm_runtime.behind import Answering, HeldRequest, RememberedPicture, Shown
 from lvlm_runtime.bundle.bundle import TOKENIZER, Bundle
 from lvlm_runtime.bundle.generation import GenerationRecord, read_generation
 from lvlm_runtime.chain.chain import Chain
+from lvlm_runtime.chain.continued import check_continued
 from lvlm_runtime.chain.recorder import Recorder
 from lvlm_runtime.conversation import Conversation
 from lvlm_runtime.errors import LvlmError
@@ -334,6 +335,7 @@ class Session:
             >>> session.generate("What color is the circle?", [memory], 1.0).reused_tokens
             200
         """
+        check_continued(self.bundle.manifest)
         if self.memory is None:
             self.memory = PictureMemory()
         projector = self.bundle.manifest.projector

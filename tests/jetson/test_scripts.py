@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import shutil
@@ -137,6 +138,8 @@ def test_install_writes_the_unit_with_the_paths_that_it_made(
     assert f"ExecStart={home}/lvlm-export/bin/lvlm-export engines {tmp_path}/kept/%I" in unit
     assert f"ConditionPathExists={tmp_path}/kept/%I/manifest.json" in unit
     assert f"EnvironmentFile={settings}" in unit
+    # Root runs nothing that this user can change.
+    assert f"User={getpass.getuser()}" in unit.splitlines()
     assert "/opt/" not in unit
     assert settings.read_text(encoding="utf-8") == "DEVICE=orin_nano_8gb\n"
     assert (tmp_path / "systemctl").read_text(encoding="utf-8") == "daemon-reload\n"

@@ -25,6 +25,9 @@ BUNDLE = Path("bundle")
 CPU = Setup("onnxruntime", "cpu", None)
 
 
+LAYOUT = make_report().request.layout
+
+
 @pytest.fixture(autouse=True)
 def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
@@ -35,7 +38,7 @@ def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_the_largest_ratio_that_nine_of_ten_requests_met(target: float, ratio: float) -> None:
     # 90th percentiles of the samples: 203 ms at 1.0 and 101.5 ms at 0.33.
-    choice = choose_ratio(make_report(), target, images=1)
+    choice = choose_ratio(make_report(), target, images=1, layout=LAYOUT)
     assert choice.ratio == ratio
     assert choice.expected_ms == pytest.approx({1.0: 203.0, 0.33: 101.5}[ratio])
     assert choice.prompt_tokens == 218
@@ -45,14 +48,21 @@ def test_a_latency_that_no_ratio_meets_names_the_fastest() -> None:
     with pytest.raises(
         LvlmError, match=r"no ratio of this bundle meets 50 ms: the fastest is 0.33 with 10\d ms"
     ):
-        choose_ratio(make_report(), 50.0, images=1)
+        choose_ratio(make_report(), 50.0, images=1, layout=LAYOUT)
 
 
 def test_a_profile_of_another_number_of_pictures_says_nothing() -> None:
     with pytest.raises(
         LvlmError, match=r"requests of 1 picture\(s\) and this one has 2; profile with"
     ):
-        choose_ratio(make_report(), 300.0, images=2)
+        choose_ratio(make_report(), 300.0, images=2, layout=LAYOUT)
+
+
+def test_a_profile_of_another_layout_says_nothing() -> None:
+    with pytest.raises(
+        LvlmError, match=r"of the layout .* and this one takes single-640x480; prof"
+    ):
+        choose_ratio(make_report(), 300.0, images=1, layout="single-640x480")
 
 
 def test_the_last_profile_of_this_machine_is_found() -> None:

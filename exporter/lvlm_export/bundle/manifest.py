@@ -145,10 +145,11 @@ def _budget(plan: Plan, budget: BudgetPlan, exported: Exported) -> Budget:
 
 
 def _layout(part: LayoutPlan, kept: int, plan: Plan, exported: Exported) -> LayoutBudget:
-    projected = part.projected
+    projected, packer = part.projected, packer_file(part.layout, kept)
     return LayoutBudget(
         layout=part.layout,
-        packer=packer_file(part.layout, kept) if plan.shape.packed else None,
+        # A family may pack the pictures of some layouts alone: one tile is not joined.
+        packer=packer if packer in exported.inputs else None,
         tokens_full=part.tokens_full,
         tokens_in=part.tokens_in,
         projected=None if projected is None else _reduction(projected, plan, exported),

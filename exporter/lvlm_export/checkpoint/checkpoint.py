@@ -247,9 +247,7 @@ class Checkpoint:
         """
         shape = self.family.shape(self.config, self.preprocessor, image_size)
         for size in more_sizes:
-            shape = with_layout(
-                shape, self.family.shape(self.config, self.preprocessor, size).layouts[0]
-            )
+            shape = with_layout(shape, self.family.shape(self.config, self.preprocessor, size))
         if not self.has_weights:
             return shape
         text = replace(shape.dims.text, tied=self.tied_embeddings)

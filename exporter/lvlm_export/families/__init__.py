@@ -144,12 +144,17 @@ class ModelShape:
     projector: ProjectorShape | None = None
 
 
-def with_layout(shape: ModelShape, layout: TileLayout) -> ModelShape:
+def with_layout(shape: ModelShape, other: ModelShape) -> ModelShape:
     """A shape with one tile layout more; as it is where it has one with the same graphs.
+
+    Args:
+        shape: Of a checkpoint.
+        other: Of the same for another picture size, whose first layout is taken.
 
     Raises:
         UsageError: The family has no tiles.
     """
+    layout = other.layouts[0]
     alike = [each for each in shape.layouts if each.kind == layout.kind]
     if layout.kind not in (SINGLE, TILES):
         raise UsageError(
@@ -164,7 +169,8 @@ def with_layout(shape: ModelShape, layout: TileLayout) -> ModelShape:
             return shape
     layouts = (*alike, further_layout(layout))
     others = tuple(each for each in shape.layouts if each.kind != layout.kind)
-    return replace(shape, layouts=(*layouts, *others))
+    packed = shape.packed or other.packed
+    return replace(shape, layouts=(*layouts, *others), packed=packed)
 
 
 @dataclass(frozen=True)

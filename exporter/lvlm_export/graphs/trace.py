@@ -178,6 +178,8 @@ def _says_nothing(node: Node) -> bool:
     if node.target in _CASTS:
         return _value(node).dtype == _value(node.args[0]).dtype  # type: ignore[arg-type]
     if node.target is _ATEN.slice.Tensor:
-        begin, end, *step = node.args[2:] if len(node.args) > 3 else (0, None)
-        return begin in (None, 0) and end in (None, sys.maxsize) and step in ([], [1])
+        given = node.args[2:]
+        begin = given[0] if given else None
+        end = given[1] if len(given) > 1 else None
+        return begin in (None, 0) and end in (None, sys.maxsize) and given[2:] in ((), (1,))
     return bool(node.target is _ATEN.contiguous.default)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lvlm_runtime.backends import Value
-from lvlm_runtime.bundle.manifest import CAUSAL, SIZE_BIAS, Reduction, Subgraph
+from lvlm_runtime.bundle.manifest import CAUSAL, SIZE_BIAS, Manifest, Reduction, Subgraph
 from lvlm_runtime.chain.decoder import Decoder, Logits
 from lvlm_runtime.chain.entering import PromptInput
 from lvlm_runtime.chain.held import (
@@ -351,18 +351,27 @@ class Continuation:
         return out, own
 
 
+def check_continued(manifest: Manifest) -> None:
+    """Prompts of this bundle can go on from caches that hold something.
+
+    Raises:
+        LvlmError: Rows of a prompt see others behind them.
+    """
+    if manifest.text.attention != CAUSAL:
+        raise LvlmError(
+            f"conversations, remembered pictures and prompts in chunks do not know"
+            f" {manifest.family}'s attention yet, in which rows see others behind them; ask with"
+            " session.generate or lvlm-export run, each question on its own"
+        )
+
+
 def empty(decoder: Decoder, capacity: int) -> Held:
     """Caches of ``capacity`` rows that hold nothing.
 
     Raises:
-        LvlmError: The engines were built for fewer, or rows of a prompt see others behind them.
+        LvlmError: The engines were built for fewer, or as of ``check_continued``.
     """
-    if decoder.manifest.text.attention != CAUSAL:
-        raise LvlmError(
-            f"conversations, remembered pictures and prompts in chunks do not know"
-            f" {decoder.manifest.family}'s attention yet, in which rows see others behind them; ask with"
-            " session.generate or lvlm-export run, each question on its own"
-        )
+    check_continued(decoder.manifest)
     sized = decoder.manifest.sized
     stages = [
         HeldStage(

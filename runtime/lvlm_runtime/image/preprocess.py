@@ -174,7 +174,7 @@ def preprocess(images: Sequence[Picture], spec: PreprocessSpec, layout: TileLayo
 def choose_layout(
     images: Sequence[Picture], spec: PreprocessSpec, layouts: Sequence[TileLayout]
 ) -> TileLayout:
-    """The layout of a request's pictures: what suits them by ``anyres.best_layout``.
+    """The layout of a request's pictures: their own, else what suits them by ``anyres.best_layout``.
 
     Pictures of one request have one layout; where they suit different ones it is the first.
 
@@ -192,8 +192,19 @@ def choose_layout(
         _check_memory(images, spec, layout)
     assert spec.height is not None, "layouts of several sizes have tiles, and tiles a size"
     sizes = {upright_size(image) for image in images}
-    suited = {anyres.best_layout(*size, layouts, spec.height) for size in sizes}
+    suited = {_suited(*size, spec, layouts) for size in sizes}
     return suited.pop() if len(suited) == 1 else layouts[0]
+
+
+def _suited(
+    image_height: int, image_width: int, spec: PreprocessSpec, layouts: Sequence[TileLayout]
+) -> TileLayout:
+    """The picture's own layout where it is there, else the best of the others."""
+    for layout in layouts:
+        if not layout_fit(image_height, image_width, spec, layout).letterboxed:
+            return layout
+    assert spec.height is not None
+    return anyres.best_layout(image_height, image_width, layouts, spec.height)
 
 
 def layout_fit(

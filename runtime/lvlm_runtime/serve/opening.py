@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lvlm_runtime.bundle.manifest import CAUSAL
 from lvlm_runtime.remembered import PictureMemory
 from lvlm_runtime.serve.catalogue import Catalogue
 from lvlm_runtime.serve.desk import Desk
@@ -41,8 +42,8 @@ class Places:
     def open(self, directory: Path) -> Session:
         """A session that remembers pictures, where its bundle can."""
         session = Session.open(directory, self.backend, self.device, self.threads)
-        # A picture behind positions of several axes cannot be gone on from yet.
-        if self.memory_bytes and session.bundle.manifest.text.position_rows == 1:
+        # Where rows see others behind them, nothing can be gone on from.
+        if self.memory_bytes and session.bundle.manifest.text.attention == CAUSAL:
             session.memory = PictureMemory(self.memory_bytes)
         return session
 

@@ -64,6 +64,7 @@ def read_request(body: ChatBody, catalogue: Catalogue, limits: ServingLimits) ->
         messages = [_message(each, number) for number, each in enumerate(body.messages)]
         chat = read_openai(messages)
         check_pictures(chat.pictures, limits)
+        layout = bundle.session.layout(chat.pictures)
         ids = bundle.session.encoder.encode_messages(chat.messages)
     except RefusedError:
         raise
@@ -71,7 +72,8 @@ def read_request(body: ChatBody, catalogue: Catalogue, limits: ServingLimits) ->
         raise RefusedError(str(error), 400, "invalid_value") from error
     asking["messages"] = messages
     pictures = len(chat.pictures)
-    size = AskedSize(pictures, len(ids) - pictures, asking["max_new_tokens"])
+    taken = None if layout is None else layout.name
+    size = AskedSize(pictures, len(ids) - pictures, asking["max_new_tokens"], taken)
     check_size(size, bundle, wish, limits)
     shown = shown_patches(chat.pictures, bundle) if body.patches else None
     return ReadRequest(bundle, asking, wish, size, logprobs(body), shown)

@@ -8,10 +8,7 @@ from lvlm_profiles.cost.request import kv_elements, prefill_works, total
 from lvlm_profiles.shapes.dims import TokenPath
 from lvlm_runtime.bundle.bundle import Bundle
 from lvlm_runtime.bundle.element_types import numpy_dtype
-from lvlm_runtime.bundle.manifest import Manifest
 from lvlm_runtime.bundle.token_path import token_path
-from lvlm_runtime.image.anyres import TileLayout
-from lvlm_runtime.request import layouts_for
 
 
 @dataclass(frozen=True)
@@ -22,17 +19,18 @@ class AskedSize:
         images: Pictures.
         text_tokens: Tokens of the prompt beside them.
         answer_tokens: Longest answer.
+        layout: Name of the tile layout that its pictures take; None without any.
     """
 
     images: int
     text_tokens: int
     answer_tokens: int
+    layout: str | None
 
     def path(self, bundle: Bundle, ratio: float) -> TokenPath:
         """Its tokens at every place of the chain."""
         manifest, budget = bundle.manifest, bundle.budget(ratio)
-        layout = _largest(manifest, self.images) or manifest.layouts[0]
-        part = budget.layout(layout.name)
+        part = budget.layout(self.layout or manifest.layouts[0].name)
         return token_path(manifest, budget, part, self.text_tokens, self.answer_tokens, self.images)
 
     def flops(self, bundle: Bundle, ratio: float) -> float:
@@ -46,13 +44,6 @@ class AskedSize:
 
     def positions(self, bundle: Bundle, ratio: float) -> int:
         """RoPE positions of prompt and answer; an image keeps those that it has unreduced."""
-        layout = _largest(bundle.manifest, self.images)
-        visual = (
-            0 if layout is None else self.images * bundle.budget(ratio).layout(layout.name).span
-        )
+        span = 0 if self.layout is None else bundle.budget(ratio).layout(self.layout).span
+        visual = self.images * span
         return self.text_tokens + visual + self.answer_tokens
-
-
-def _largest(manifest: Manifest, images: int) -> TileLayout | None:
-    """The layout of most views that so many images may have; None without images."""
-    return max(layouts_for(manifest, images), key=lambda layout: layout.tiles, default=None)

@@ -22,7 +22,7 @@ from serving import LISTING, PICTURE, QUESTION, Running, wait_for
 def test_caches_that_are_too_large_are_refused_before_they_are_made(
     server: Running, bundle: ServedBundle
 ) -> None:
-    size = size_of(bundle.session, QUESTION, 1)
+    size = size_of(bundle.session, QUESTION, bundle.session.bundle.manifest.layouts[0])
     needed = replace(size, answer_tokens=256).kv_bytes(bundle.session.bundle, 1.0)
     limits = server.desk.limits
     server.desk.limits = replace(limits, kv_bytes=needed - 1)

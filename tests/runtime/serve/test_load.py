@@ -88,7 +88,7 @@ def test_a_full_queue_refuses_degrades_and_says_so(server: Running, bundle: Serv
 def test_the_budget_of_a_request_that_names_none(bundle: ServedBundle, server: Running) -> None:
     """With half of the places taken it is that of degrade_to; the answer says instead of which."""
     told: list[Event] = []
-    size = size_of(bundle.session, QUESTION, 1)
+    size = size_of(bundle.session, QUESTION, bundle.session.bundle.manifest.layouts[0])
     job = ServedRequest("z", {}, BudgetWish(), size, told.append)
     # The bundle's first ratio is 0.33 itself, so another one is set here.
     kept, bundle.degrade_to = bundle.degrade_to, 0.2
@@ -195,7 +195,7 @@ def test_no_token_is_computed_behind_the_one_at_hand(bundle: ServedBundle) -> No
         "a",
         {"messages": messages, "max_new_tokens": 200, "ignore_stop": True},
         BudgetWish(),
-        size_of(bundle.session, LISTING, 0),
+        size_of(bundle.session, LISTING, None),
         tell,
     )
     bundle.put(job)
