@@ -100,8 +100,8 @@ def _reusable(target: Path, output: Path, key: str, force: bool) -> Manifest | N
     if present is not None:
         if present != key and not force:
             raise LvlmError(
-                f"{output} holds a bundle of other options or another checkpoint; give --force to"
-                " replace it, or another --output"
+                f"{output} holds a bundle of other options or another checkpoint; --add-ratio and"
+                " --remove-ratio change its ratios; give --force to replace it, or another --output"
             )
         refuse_foreign(target)
     return None

@@ -114,7 +114,7 @@ def show_table(table: Table, leave: Sequence[str] = ()) -> None:
     # A name in brackets or between colons is a name, neither a style nor a picture.
     Console(width=width, highlight=False, markup=False, emoji=False).print(table)
     if gone:
-        say(f"note    not shown at {width} columns: {', '.join(gone)}; --wide shows all", err=True)
+        say(f"note    not shown at {width} columns: {'; '.join(gone)}; --wide shows all", err=True)
 
 
 def narrow_table(table: Table, leave: Sequence[str], width: int) -> tuple[Table, list[str]]:

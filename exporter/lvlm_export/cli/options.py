@@ -60,7 +60,12 @@ class ImageSizeOrAuto(ImageSize):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Check and convert."""
-        return value if value == "auto" else super().convert(value, param, ctx)
+        if value == "auto":
+            return value
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            self.fail(f"{error.message}, or auto", param, ctx)
 
 
 class Milliseconds(click.ParamType):  # type: ignore[type-arg]

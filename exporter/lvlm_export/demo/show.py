@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--seed", type=int, default=SEED, help="of the pictures; make demo-table asks those of 0"
     )
-    parser.add_argument("--bundle", type=Path, default=Path("bundles/demo"))
+    parser.add_argument("--bundle", type=Path, default=Path("build/demo"))
     options = parser.parse_args(arguments)
     bundle = build_bundle(options.bundle, RATIOS)
     ask_questions(bundle)

@@ -248,6 +248,8 @@ def misformed(request: Request, error: Exception) -> Response:
     # "body", and in a union the names of its members, are no fields of the request.
     places = [str(each) for each in first["loc"][1:] if isinstance(each, int) or each.islower()]
     words = str(first["msg"])
+    if not places and ChatBody.__name__ in words:
+        words = "expected a JSON object; send it with the header Content-Type: application/json"
     message = f"{'.'.join(places) or 'the body'}: {words[:1].lower()}{words[1:]}"
     refusal = RefusedError(message, 400, "invalid_value", ".".join(places) or None)
     return refused(request, refusal)

@@ -91,7 +91,7 @@ def test_a_terminal_shows_what_fits_and_wide_shows_all(
     out, err = capsys.readouterr()
     assert "detail" not in out
     assert "0.333333" in out
-    assert err == "note    not shown at 60 columns: detail, empty; --wide shows all\n"
+    assert err == "note    not shown at 60 columns: detail; empty; --wide shows all\n"
 
 
 def test_wide_is_an_option_of_what_prints_tables() -> None:

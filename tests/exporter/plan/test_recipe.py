@@ -157,7 +157,10 @@ def test_sites_and_a_composed_method_need_no_recipe(options: Any) -> None:
         ('method = "fastv+dart"', "method: method fastv+dart: fastv and dart both act in the"),
         ('method = "magic"', "method: unknown method 'magic'; known: anchors, cdpruner, "),
         ('precision = "int3"', "precision: --precision int3: 'int3' is given twice or not known; "),
-        ('image_size = "640"', "image_size: '640' is not a size; write width x height"),
+        (
+            'image_size = "640"',
+            "image_size: '640' is not a size; write width x height, 640x480, or auto",
+        ),
         ('sites = "decoder@3"', "sites: expected a list"),
         ('sites = ["decoder3"]', "sites: 'decoder3' is no site; write stage@layer"),
         ("share = 1.5", "share: 1.5 is outside 0 to 1"),

@@ -262,6 +262,13 @@ def test_a_malformed_body_is_refused(body: bytes, server: Running) -> None:
     assert response.json()["error"]["type"] == "invalid_request_error"
 
 
+def test_a_body_without_its_header_is_told_of_it(server: Running) -> None:
+    response = server.post(b"[]")
+    message = response.json()["error"]["message"]
+    assert message.endswith("send it with the header Content-Type: application/json")
+    assert "ChatBody" not in message
+
+
 def test_other_addresses_and_methods_have_the_same_form(server: Running) -> None:
     assert server.get("/v1/other").json()["error"]["type"] == "not_found_error"
     assert server.get("/v1/chat/completions").status_code == 405
