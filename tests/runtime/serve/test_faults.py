@@ -87,12 +87,15 @@ def test_a_stream_that_fails_says_so_in_an_event(
         return extend(*args, **keywords)
 
     monkeypatch.setattr(bundle.session.chain, "extend", second_fails)
+    before = len(server.requests())
     client = openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0)
     stream = client.chat.completions.create(
         stream=True, **server.asked(LISTING, PICTURE, max_tokens=9)
     )
     with pytest.raises(openai.APIError, match="this server failed to answer"):
         list(stream)
+    # The line about it comes behind the event.
+    wait_for(lambda: len(server.requests()) > before)
     assert server.requests()[-1]["status"] == 500
 
 
