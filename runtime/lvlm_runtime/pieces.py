@@ -31,7 +31,7 @@ from lvlm_runtime.errors import UsageError
 from lvlm_runtime.fresh import FreshAnswering
 from lvlm_runtime.image.picture import Picture
 from lvlm_runtime.remembered import PictureMemory
-from lvlm_runtime.request import check_request, layout_for
+from lvlm_runtime.request import check_request
 
 
 def answer_pieces(
@@ -57,8 +57,7 @@ def answer_pieces(
     came, recorder = time.perf_counter(), asked.recorder
     with loaded.chain.turns.turn() as ticket:
         start = time.perf_counter()
-        memory = usable(loaded, memory)
-        if from_nothing(memory, asked):
+        if from_nothing(loaded, memory, asked):
             fresh = prepare(loaded, asked) if prepared is None else prepared()
             for piece in fresh.answer(reply, came, start):
                 yield piece
@@ -77,14 +76,11 @@ def answer_pieces(
         answering.remember(held)
 
 
-def usable(loaded: Loaded, memory: PictureMemory | None) -> PictureMemory | None:
-    """A memory of pictures where the bundle's prompts can go on from what is remembered."""
-    return memory if loaded.bundle.manifest.text.attention == CAUSAL else None
-
-
-def from_nothing(memory: PictureMemory | None, asked: Asked) -> bool:
+def from_nothing(loaded: Loaded, memory: PictureMemory | None, asked: Asked) -> bool:
     """Whether nothing that is remembered counts and the prompt passes in one go."""
-    remembers = asked.messages is not None and memory is not None and asked.images
+    # Where rows see others behind them, a prompt cannot go on from what is remembered.
+    continues = loaded.bundle.manifest.text.attention == CAUSAL
+    remembers = continues and asked.messages is not None and memory is not None and asked.images
     known = any(isinstance(each, RememberedPicture) for each in asked.images)
     return not remembers and not known and asked.chunk is None
 
@@ -116,11 +112,10 @@ def answer_batch(
     Yields:
         The answers, each when it is there. A request that fails raises in its place.
     """
-    memory = usable(loaded, memory)
     with ThreadPoolExecutor(1, "lvlm-prepare") as ahead:
 
         def begin(index: int) -> Callable[[], FreshAnswering] | None:
-            if index == len(requests) or not from_nothing(memory, requests[index]):
+            if index == len(requests) or not from_nothing(loaded, memory, requests[index]):
                 return None
             return ahead.submit(prepare, loaded, requests[index]).result
 
@@ -224,19 +219,14 @@ def chosen_ratio(
     if ratio is not None:
         raise UsageError("ratio and ttft exclude each other; give one of them")
     # Imported where a report is read, or every start would be slower.
-    from lvlm_runtime.profiled import Setup, choose_ratio, last_report, milliseconds
+    from lvlm_runtime.profiled import Setup, milliseconds, profiled_choice
 
     target_ms, backend = milliseconds(ttft), loaded.chain.backend
     setup = Setup(backend.name, backend.device, loaded.threads)
-    key = loaded.bundle.manifest.content_key
-    report = last_report(key, setup, loaded.bundle.directory)
     plain = [
         each.picture.content if isinstance(each, RememberedPicture) else each for each in images
     ]
-    layout = layout_for(loaded.bundle.manifest, plain)
-    return choose_ratio(
-        report, target_ms, len(images), None if layout is None else layout.name
-    ).ratio
+    return profiled_choice(loaded.bundle, setup, target_ms, plain).ratio
 
 
 def _encoded(loaded: Loaded, asked: Asked) -> tuple[Sequence[int], Sequence[int] | None]:

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lvlm_profiles.devices import machine
 from lvlm_profiles.report import Report, load_report, write_report
+from lvlm_runtime.bundle.bundle import Bundle
 from lvlm_runtime.errors import LvlmError, UsageError
+from lvlm_runtime.image.picture import Picture
+from lvlm_runtime.request import layout_for
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,20 @@ def last_report(content_key: str, setup: Setup, bundle: Path) -> Report:
             " or give --ratio"
         )
     return load_report(path, f"type `{command}` again")
+
+
+def profiled_choice(
+    bundle: Bundle, setup: Setup, target_ms: float, images: Sequence[Picture]
+) -> Choice:
+    """The ratio that a bundle's last profile on this machine advises for a request with these images.
+
+    Raises:
+        LvlmError: There is no profile of such requests, no ratio meets the time, or an image cannot be
+            read.
+    """
+    layout = layout_for(bundle.manifest, images)
+    report = last_report(bundle.manifest.content_key, setup, bundle.directory)
+    return choose_ratio(report, target_ms, len(images), None if layout is None else layout.name)
 
 
 def choose_ratio(report: Report, target_ms: float, images: int, layout: str | None) -> Choice:

@@ -65,14 +65,14 @@ class CheckedRequest:
         return tuple((name, count[per] * tokens) for name, per, tokens in visual_tokens(steps))
 
 
-def layouts_for(manifest: Manifest, images: int) -> tuple[TileLayout, ...]:
-    """The tile layouts that so many images may have, of one kind; empty without images."""
+def layouts_for(layouts: Sequence[TileLayout], images: int) -> tuple[TileLayout, ...]:
+    """Those of a bundle's tile layouts that so many images may have, of one kind; empty without images."""
     if images == 0:
         return ()
-    several = tuple(layout for layout in manifest.layouts if layout.kind == MULTI)
+    several = tuple(layout for layout in layouts if layout.kind == MULTI)
     if images > 1 and several:
         return several
-    return tuple(layout for layout in manifest.layouts if layout.kind != MULTI)
+    return tuple(layout for layout in layouts if layout.kind != MULTI)
 
 
 def layout_for(manifest: Manifest, images: Sequence[Picture]) -> TileLayout | None:
@@ -81,7 +81,7 @@ def layout_for(manifest: Manifest, images: Sequence[Picture]) -> TileLayout | No
     Raises:
         LvlmError: An image cannot be read, where the bundle has layouts of several sizes.
     """
-    layouts = layouts_for(manifest, len(images))
+    layouts = layouts_for(manifest.layouts, len(images))
     return preprocess.choose_layout(images, manifest.preprocess, layouts) if layouts else None
 
 

@@ -13,8 +13,8 @@ from lvlm_export.demo import PICTURES
 from lvlm_runtime import LvlmError, SamplingOptions, Session, UsageError
 from lvlm_runtime.chain.continued import empty
 from lvlm_runtime.chain.recorder import Recorder
-from lvlm_runtime.conversation import Conversation
 from lvlm_runtime.remembered import PictureMemory
+from turns import check_turns, first_logits
 
 ONE, OTHER = sorted(PICTURES.glob("*.png"))[:2]
 TURNS: tuple[tuple[str, tuple[Path, ...]], ...] = (
@@ -28,43 +28,6 @@ QUESTION_OF_TWO = "Which one is redder?"
 CPU: dict[str, Any] = {"backend": "onnxruntime", "device": "cpu", "threads": 1}
 
 
-def first_logits(recorder: Recorder) -> list[np.ndarray]:
-    """Filled with the logits of every call; the first are those of the prompt."""
-    seen: list[np.ndarray] = []
-
-    def note(name: str, value: Any) -> None:
-        if name == "lm_head":
-            seen.append(value.numpy().copy())
-
-    recorder.on_stage = note
-    return seen
-
-
-def check_turns(
-    session: Session, chat: Conversation, ratio: float, turns: Any = TURNS, tokens: int = 6
-) -> list[int]:
-    """Every turn against a fresh request with the whole chat; returns what was reused."""
-    reused = []
-    for prompt, images in turns:
-        recorder, fresh = Recorder(), Recorder()
-        ours, theirs = first_logits(recorder), first_logits(fresh)
-        answer = chat.ask(prompt, images, ratio, max_new_tokens=tokens, recorder=recorder)
-        whole = session.generate_ids(
-            session.encoder.encode_messages(chat.messages[:-1]),
-            [picture.content for picture in chat.pictures],
-            ratio,
-            max_new_tokens=tokens,
-            recorder=fresh,
-            query_ids=session.encoder.question(prompt),
-        )
-        np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-3, atol=1e-3)
-        assert answer.token_ids == whole.token_ids
-        assert answer.prompt_tokens == whole.prompt_tokens
-        assert answer.visual_tokens == whole.visual_tokens
-        reused.append(answer.reused_tokens)
-    return reused
-
-
 @pytest.fixture(scope="module")
 def session(demo_bundle: Path) -> Session:
     return Session.open(demo_bundle, **CPU)
@@ -75,7 +38,7 @@ def session(demo_bundle: Path) -> Session:
 def test_turns_are_answered_as_in_a_fresh_session(
     session: Session, ratio: float, chunk: int | None
 ) -> None:
-    reused = check_turns(session, session.chat(prefill_chunk=chunk), ratio)
+    reused = check_turns(session, session.chat(prefill_chunk=chunk), ratio, TURNS)
     visual = session.bundle.budget(ratio).layouts[0].tokens_in
     assert reused[0] == 0
     assert all(count > visual for count in reused[1:3]), "the first picture is not computed again"
@@ -92,7 +55,7 @@ def test_a_projector_or_site_that_reads_the_question_reads_every_question(
     quecc: Session, ratio: float
 ) -> None:
     """QueCC's tokens are other ones for every question, and so are what FastV keeps of them."""
-    check_turns(quecc, quecc.chat(), ratio)
+    check_turns(quecc, quecc.chat(), ratio, TURNS)
 
 
 def test_pictures_of_one_conversation_have_a_ratio_each(session: Session) -> None:
@@ -243,7 +206,7 @@ def test_drawn_answers_are_the_same_with_drafts(session: Session) -> None:
 
 
 def test_drafts_work_in_a_conversation(session: Session) -> None:
-    check_turns(session, session.chat(speculate=5), 0.33, tokens=9)
+    check_turns(session, session.chat(speculate=5), 0.33, TURNS, tokens=9)
 
 
 def test_a_remembered_picture_is_not_computed_again(demo_bundle: Path) -> None:

@@ -20,6 +20,7 @@ from lvlm_runtime.chain.vision import Visual
 from lvlm_runtime.image.preprocess import preprocess
 from lvlm_runtime.prompt.sequence import Origins
 from lvlm_runtime.remembered import PictureMemory
+from turns import check_turns
 
 CPU: dict[str, Any] = {"backend": "onnxruntime", "device": "cpu", "threads": 1}
 SIZE = (40, 56)
@@ -49,18 +50,6 @@ def session(model: Built) -> Session:
     return Session.open(model.bundle, **CPU)
 
 
-def first_logits(recorder: Recorder) -> list[np.ndarray]:
-    """Filled with the logits of every call; the first are those of the prompt."""
-    seen: list[np.ndarray] = []
-
-    def note(name: str, value: Any) -> None:
-        if name == "lm_head":
-            seen.append(value.numpy().copy())
-
-    recorder.on_stage = note
-    return seen
-
-
 @pytest.mark.parametrize("chunk", [None, 7])
 @pytest.mark.parametrize("ratio", [1.0, 0.33])
 def test_turns_are_answered_as_in_a_fresh_session(
@@ -68,17 +57,7 @@ def test_turns_are_answered_as_in_a_fresh_session(
 ) -> None:
     """Pieces of seven rows cut pictures in two."""
     chat = session.chat(prefill_chunk=chunk, speculate=3 if chunk else 0)
-    reused = []
-    for prompt, images in TURNS:
-        recorder, fresh = Recorder(), Recorder()
-        ours, theirs = first_logits(recorder), first_logits(fresh)
-        answer = chat.ask(prompt, images, ratio, max_new_tokens=6, recorder=recorder)
-        ids = session.encoder.encode_messages(chat.messages[:-1])
-        pictures = [each.content for each in chat.pictures]
-        whole = session.generate_ids(ids, pictures, ratio, max_new_tokens=6, recorder=fresh)
-        np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-3, atol=1e-3)
-        assert answer.token_ids == whole.token_ids
-        reused.append(answer.reused_tokens)
+    reused = check_turns(session, chat, ratio, TURNS)
     visual = session.bundle.budget(ratio).layouts[0].tokens_in
     assert reused[0] == 0
     assert visual < reused[1] < reused[2] - visual

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lvlm_export.families import refuse_image_size
 from lvlm_export.plan.fit import geometry_of
 from lvlm_export.reduction.budget import Geometry
 from lvlm_profiles.shapes.dims import ModelDims
 from lvlm_profiles.shapes.presets import Preset, Tiles
-from lvlm_runtime.errors import UsageError
 from lvlm_runtime.image import anyres
 from lvlm_runtime.image.smart import smart_resize
 
@@ -83,10 +83,8 @@ def subject_of_preset(preset: Preset, image_size: tuple[int, int] | None) -> Sub
     elif tiles is not None:
         size = image_size or (tiles.edge, tiles.edge)
         layouts = (anyres.tiles_layout(*size, tiles.edge, tiles.fewest, tiles.most),)
-    elif image_size is not None:
-        raise UsageError(
-            f"--image-size is for families with tiles; {preset.title} resizes every picture"
-        )
+    else:
+        refuse_image_size(image_size, preset.title)
     geometry = Geometry(
         vision_layers=dims.vision.layers,
         vision_tokens=dims.vision.tokens // preset.group,

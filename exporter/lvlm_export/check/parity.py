@@ -44,6 +44,7 @@ from lvlm_runtime.image import preprocess
 from lvlm_runtime.image.anyres import MULTI, TILES, TileLayout
 from lvlm_runtime.prompt.encoder import PromptEncoder
 from lvlm_runtime.prompt.sequence import text_runs
+from lvlm_runtime.request import layouts_for
 from lvlm_runtime.session import Session
 
 QUESTION = "What is in the picture?"
@@ -277,10 +278,8 @@ def request_of(
 
     Tests of their own hold both equal to the processors of ``transformers``.
     """
-    several = [layout for layout in layouts if layout.kind == MULTI]
-    if len(sample.images) < 2 or not several:
-        several = [layout for layout in layouts if layout.kind != MULTI]
-    layout = preprocess.choose_layout(sample.images, spec, several)
+    fitting = layouts_for(layouts, len(sample.images))
+    layout = preprocess.choose_layout(sample.images, spec, fitting)
     encoder = replace(encoder, marks=layout.marks)
     ids = encoder.encode(sample.question, len(sample.images))
     prepared = preprocess.preprocess(list(sample.images), spec, layout)

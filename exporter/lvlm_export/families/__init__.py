@@ -144,6 +144,16 @@ class ModelShape:
     projector: ProjectorShape | None = None
 
 
+def refuse_image_size(image_size: tuple[int, int] | None, name: str) -> None:
+    """A family, or a shape, that brings every picture to one size takes no other.
+
+    Raises:
+        UsageError: A size was given.
+    """
+    if image_size is not None:
+        raise UsageError(f"--image-size is for families with tiles; {name} resizes every picture")
+
+
 def with_layout(shape: ModelShape, other: ModelShape) -> ModelShape:
     """A shape with one tile layout more; as it is where it has one with the same graphs.
 
@@ -242,7 +252,7 @@ class VisionBlocks(Protocol):
 
 
 class Family(Protocol):
-    """One kind of checkpoint.
+    """One kind of checkpoint; what most have alike is what one has that says nothing.
 
     Attributes:
         summary: One line for ``lvlm-export list families``.
@@ -258,8 +268,8 @@ class Family(Protocol):
     summary: str
     renames: tuple[tuple[str, str], ...]
     embed_tokens: str
-    template: str | None
-    placeholder: str | None
+    template: str | None = None
+    placeholder: str | None = None
 
     def shape(
         self,
@@ -292,14 +302,14 @@ class Family(Protocol):
         ``[n, K, D] -> [n, V, D]``. With their ``sizes [.., K]`` as a second argument it gives
         those of its tokens as well.
         """
-        ...
+        return None
 
     def processor_pixels(self, config: PretrainedConfig, tiles: Tensor) -> Tensor:
         """Tiles ``[n, 3, H, W]`` of this project laid out as transformers' image processor gives them.
 
         Most processors give tiles; some give patches.
         """
-        ...
+        return tiles
 
     def generate_inputs(
         self,

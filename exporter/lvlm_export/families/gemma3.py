@@ -22,7 +22,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lvlm_export.families import ModelShape, Parts, TextShape, VisionShape
+from lvlm_export.families import (
+    Family,
+    ModelShape,
+    Parts,
+    TextShape,
+    VisionShape,
+    refuse_image_size,
+)
 from lvlm_export.families.shared.image_config import preprocess_spec
 from lvlm_export.families.shared.shuffle import CellEmbed, SiglipBlocks
 from lvlm_export.families.shared.texts import text_dims, text_shape
@@ -35,7 +42,7 @@ from lvlm_export.families.shared.towers import (
 )
 from lvlm_profiles.shapes.dims import ModelDims
 from lvlm_runtime.bundle.manifest import PICTURES
-from lvlm_runtime.errors import LvlmError, UsageError
+from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.image.anyres import IMAGE_LAYOUT, TileLayout
 
 if TYPE_CHECKING:
@@ -46,7 +53,7 @@ MARKS = ("\n\n<start_of_image>", "<end_of_image>\n\n")
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 
 
-class Gemma3:
+class Gemma3(Family):
     """One view per image, a token for every 4 x 4 patches, its tokens between two marks."""
 
     summary = (
@@ -54,7 +61,6 @@ class Gemma3:
     )
     renames = RENAMES
     embed_tokens = EMBED_TOKENS
-    template = None
     placeholder = "boi_token"
 
     def shape(
@@ -63,10 +69,7 @@ class Gemma3:
         preprocessor: dict[str, Any],
         image_size: tuple[int, int] | None,
     ) -> ModelShape:
-        if image_size is not None:
-            raise UsageError(
-                "--image-size is for families with tiles; gemma3 resizes every picture"
-            )
+        refuse_image_size(image_size, "gemma3")
         vision, text = _vision_shape(config), _text_shape(config.text_config)
         return ModelShape(
             vision=vision,
@@ -107,12 +110,6 @@ class Gemma3:
             lm_head=whole.lm_head,
             blocks=SiglipBlocks(),
         )
-
-    def packer(self, model: nn.Module, layout: TileLayout, kept: int) -> None:
-        return None
-
-    def processor_pixels(self, config: PretrainedConfig, tiles: Tensor) -> Tensor:
-        return tiles
 
     def generate_inputs(
         self,

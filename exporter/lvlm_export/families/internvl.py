@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from lvlm_export.families import ModelShape, Parts, VisionShape
+from lvlm_export.families import Family, ModelShape, Parts, VisionShape
 from lvlm_export.families.shared.image_config import preprocess_spec
 from lvlm_export.families.shared.shuffle import CellEmbed, JoinTiles
 from lvlm_export.families.shared.texts import text_dims, text_shape
@@ -36,14 +36,12 @@ if TYPE_CHECKING:
 MARKS = ("<img>", "</img>")
 
 
-class InternVl:
+class InternVl(Family):
     """A grid of tiles and the whole picture behind it, a token for every 2 x 2 patches."""
 
     summary = "InternVL 3 (-hf): InternViT with CLS, pixel shuffle of 2 x 2 patches, tiles, Qwen2"
     renames = RENAMES
     embed_tokens = EMBED_TOKENS
-    template = None
-    placeholder = None
 
     def shape(
         self,
@@ -106,9 +104,6 @@ class InternVl:
 
     def packer(self, model: nn.Module, layout: TileLayout, kept: int) -> nn.Module | None:
         return JoinTiles(layout.tiles) if layout.tiles > 1 else None
-
-    def processor_pixels(self, config: PretrainedConfig, tiles: Tensor) -> Tensor:
-        return tiles
 
     def generate_inputs(
         self,

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from lvlm_export.families import ModelShape, Parts, ProjectorShape
+from lvlm_export.families import Family, ModelShape, Parts, ProjectorShape, refuse_image_size
 from lvlm_export.families.shared.image_config import preprocess_spec
 from lvlm_export.families.shared.projectors import patch_maps, projector_kind, projector_shape
 from lvlm_export.families.shared.texts import text_shape
@@ -23,7 +23,6 @@ from lvlm_export.families.shared.towers import (
     vision_shape,
 )
 from lvlm_profiles.shapes.dims import ModelDims
-from lvlm_runtime.errors import UsageError
 from lvlm_runtime.image.anyres import IMAGE_LAYOUT, TileLayout
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
-class Llava:
+class Llava(Family):
     """One view per image, its tokens straight into the prompt."""
 
     summary = (
@@ -39,8 +38,6 @@ class Llava:
     )
     renames = RENAMES
     embed_tokens = EMBED_TOKENS
-    template = None
-    placeholder = None
 
     def shape(
         self,
@@ -48,8 +45,7 @@ class Llava:
         preprocessor: dict[str, Any],
         image_size: tuple[int, int] | None,
     ) -> ModelShape:
-        if image_size is not None:
-            raise UsageError("--image-size is for families with tiles; llava resizes every picture")
+        refuse_image_size(image_size, "llava")
         projector = projector_shape(config)
         return ModelShape(
             vision=vision_shape(config),
@@ -75,12 +71,6 @@ class Llava:
 
     def parts(self, model: nn.Module) -> Parts:
         return llava_parts(model)
-
-    def packer(self, model: nn.Module, layout: TileLayout, kept: int) -> None:
-        return None
-
-    def processor_pixels(self, config: PretrainedConfig, tiles: Tensor) -> Tensor:
-        return tiles
 
     def generate_inputs(
         self,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lvlm_export.families import ModelShape, Parts
+from lvlm_export.families import Family, ModelShape, Parts
 from lvlm_export.families.shared.anyres import SinglePacker, canvases
 from lvlm_export.families.shared.image_config import preprocess_spec
 from lvlm_export.families.shared.projectors import refuse_projector
@@ -34,14 +34,12 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
-class LlavaNext:
+class LlavaNext(Family):
     """CLIP and a Llama-like text model with a static tile layout."""
 
     summary = "LLaVA-NeXT (1.6): CLIP + Vicuna, Mistral or Llama, anyres tiles, one image"
     renames = RENAMES
     embed_tokens = EMBED_TOKENS
-    template = None
-    placeholder = None
 
     def shape(
         self,
@@ -75,9 +73,6 @@ class LlavaNext:
 
     def packer(self, model: Any, layout: TileLayout, kept: int) -> nn.Module:
         return SinglePacker(model.model.image_newline, layout, kept, None)
-
-    def processor_pixels(self, config: PretrainedConfig, tiles: Tensor) -> Tensor:
-        return tiles
 
     def generate_inputs(
         self,

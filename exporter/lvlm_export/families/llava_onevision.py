@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lvlm_export.families import ModelShape, Parts
+from lvlm_export.families import Family, ModelShape, Parts
 from lvlm_export.families.shared.anyres import MultiPacker, SinglePacker, canvases
 from lvlm_export.families.shared.image_config import preprocess_spec
 from lvlm_export.families.shared.projectors import refuse_projector
@@ -37,14 +37,12 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
-class LlavaOnevision:
+class LlavaOnevision(Family):
     """SigLIP + Qwen2 with a static tile layout."""
 
     summary = "LLaVA-OneVision: SigLIP + Qwen2, anyres tiles, several images"
     renames = RENAMES
     embed_tokens = EMBED_TOKENS
-    template = None
-    placeholder = None
 
     def shape(
         self,
@@ -87,9 +85,6 @@ class LlavaOnevision:
         if layout.kind == anyres.MULTI:
             return MultiPacker(newline)
         return SinglePacker(newline, layout, kept, _max_patches(model.config))
-
-    def processor_pixels(self, config: PretrainedConfig, tiles: Tensor) -> Tensor:
-        return tiles
 
     def generate_inputs(
         self,

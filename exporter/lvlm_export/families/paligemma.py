@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lvlm_export.families import ModelShape, Parts
+from lvlm_export.families import Family, ModelShape, Parts, refuse_image_size
 from lvlm_export.families.shared.image_config import preprocess_spec
 from lvlm_export.families.shared.texts import text_dims, text_shape
 from lvlm_export.families.shared.towers import (
@@ -32,7 +32,7 @@ from lvlm_export.families.shared.towers import (
 )
 from lvlm_profiles.shapes.dims import ModelDims
 from lvlm_runtime.bundle.manifest import PREFIX
-from lvlm_runtime.errors import LvlmError, UsageError
+from lvlm_runtime.errors import LvlmError
 from lvlm_runtime.image.anyres import IMAGE_LAYOUT, TileLayout
 
 if TYPE_CHECKING:
@@ -49,14 +49,13 @@ TEMPLATE = (
 )
 
 
-class PaliGemma:
+class PaliGemma(Family):
     """One view per image, its tokens straight into the prompt, which is not causal."""
 
     summary = "PaliGemma: SigLIP + Gemma, a prompt that sees the whole of itself, one view an image"
     renames = RENAMES
     embed_tokens = EMBED_TOKENS
     template = TEMPLATE
-    placeholder = None
 
     def shape(
         self,
@@ -64,10 +63,7 @@ class PaliGemma:
         preprocessor: dict[str, Any],
         image_size: tuple[int, int] | None,
     ) -> ModelShape:
-        if image_size is not None:
-            raise UsageError(
-                "--image-size is for families with tiles; paligemma resizes every picture"
-            )
+        refuse_image_size(image_size, "paligemma")
         if config.text_config.model_type != "gemma":
             raise LvlmError(
                 f"text model {config.text_config.model_type!r} is not supported in paligemma, gemma"
@@ -121,12 +117,6 @@ class PaliGemma:
             norm=inner.language_model.norm,
             lm_head=whole.lm_head,
         )
-
-    def packer(self, model: nn.Module, layout: TileLayout, kept: int) -> None:
-        return None
-
-    def processor_pixels(self, config: PretrainedConfig, tiles: Tensor) -> Tensor:
-        return tiles
 
     def generate_inputs(
         self,

@@ -33,13 +33,6 @@ from torch.onnx._internal.exporter import (
 
 OPSET = 24
 _ATEN = torch.ops.aten
-_ASSERTIONS = {
-    _ATEN._assert_async.default,
-    _ATEN._assert_async.msg,
-    _ATEN._assert_scalar.default,
-    _ATEN._assert_tensor_metadata.default,
-    _ATEN.sym_constrain_range_for_size.default,
-}
 _CASTS = {_ATEN.to.device, _ATEN.to.dtype, _ATEN.to.dtype_layout}
 # Two spellings of one operator; ONNX has a translation of the second.
 _SPELLINGS = {
@@ -123,7 +116,7 @@ def lower(program: ExportedProgram) -> ExportedProgram:
 
     Where one is left that it has none of, all are decomposed as ``torch.onnx`` does it.
     """
-    graph = program.graph
+    graph = _fx_passes.remove_assertion_nodes(program.graph_module).graph
     with program.graph_module._set_replace_hook(program.graph_signature.get_replace_hook()):
         for node in list(graph.nodes):
             if node.op == "call_function":
@@ -140,9 +133,7 @@ def lower(program: ExportedProgram) -> ExportedProgram:
 
 def _lower_node(graph: Graph, node: Node) -> None:
     """Erase what says nothing to ONNX, and spell the rest as its translation reads best."""
-    if node.target in _ASSERTIONS:
-        graph.erase_node(node)
-    elif _says_nothing(node):
+    if _says_nothing(node):
         node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
         graph.erase_node(node)
     elif node.target in _CASTS:

@@ -190,7 +190,6 @@ def choose_layout(
         return layouts[0]
     for layout in layouts:
         _check_memory(images, spec, layout)
-    assert spec.height is not None, "layouts of several sizes have tiles, and tiles a size"
     sizes = {upright_size(image) for image in images}
     suited = {_suited(*size, spec, layouts) for size in sizes}
     return suited.pop() if len(suited) == 1 else layouts[0]
@@ -203,7 +202,7 @@ def _suited(
     for layout in layouts:
         if not layout_fit(image_height, image_width, spec, layout).letterboxed:
             return layout
-    assert spec.height is not None
+    assert spec.height is not None, "layouts of several sizes have tiles, and tiles a size"
     return anyres.best_layout(image_height, image_width, layouts, spec.height)
 
 

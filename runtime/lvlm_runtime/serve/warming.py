@@ -21,7 +21,7 @@ TOKENS = 2
 def first_requests(session: Session) -> Iterator[ServedRequest]:
     """Whose times say what each ratio takes; nobody is told of their answers."""
     for ratio in session.ratios:
-        for layout in (*layouts_for(session.bundle.manifest, 1), None):
+        for layout in (*layouts_for(session.bundle.manifest.layouts, 1), None):
             content: list[dict[str, Any]] = [{"type": "text", "text": QUESTION}]
             if layout is not None:
                 content.insert(0, {"type": "image_url", "image_url": _picture(layout)})

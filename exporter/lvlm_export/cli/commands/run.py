@@ -122,7 +122,7 @@ def run(
     session = Session.open(bundle, backend, device, threads, require_signature)
     choice = None
     if target_ms is not None:
-        choice = choose_profiled_ratio(session, bundle, threads, target_ms, images)
+        choice = choose_profiled_ratio(session, threads, target_ms, images)
     stream = AnswerStream()
     answer = session.generate(
         question,
@@ -158,16 +158,14 @@ def run(
 
 
 def choose_profiled_ratio(
-    session: Session, bundle: Path, threads: int | None, target_ms: float, images: tuple[Path, ...]
+    session: Session, threads: int | None, target_ms: float, images: tuple[Path, ...]
 ) -> Choice:
     """The ratio that the last profile on this machine advises."""
-    from lvlm_runtime.profiled import Setup, choose_ratio, last_report
+    from lvlm_runtime.profiled import Setup, profiled_choice
 
-    backend, key = session.chain.backend, session.bundle.manifest.content_key
+    backend = session.chain.backend
     setup = Setup(backend.name, backend.device, threads)
-    report = last_report(key, setup, bundle)
-    layout = session.layout(images)
-    return choose_ratio(report, target_ms, len(images), None if layout is None else layout.name)
+    return profiled_choice(session.bundle, setup, target_ms, images)
 
 
 def ttft_line(choice: Choice, target_ms: float, answer: Generation) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from lvlm_export.families import ModelShape, Parts, TextShape, VisionShape
+from lvlm_export.families import Family, ModelShape, Parts, TextShape, VisionShape
 from lvlm_export.families.shared.image_config import preprocess_spec
 from lvlm_export.families.shared.texts import text_dims, text_shape
 from lvlm_export.families.shared.towers import EMBED_TOKENS
@@ -49,7 +49,7 @@ _OWN = {
 _SIZE = {"shortest_edge": 56 * 56, "longest_edge": 28 * 28 * 1280}
 
 
-class QwenVl:
+class QwenVl(Family):
     """A picture of any shape, a token for every group of patches that the merger joins."""
 
     summary = ""
@@ -58,8 +58,6 @@ class QwenVl:
         (r"^model\.(?!language_model\.|visual\.)", "model.language_model."),
     )
     embed_tokens = EMBED_TOKENS
-    template = None
-    placeholder = None
     # Parts of half a head by time, height and width where the configuration does not say.
     sections: tuple[int, ...] | None = None
 
@@ -143,9 +141,6 @@ class QwenVl:
             lm_head=whole.lm_head,
             blocks=QwenBlocks(tower),
         )
-
-    def packer(self, model: nn.Module, layout: TileLayout, kept: int) -> None:
-        return None
 
     def processor_pixels(self, config: PretrainedConfig, tiles: Tensor) -> Tensor:
         vision = config.vision_config
